@@ -1,0 +1,17 @@
+# Two doors: `make book` and `make test`. Each makes .venv from the lock when it is missing,
+# then hands over to doit, which owns the graph (`.venv/bin/doit list`).
+#
+#   make book PROFILE=full                        larger sizes, more seeds
+#   make reference NOTEBOOKS="rushka_low_rank"    rewrite the reference outputs of some notebooks
+
+PYTHON  ?= python3
+PROFILE ?= quick
+DOIT     = $(PYTHON) tools/environment.py && .venv/bin/doit -n 2
+
+.PHONY: book test reference bench clean
+book test bench:
+	@$(DOIT) $@ profile=$(PROFILE)
+reference:
+	@$(DOIT) $(if $(NOTEBOOKS),$(addprefix reference:,$(NOTEBOOKS)),reference)
+clean:
+	rm -rf _build

@@ -1,0 +1,14 @@
+"""Sphinx extension: MathJax comes from an installed package and is copied into the site.
+
+One file, tex-svg.js, is enough: it needs no fonts, so a page opened from disk asks no other host.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def setup(app):
+    package = Path(find_spec("sphinx-mathjax-offline").origin).parent
+    app.config.html_static_path.append(str(package / "static/mathjax/tex-svg.js"))
+    app.config.mathjax_path = "tex-svg.js"
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

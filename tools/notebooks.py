@@ -1,0 +1,137 @@
+"""Notebooks as the build sees them: their parameters, their runs, their reference outputs.
+
+A notebook is a pair: `X.md`, the text that people edit, and `X.ipynb`, the same cells with
+reference outputs. `run` executes the `.ipynb` with the parameters of a profile and leaves the
+result elsewhere; `reference` is the only writer of the `.ipynb`.
+"""
+
+import ast
+import os
+from pathlib import Path
+
+import yaml
+
+KERNEL = "python3"
+
+
+class Trouble(Exception):
+    """One sentence for the reader of the build's output."""
+
+
+def parameter_cell(notebook):
+    """The one cell tagged `parameters`."""
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise Trouble(f"a notebook needs one cell tagged 'parameters', and this one has {len(cells)}")
+    return cells[0]
+
+
+def defaults(notebook):
+    """The names and literal values that the parameters cell sets."""
+    values = {}
+    for node in ast.parse(parameter_cell(notebook).source).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        values.update({target.id: ast.literal_eval(node.value) for target in targets})
+    return values
+
+
+def profile_values(profile_file, notebook):
+    """What a profile sets, none of it unknown to the notebook; no file means no change."""
+    values = (yaml.safe_load(profile_file.read_text()) or {}) if profile_file else {}
+    known = defaults(notebook)
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise Trouble(f"{profile_file} sets {', '.join(unknown)}, and the notebook knows only {', '.join(known)}")
+    return values
+
+
+def run(source, destination, profile_file=None, **extra):
+    """Execute `source` with papermill and move the result to `destination` when it is complete.
+
+    The parameters that were used appear once: when any differs from its default, one injected
+    cell shows them all, and the cell with the defaults leaves the page.
+    """
+    import nbformat
+    import papermill
+
+    source, destination = Path(source), Path(destination)
+    unfinished = Path("_build/unfinished") / source.name
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    notebook = nbformat.read(source, as_version=4)
+    values = profile_values(profile_file, notebook) | extra
+    if values:
+        values = defaults(notebook) | values
+    try:
+        executed = papermill.execute_notebook(
+            str(source), str(unfinished), values, kernel_name=KERNEL, cwd=str(source.parent),
+            progress_bar={"desc": source.stem, "mininterval": 2, "bar_format": "{desc}: {n_fmt} of {total_fmt} cells, {elapsed}"},
+        )
+    except papermill.exceptions.PapermillExecutionError as error:
+        last = f"{error.ename}: {error.evalue}".strip().splitlines()[-1]
+        raise Trouble(f"{source}, cell {error.cell_index} stopped with {last} (as far as it ran: {unfinished})") from None
+    except Exception as error:
+        if type(error).__name__ == "NoSuchKernel":
+            raise Trouble(f"{source} needs the Jupyter kernel '{KERNEL}', which this environment lacks: install ipykernel") from None
+        raise
+    if values:
+        show_once(executed)
+    nbformat.write(executed, unfinished)
+    os.replace(unfinished, destination)
+
+
+def show_once(executed):
+    """Give the injected cell the tags of the parameters cell, and take that one off the page."""
+    shown = parameter_cell(executed)
+    for cell in executed.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata.tags += [tag for tag in shown.metadata.tags if tag != "parameters"]
+    shown.metadata.tags.append("remove-cell")
+
+
+def reference(text, destination):
+    """Execute the text notebook and write `destination` if a cell that is not volatile changed.
+
+    Returns True when the file was written.
+    """
+    import jupytext
+    import nbclient
+    import nbformat
+
+    text, destination = Path(text), Path(destination)
+    fresh = jupytext.read(text)
+    fresh.metadata = nbformat.from_dict({
+        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": KERNEL},
+        "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+    })
+    fresh.nbformat, fresh.nbformat_minor = 4, 5
+    client = nbclient.NotebookClient(
+        fresh, kernel_name=KERNEL, timeout=None, record_timing=False, coalesce_streams=True,
+        resources={"metadata": {"path": str(text.parent)}},
+        on_cell_complete=lambda cell, cell_index: print(f"{text.stem}: cell {cell_index + 1} of {len(fresh.cells)}", flush=True),
+    )
+    try:
+        client.execute()
+    except nbclient.exceptions.CellExecutionError as error:
+        last = f"{error.ename}: {error.evalue}".strip().splitlines()[-1]
+        number = next(i for i, cell in enumerate(fresh.cells, 1) if any(o.output_type == "error" for o in cell.get("outputs", [])))
+        raise Trouble(f"{text}, cell {number} stopped with {last}") from None
+    fresh.metadata.language_info = nbformat.from_dict({"name": "python", "pygments_lexer": "ipython3"})
+    for number, cell in enumerate(fresh.cells, 1):
+        cell.id = f"cell-{number:02d}"
+    if destination.exists() and lasting(fresh) == lasting(nbformat.read(destination, as_version=4)):
+        print(f"{destination} is unchanged")
+        return False
+    unfinished = destination.with_suffix(".ipynb.part")
+    nbformat.write(fresh, unfinished)
+    os.replace(unfinished, destination)
+    print(f"{destination} is rewritten")
+    return True
+
+
+def lasting(notebook):
+    """What a reference notebook holds besides the outputs of its volatile cells."""
+    return [
+        {key: value for key, value in cell.items() if key != "outputs" or "volatile" not in cell.metadata.get("tags", [])}
+        for cell in notebook.cells
+    ]
