@@ -1,0 +1,1 @@
+"""lorabook: an executable companion to four sources on how low-rank adaptation learns."""

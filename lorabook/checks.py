@@ -1,0 +1,62 @@
+"""The public door: shapes, dtype and finiteness are checked once, and the message says what came."""
+
+from __future__ import annotations
+
+import torch
+
+
+def matrix(value: torch.Tensor, name: str) -> torch.Tensor:
+    """Return ``value`` if it is a finite float64 tensor (..., rows, columns).
+
+    Raises:
+        ValueError: it is not; the sentence names ``name`` and says what came.
+    """
+    if not isinstance(value, torch.Tensor) or value.dtype != torch.float64:
+        came = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
+        raise ValueError(f"{name} must be a float64 tensor; got {came}.")
+    if value.ndim < 2 or 0 in value.shape[-2:]:
+        raise ValueError(f"{name} must be a matrix (..., rows, columns); got shape {tuple(value.shape)}.")
+    finite(value, name)
+    return value
+
+
+def finite(value: torch.Tensor, name: str) -> None:
+    """Raise ValueError if ``value`` has NaN or infinite entries.  Tensors without data pass."""
+    if not is_fake(value) and not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{name} has entries that are NaN or infinite.")
+
+
+def factors(B: torch.Tensor, A: torch.Tensor, W0: torch.Tensor | None = None) -> None:
+    """Raise ValueError unless ``B`` (..., m, r), ``A`` (..., r, n) and ``W0`` (..., m, n) fit.
+
+    The rank may not exceed the smaller dimension.
+    """
+    matrix(B, "B"), matrix(A, "A")
+    (m, r), (inner, n) = B.shape[-2:], A.shape[-2:]
+    if r != inner:
+        raise ValueError(f"B {tuple(B.shape)} and A {tuple(A.shape)} do not multiply: ranks {r} and {inner} differ.")
+    if r > min(m, n):
+        raise ValueError(f"The rank {r} is above the smaller dimension {min(m, n)} of the update.")
+    if W0 is not None and matrix(W0, "W0").shape[-2:] != (m, n):
+        raise ValueError(f"W0 {tuple(W0.shape)} and the update B A {(m, n)} have different shapes.")
+
+
+def times(values, like: torch.Tensor) -> torch.Tensor:
+    """Flow times as a float64 vector (T,) on the device of ``like``.
+
+    Raises:
+        ValueError: negative, NaN or infinite times, or more than one dimension.
+    """
+    values = torch.as_tensor(values, dtype=torch.float64, device=like.device)
+    if values.ndim > 1:
+        raise ValueError(f"times must be a number or a vector (T,); got shape {tuple(values.shape)}.")
+    values = values.reshape(-1)
+    finite(values, "times")
+    if not is_fake(values) and bool((values < 0).any()):
+        raise ValueError(f"times must not be negative; the smallest is {values.min().item():g}.")
+    return values
+
+
+def is_fake(value: torch.Tensor) -> bool:
+    """True for tensors without data (``meta`` and fake tensors), on which no value can be checked."""
+    return value.is_meta or type(value).__name__ == "FakeTensor"

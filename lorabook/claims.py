@@ -1,0 +1,257 @@
+"""Claims: frozen lists, verdicts computed from a run, and the ledger that collects them.
+
+``data/claims/<source>.yml`` says what is claimed, what is measured, and in which band the measured
+value must lie.  A notebook calls :func:`check` once per claim.  The verdict is computed, never typed,
+and rests on a witness on each side of the band:
+
+- the value lies inside and the counter-probe (one hypothesis broken on purpose) outside: it *holds*,
+  *holds with a constant* or *holds in the range tested*;
+- the value lies outside and the corrected statement inside: it *fails as printed*;
+- anything else is no verdict, and raises.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+HOLDS = "holds"
+CONSTANT = "holds with a constant"
+RANGE = "holds in the range tested"
+FAILS = "fails as printed"
+UNTESTABLE = "not testable here"
+VERDICTS = {HOLDS: "holds", CONSTANT: "constant", RANGE: "range", FAILS: "fails", UNTESTABLE: "untestable"}
+KINDS = ("theorem", "equation", "figure", "table", "remark", "beyond")
+MIME = "application/vnd.lorabook.verdict+json"
+LISTS = Path(__file__).resolve().parent.parent / "data" / "claims"
+
+
+class ClaimError(ValueError):
+    """A check that shows nothing: no witness on one side of the band, or an unknown claim."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One entry of a claim list; the text fields may hold MyST mathematics."""
+
+    id: str  # <source>.<name>
+    where: str  # place in the source
+    kind: str  # one of KINDS
+    statement: str  # ours, in house letters
+    measured: str  # what the number is
+    band: tuple[float, float] | None  # closed interval in which the number must lie
+    band_reason: str
+    scope: str  # "exact": an identity, checked to rounding; "sampled": tested on a finite range
+    quote: str = ""  # the source's words
+    hypotheses: str = ""
+    probe: str = ""  # which hypothesis the counter-probe breaks
+    right: str = ""  # the corrected statement, where the printed one is suspected
+    ruled_out: str = ""  # what else could have explained a failure, and does not
+    constant: str = ""  # the constant that the source lacks or hides
+    reason: str = ""  # why it cannot be tested here
+    floor: float = 1e-12  # numbers below are rounding and are not told apart
+
+    def contains(self, number: float) -> bool:
+        return self.band[0] <= number <= self.band[1]
+
+    def reading(self, number: float | None) -> str:
+        """``number`` as far as it is reproducible: three digits, or a bound where it is rounding."""
+        if number is None:
+            return ""
+        if abs(number) < self.floor:
+            return f"below {self.floor:.0e}".replace("e-0", "e-")
+        return f"{number:.3g}".replace("e-0", "e-").replace("e+0", "e")
+
+    def wanted(self) -> str:
+        low, high = (f"{edge:.4g}".replace("e-0", "e-") for edge in self.band)
+        if self.band[0] == -math.inf or (self.band[0] == 0 and self.band[1] < math.inf):
+            return f"at most {high}"
+        return f"at least {low}" if self.band[1] == math.inf else f"between {low} and {high}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run says of one claim.  Shown as a card on the page, kept as JSON in the notebook."""
+
+    claim: Claim
+    verdict: str
+    value: str = ""
+    probe: str = ""
+    repair: str = ""
+    constant: str = ""
+    over: str = field(default="")
+
+    def sentence(self) -> str:
+        claim = self.claim
+        if self.verdict == UNTESTABLE:
+            return self.over or claim.reason
+        parts = [f"{claim.measured}: {self.value}, wanted {claim.wanted()}."]
+        if self.constant:
+            parts.append(f"{claim.constant}: {self.constant}.")
+        if self.probe:
+            parts.append(f"Counter-probe ({claim.probe}): {self.probe}.")
+        if self.repair:
+            parts.append(f"Corrected statement: {self.repair}.")
+        if self.over:
+            parts.append(f"Range: {self.over}.")
+        return " ".join(parts)
+
+    def record(self) -> dict:
+        keys = ("verdict", "value", "probe", "repair", "constant", "over")
+        return {"id": self.claim.id} | {key: getattr(self, key) for key in keys if getattr(self, key)}
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        card = (
+            f'<div class="lb-verdict lb-{VERDICTS[self.verdict]}"><span class="lb-badge">{self.verdict}</span> '
+            f'<span class="lb-claim">{self.claim.id}</span> <span class="lb-where">{html.escape(self.claim.where)}</span>'
+            f"<p>{html.escape(self.sentence())}</p></div>"
+        )
+        plain = f"[{self.verdict}] {self.claim.id}: {self.sentence()}"
+        return {"text/plain": plain, "text/html": card, MIME: self.record()}
+
+
+@functools.cache
+def load(source: str) -> dict[str, Claim]:
+    """The claim list of one source, by id.
+
+    Raises:
+        ClaimError: no such list, or an entry that is incomplete, doubled or malformed.
+    """
+    path = LISTS / f"{source}.yml"
+    if not path.exists():
+        raise ClaimError(f"There is no claim list {path.name}; the sources are {', '.join(sources())}.")
+    entries = {}
+    for raw in yaml.safe_load(path.read_text(encoding="utf-8"))["claims"]:
+        claim = _parse(source, dict(raw))
+        if claim.id in entries:
+            raise ClaimError(f"The claim {claim.id} stands twice in {path.name}.")
+        entries[claim.id] = claim
+    return entries
+
+
+def sources() -> list[str]:
+    """Names of the sources that have a claim list."""
+    return sorted(path.stem for path in LISTS.glob("*.yml"))
+
+
+def _parse(source: str, raw: dict) -> Claim:
+    name = f"{source}.{raw.pop('id')}"
+    band = raw.pop("band", None)
+    raw.setdefault("scope", "sampled")
+    try:
+        interval = None if band is None else (float(band[0]), float(band[1]))
+        claim = Claim(
+            id=name,
+            band=interval,
+            floor=float(raw.pop("floor", 1e-12)),
+            **{"measured": "", "band_reason": ""} | {key: " ".join(str(text).split()) for key, text in raw.items()},
+        )
+    except (TypeError, ValueError) as error:
+        raise ClaimError(f"The claim {name} is malformed: {error}.") from None
+    complete = claim.where and claim.statement and claim.kind in KINDS and claim.scope in ("exact", "sampled")
+    if claim.reason:
+        complete = complete and claim.band is None
+    else:
+        complete = complete and claim.band and claim.measured and claim.band_reason and (claim.probe or claim.right)
+    if not complete:
+        raise ClaimError(f"The claim {name} is incomplete: it needs a place, a statement, a kind, a band with its reason and a probe or a correction.")
+    return claim
+
+
+def find(identifier: str) -> Claim:
+    """The claim called ``<source>.<name>``; ClaimError if no list has it."""
+    claim = load(identifier.split(".", 1)[0]).get(identifier)
+    if claim is None:
+        raise ClaimError(f"No claim list has the claim {identifier!r}.")
+    return claim
+
+
+def check(identifier: str, value: float, probe: float | None = None, repair: float | None = None,
+          constant: float | None = None, over: str = "") -> Verdict:
+    """Compute the verdict on one claim.
+
+    Args:
+        identifier: ``<source>.<name>``.
+        value: the measured number, under the statement as printed.
+        probe: the same number with one hypothesis broken on purpose.
+        repair: the same number under the corrected statement.
+        constant: the constant that the source lacks or hides.
+        over: the range tested: sizes, ranks, horizon, seeds.
+
+    Returns:
+        :class:`Verdict`.
+
+    Raises:
+        ClaimError: a number is missing or NaN, the counter-probe lies inside the band, or neither the
+            printed nor the corrected statement lies inside.
+    """
+    claim = find(identifier)
+    numbers = {"value": value, "probe": probe, "repair": repair, "constant": constant}
+    numbers = {name: None if number is None else float(number) for name, number in numbers.items()}
+    if claim.band is None:
+        raise ClaimError(f"{identifier} is marked as not testable: {claim.reason}")
+    if any(number is not None and math.isnan(number) for number in numbers.values()):
+        raise ClaimError(f"{identifier}: a measured number is NaN.")
+    for name, declared in (("probe", claim.probe), ("constant", claim.constant)):
+        if bool(declared) != (numbers[name] is not None):
+            raise ClaimError(f"{identifier}: the list and the call disagree on whether there is a {name}.")
+    word = _judge(claim, **{name: numbers[name] for name in ("value", "probe", "repair")})
+    if word == UNTESTABLE:
+        return Verdict(claim, word, over="In this setting the printed and the corrected statement cannot be told apart.")
+    return Verdict(claim, word, **{name: claim.reading(number) for name, number in numbers.items()}, over=over)
+
+
+def _judge(claim: Claim, value: float, probe: float | None, repair: float | None) -> str:
+    if probe is not None and claim.contains(probe):
+        raise ClaimError(f"{claim.id}: the counter-probe {probe:.3g} passes too, so the check shows nothing.")
+    if claim.contains(value):
+        if probe is None:
+            return UNTESTABLE
+        return CONSTANT if claim.constant else HOLDS if claim.scope == "exact" else RANGE
+    if repair is None or not claim.contains(repair):
+        shown = "no corrected statement was measured" if repair is None else f"the corrected statement gives {repair:.3g}"
+        raise ClaimError(f"{claim.id}: measured {value:.3g}, wanted {claim.wanted()}, and {shown}.")
+    return FAILS
+
+
+def not_testable(identifier: str) -> Verdict:
+    """Record that a claim is not testable here, with the reason its list gives."""
+    claim = find(identifier)
+    if not claim.reason:
+        raise ClaimError(f"{identifier} gives no reason why it could not be tested.")
+    return Verdict(claim, UNTESTABLE)
+
+
+def collect(folder: str | Path = ".") -> list[tuple[str, Verdict]]:
+    """Every verdict recorded in the executed notebooks of ``folder``, as (notebook name, verdict).
+
+    Order: notebooks by name, verdicts as they stand on the page.
+
+    Raises:
+        ClaimError: a notebook records a claim that no list has, or one claim is recorded twice.
+    """
+    found, seen = [], {}
+    for path in sorted(Path(folder).glob("*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            for output in cell.get("outputs", []):
+                record = dict(output.get("data", {}).get(MIME, {}))
+                if not record:
+                    continue
+                claim = find(record.pop("id"))
+                if claim.id in seen:
+                    raise ClaimError(f"{claim.id} is checked in {seen[claim.id]} and again in {path.stem}.")
+                seen[claim.id] = path.stem
+                found.append((path.stem, Verdict(claim, **record)))
+    return found
+
+
+def unchecked(verdicts: list[tuple[str, Verdict]]) -> list[str]:
+    """Ids of the listed claims on which no notebook has a verdict."""
+    recorded = {verdict.claim.id for _, verdict in verdicts}
+    return [name for source in sources() for name in load(source) if name not in recorded]

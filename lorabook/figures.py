@@ -1,0 +1,154 @@
+"""Figures: one function per kind, each takes numbers and an ``ax`` and returns the ``ax``.
+
+Conventions of the whole book: theory thin, black (light on a dark page) and dashed, drawn on top;
+measurement coloured, one colour per source; tolerance a grey band; the numeric floor a dotted line.
+:func:`row` shows panels as inline SVG that takes its ink from the page, so that it follows the theme.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn
+import torch
+from matplotlib.axes import Axes
+
+plt.style.use(Path(__file__).with_name("lorabook.mplstyle"))
+INK = "#010203"  # replaced by currentColor in the SVG
+GREY = "#888888"
+COLOURS = {"rushka": "#0072B2", "mallada": "#D55E00", "lora_one": "#009E73", "kim": "#CC79A7"}
+MARKERS = "osD^vP*X"
+
+
+def panel(xlabel: str, ylabel: str, title: str = "", width: float = 4.6, height: float = 3.3, **scales) -> Axes:
+    """An empty panel with its axes labelled; ``scales`` goes to ``ax.set`` (``xscale="log"``, ``ylim=...``)."""
+    figure, ax = plt.subplots(figsize=(width, height), layout="constrained")
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title, **scales)
+    plt.close(figure)
+    return ax
+
+
+def family(source: str, count: int) -> list:
+    """``count`` colours around a source's own, of one lightness so that all read on light and dark pages."""
+    hue, lightness, saturation = seaborn.external.husl.hex_to_husl(COLOURS[source])
+    turns = np.linspace(0, 300, count, endpoint=False) if count > 1 else [0]
+    to_hex = seaborn.external.husl.husl_to_hex
+    return [COLOURS[source], *(to_hex((hue + turn) % 360, 58, min(saturation, 85)) for turn in turns[1:])]
+
+
+def curves(ax: Axes, x, measured, labels, source: str, predicted=None, every: int = 1) -> Axes:
+    """Measured curves as coloured points, predictions as dashed ink on top.
+
+    Args:
+        x: (T,) abscissae, or (K, T).
+        measured: (K, T) one curve per label.
+        labels: K texts; an empty text keeps a curve out of the legend.
+        source: whose colour.
+        predicted: (K, T) or None.
+        every: show one measured point in so many.
+    """
+    measured, x = _numpy(measured), np.broadcast_to(_numpy(x), _numpy(measured).shape)
+    for k, (colour, label) in enumerate(zip(family(source, len(measured)), labels, strict=True)):
+        if predicted is None:
+            ax.plot(x[k], measured[k], color=colour, label=label or None, marker=MARKERS[k % 8], markevery=max(1, len(x[k]) // 9))
+        else:
+            ax.plot(x[k][::every], measured[k][::every], MARKERS[k % 8], color=colour, label=label or None)
+            ax.plot(x[k], _numpy(predicted)[k], color=INK, linestyle="--", linewidth=1.0, zorder=5,
+                    label="prediction" if k == len(measured) - 1 else None)
+    return _legend(ax, labels)
+
+
+def scatter(ax: Axes, x, y, labels, source: str) -> Axes:
+    """Point clouds, one colour and one marker per label; x and y are sequences of K vectors."""
+    for k, (colour, label) in enumerate(zip(family(source, len(labels)), labels, strict=True)):
+        ax.plot(_numpy(x[k]), _numpy(y[k]), MARKERS[k % 8], color=colour, label=label or None, alpha=0.75)
+    return _legend(ax, labels)
+
+
+def reference(ax: Axes, x, y, label: str) -> Axes:
+    """A prediction: dashed ink, drawn on top."""
+    ax.plot(_numpy(x), _numpy(y), color=INK, linestyle="--", linewidth=1.0, zorder=5, label=label)
+    return _legend(ax, [label])
+
+
+def spread(ax: Axes, x, samples, source: str, label: str) -> Axes:
+    """Median and the band from the 5th to the 95th percentile of ``samples`` (X, D) over D draws."""
+    low, middle, high = np.quantile(_numpy(samples), [0.05, 0.5, 0.95], axis=-1)
+    ax.fill_between(_numpy(x), low, high, color=COLOURS[source], alpha=0.25, linewidth=0)
+    ax.plot(_numpy(x), middle, "o", color=COLOURS[source], label=label)
+    return _legend(ax, [label])
+
+
+def tolerance(ax: Axes, low: float, high: float, label: str = "") -> Axes:
+    """The band in which a claim holds, as a grey strip across the panel."""
+    ax.axhspan(low, high, color=GREY, alpha=0.2, linewidth=0, label=label or None)
+    return _legend(ax, [label])
+
+
+def floor(ax: Axes, level: float, label: str = "rounding") -> Axes:
+    """The numeric floor: a dotted line with its name at the right edge."""
+    ax.axhline(level, color=GREY, linestyle=":", linewidth=1.2)
+    ax.annotate(label, (0.99, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize="small")
+    return ax
+
+
+def row(*panels: Axes, caption: str, alt: list[str] | tuple[str, ...]) -> "Row":
+    """Show panels side by side, or below each other on a narrow page.
+
+    Args:
+        panels: axes from :func:`panel`, already drawn.
+        caption: the question and its answer, plain text.
+        alt: one description per panel for readers who do not see it.
+    """
+    if len(alt) != len(panels):
+        raise ValueError(f"{len(panels)} panels need {len(panels)} descriptions; got {len(alt)}.")
+    return Row(caption, tuple(alt), tuple(_svg(ax) for ax in panels))
+
+
+class Row:
+    """Panels as one HTML figure; what a notebook cell shows."""
+
+    def __init__(self, caption: str, alt: tuple[str, ...], drawings: tuple[str, ...]):
+        self.caption, self.alt, self.drawings = caption, alt, drawings
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        parts = []
+        for number, (text, drawing) in enumerate(zip(self.alt, self.drawings, strict=True)):
+            prefix = f"f{abs(_stable_hash(self.caption))}-{number}-"
+            drawing = re.sub(r'\bid="', f'id="{prefix}', drawing)
+            drawing = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}", drawing)
+            label = html.escape(text, quote=True)
+            parts.append(f'<div class="lb-panel">{drawing.replace("<svg", f"""<svg role="img" aria-label="{label}" """, 1)}</div>')
+        page = f'<figure class="lb-row">{"".join(parts)}<figcaption>{html.escape(self.caption)}</figcaption></figure>'
+        return {"text/plain": f"Figure: {self.caption}", "text/html": page}
+
+
+def _svg(ax: Axes) -> str:
+    """The panel's SVG without prologue, date or size, with the page's ink."""
+    buffer = io.StringIO()
+    ax.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    drawing = buffer.getvalue()
+    drawing = drawing[drawing.index("<svg"):]
+    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.S)
+    drawing = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", drawing)
+    drawing = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", drawing)
+    return re.sub(r"\n\s*", "\n", drawing.replace(INK, "currentColor"))
+
+
+def _stable_hash(text: str) -> int:
+    return int.from_bytes(text.encode()[:64], "big") % 10**8
+
+
+def _legend(ax: Axes, labels) -> Axes:
+    if any(labels):
+        ax.legend()
+    return ax
+
+
+def _numpy(values) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values, dtype=float)

@@ -1,0 +1,45 @@
+"""Rushka & Klabjan, *Rank-Accuracy Trade-off for LoRA: A Gradient-Flow Analysis*.
+
+Three pages of mathematics, one per section of the paper:
+
+- ``algorithm``: Algorithm 1, equations (4)-(5), and the sharp form of Theorem 2.4;
+- ``trace``: the trace-squared loss of section 2.2, from every start;
+- ``low_rank``: the low-rank approximation of section 2.3, from spectral, balanced and generic starts.
+
+House letters: the update is ``B @ A``; the paper writes ``Y X`` in continuous time.
+"""
+
+from lorabook.rushka.algorithm import descend, descent_error, loss_gradients
+from lorabook.rushka.low_rank import frobenius_flow, frobenius_gradients, half_time, mode, spectral_start, tail_sum
+from lorabook.rushka.trace import (
+    TraceFlow,
+    error_floor,
+    expected_squared_error,
+    full_rank_flow,
+    relative_error,
+    time_to_residual,
+    trace_flow,
+    trace_gradients,
+    trace_limit,
+)
+
+__all__ = [
+    "TraceFlow",
+    "descend",
+    "descent_error",
+    "error_floor",
+    "expected_squared_error",
+    "frobenius_flow",
+    "frobenius_gradients",
+    "full_rank_flow",
+    "half_time",
+    "loss_gradients",
+    "mode",
+    "relative_error",
+    "spectral_start",
+    "tail_sum",
+    "time_to_residual",
+    "trace_flow",
+    "trace_gradients",
+    "trace_limit",
+]

