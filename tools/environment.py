@@ -24,9 +24,10 @@ def pip(*arguments):
     for line in process.stdout:
         if line.startswith("ERROR"):
             print("  pip: " + line.strip(), flush=True)
-        found += line.startswith("Collecting")
-        if line.startswith("Collecting") and found % 20 == 0:
-            print("  found %d packages" % found, flush=True)
+        if line.startswith(("Collecting", "Processing")):
+            found += 1
+            if found % 20 == 0:
+                print("  found %d packages" % found, flush=True)
         if line.startswith("Installing collected"):
             print("  installing %d packages" % max(found, 1), flush=True)
     return process.wait() != 0

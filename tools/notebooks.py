@@ -12,6 +12,8 @@ from pathlib import Path
 import yaml
 
 KERNEL = "python3"
+# The kernel runs on this machine and for this build alone; its notes on encryption are noise here.
+QUIET = ["--log-level=ERROR"]
 
 
 class Trouble(Exception):
@@ -64,7 +66,7 @@ def run(source, destination, profile_file=None, **extra):
         values = defaults(notebook) | values
     try:
         executed = papermill.execute_notebook(
-            str(source), str(unfinished), values, kernel_name=KERNEL, cwd=str(source.parent),
+            str(source), str(unfinished), values, kernel_name=KERNEL, cwd=str(source.parent), extra_arguments=QUIET,
             progress_bar={"desc": source.stem, "mininterval": 2, "bar_format": "{desc}: {n_fmt} of {total_fmt} cells, {elapsed}"},
         )
     except papermill.exceptions.PapermillExecutionError as error:
@@ -106,7 +108,7 @@ def reference(text, destination):
     })
     fresh.nbformat, fresh.nbformat_minor = 4, 5
     client = nbclient.NotebookClient(
-        fresh, kernel_name=KERNEL, timeout=None, record_timing=False, coalesce_streams=True,
+        fresh, kernel_name=KERNEL, extra_arguments=QUIET, timeout=None, record_timing=False, coalesce_streams=True,
         resources={"metadata": {"path": str(text.parent)}},
         on_cell_complete=lambda cell, cell_index: print(f"{text.stem}: cell {cell_index + 1} of {len(fresh.cells)}", flush=True),
     )
