@@ -133,15 +133,21 @@ def task_test():
     return {"actions": [[sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--nbval", "tests", "notebooks"]]}
 
 
+def rewrite(chosen):
+    """Rewrite the reference outputs of the chosen notebooks, then those that collect from them."""
+    unknown = sorted(set(chosen) - set(TEXTS))
+    if unknown:
+        return TaskFailed(f"There is no notebook {', '.join(unknown)}: choose from {', '.join(TEXTS)}.")
+    for name in TEXTS:
+        if not chosen or name in chosen or name in COLLECTORS:
+            failed = tell(notebooks.reference, f"notebooks/{name}.md", f"notebooks/{name}.ipynb")
+            if failed:
+                return failed
+
+
 def task_reference():
     """rewrite the reference outputs in notebooks/X.ipynb from the text in notebooks/X.md"""
-    for name in TEXTS:
-        yield {
-            "name": name,
-            "doc": f"rewrite notebooks/{name}.ipynb",
-            "actions": [(tell, [notebooks.reference, f"notebooks/{name}.md", f"notebooks/{name}.ipynb"])],
-            "uptodate": [False],
-        }
+    return {"actions": [rewrite], "pos_arg": "chosen", "uptodate": [False]}
 
 
 def task_bench():
