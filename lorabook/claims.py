@@ -1,4 +1,4 @@
-"""Claims: frozen lists, verdicts computed from a run, and the ledger that collects them.
+"""Claims: frozen lists, and verdicts computed from a run.
 
 ``data/claims/<source>.yml`` says what is claimed, what is measured, and in which band the measured
 value must lie.  A notebook calls :func:`check` once per claim.  The verdict is computed, never typed,
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import html
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,12 +63,15 @@ class Claim:
         """``number`` as far as it is reproducible: three digits, or a bound where it is rounding."""
         if number is None:
             return ""
-        if abs(number) < self.floor:
+        exact = self.band[0] == self.band[1]
+        if abs(number) < self.floor and not (exact and number == 0):
             return f"below {self.floor:.0e}".replace("e-0", "e-")
         return f"{number:.3g}".replace("e-0", "e-").replace("e+0", "e")
 
     def wanted(self) -> str:
         low, high = (f"{edge:.4g}".replace("e-0", "e-") for edge in self.band)
+        if self.band[0] == self.band[1]:
+            return f"exactly {high}"
         if self.band[0] == -math.inf or (self.band[0] == 0 and self.band[1] < math.inf):
             return f"at most {high}"
         return f"at least {low}" if self.band[1] == math.inf else f"between {low} and {high}"
@@ -116,6 +118,23 @@ class Verdict:
         return {"text/plain": plain, "text/html": card, MIME: self.record()}
 
 
+class Hypotheses:
+    """Small table that evaluates each hypothesis on this very data.
+
+    Args:
+        *rows: (hypothesis, what was found, whether it holds); plain text, text, bool.
+    """
+
+    def __init__(self, *rows: tuple[str, str, bool]):
+        self.rows = rows
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        words = [(what, found, "holds" if holds else "does not hold") for what, found, holds in self.rows]
+        plain = "\n".join(": ".join(row[:2]) + f" ({row[2]})" for row in words)
+        lines = ["| hypothesis | on this data | |", "|:--|:--|:--|", *(f"| {' | '.join(row)} |" for row in words)]
+        return {"text/plain": plain, "text/markdown": "\n".join(lines)}
+
+
 @functools.cache
 def load(source: str) -> dict[str, Claim]:
     """The claim list of one source, by id.
@@ -127,12 +146,28 @@ def load(source: str) -> dict[str, Claim]:
     if not path.exists():
         raise ClaimError(f"There is no claim list {path.name}; the sources are {', '.join(sources())}.")
     entries = {}
-    for raw in yaml.safe_load(path.read_text(encoding="utf-8"))["claims"]:
+    for raw in _read(source)["claims"]:
         claim = _parse(source, dict(raw))
         if claim.id in entries:
             raise ClaimError(f"The claim {claim.id} stands twice in {path.name}.")
         entries[claim.id] = claim
     return entries
+
+
+@functools.cache
+def _read(source: str) -> dict:
+    return yaml.safe_load((LISTS / f"{source}.yml").read_text(encoding="utf-8"))
+
+
+def title(source: str) -> str:
+    """What the book calls the source."""
+    return _read(source)["title"]
+
+
+def version(source: str) -> str:
+    """Which version of the source was read, and when: one sentence."""
+    head = _read(source)
+    return f"{' '.join(head['version'].split())} Read on {head['read']}."
 
 
 def sources() -> list[str]:
@@ -226,32 +261,3 @@ def not_testable(identifier: str) -> Verdict:
     if not claim.reason:
         raise ClaimError(f"{identifier} gives no reason why it could not be tested.")
     return Verdict(claim, UNTESTABLE)
-
-
-def collect(folder: str | Path = ".") -> list[tuple[str, Verdict]]:
-    """Every verdict recorded in the executed notebooks of ``folder``, as (notebook name, verdict).
-
-    Order: notebooks by name, verdicts as they stand on the page.
-
-    Raises:
-        ClaimError: a notebook records a claim that no list has, or one claim is recorded twice.
-    """
-    found, seen = [], {}
-    for path in sorted(Path(folder).glob("*.ipynb")):
-        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-            for output in cell.get("outputs", []):
-                record = dict(output.get("data", {}).get(MIME, {}))
-                if not record:
-                    continue
-                claim = find(record.pop("id"))
-                if claim.id in seen:
-                    raise ClaimError(f"{claim.id} is checked in {seen[claim.id]} and again in {path.stem}.")
-                seen[claim.id] = path.stem
-                found.append((path.stem, Verdict(claim, **record)))
-    return found
-
-
-def unchecked(verdicts: list[tuple[str, Verdict]]) -> list[str]:
-    """Ids of the listed claims on which no notebook has a verdict."""
-    recorded = {verdict.claim.id for _, verdict in verdicts}
-    return [name for source in sources() for name in load(source) if name not in recorded]
