@@ -41,7 +41,7 @@ def files(*patterns):
 
 
 PACKAGE = files("lorabook/**/*", "data/**/*", "requirements*.lock", "tools/notebooks.py")
-PROSE = files("book/**/*", "_config.yml", "_toc.yml", "CITATION.cff")
+PROSE = files("book/**/*", "data/*.md", "_config.yml", "_toc.yml", "CITATION.cff")
 
 
 def tell(action, *args, **kwargs):
