@@ -27,7 +27,7 @@ FAILS = "fails as printed"
 UNTESTABLE = "not testable here"
 VERDICTS = {HOLDS: "holds", CONSTANT: "constant", RANGE: "range", FAILS: "fails", UNTESTABLE: "untestable"}
 KINDS = ("theorem", "equation", "figure", "table", "remark", "beyond")
-MIME = "application/vnd.lorabook.verdict+json"
+METADATA = "lorabook"  # key of the record in the metadata of a notebook's output
 LISTS = Path(__file__).resolve().parent.parent / "data" / "claims"
 
 
@@ -69,7 +69,8 @@ class Claim:
         return f"{number:.3g}".replace("e-0", "e-").replace("e+0", "e")
 
     def wanted(self) -> str:
-        low, high = (f"{edge:.4g}".replace("e-0", "e-") for edge in self.band)
+        digits = 4 if f"{self.band[0]:.4g}" != f"{self.band[1]:.4g}" else 12
+        low, high = (f"{edge:.{digits}g}".replace("e-0", "e-") for edge in self.band)
         if self.band[0] == self.band[1]:
             return f"exactly {high}"
         if self.band[0] == -math.inf or (self.band[0] == 0 and self.band[1] < math.inf):
@@ -79,7 +80,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run says of one claim.  Shown as a card on the page, kept as JSON in the notebook."""
+    """What a run says of one claim.  Shown as a card on the page, kept as metadata of the output."""
 
     claim: Claim
     verdict: str
@@ -89,33 +90,39 @@ class Verdict:
     constant: str = ""
     over: str = field(default="")
 
-    def sentence(self) -> str:
+    def lines(self) -> list[str]:
+        """The verdict in a few lines: what was measured, and on what it rests."""
         claim = self.claim
         if self.verdict == UNTESTABLE:
-            return self.over or claim.reason
-        parts = [f"{claim.measured}: {self.value}, wanted {claim.wanted()}."]
+            return [self.over or claim.reason]
+        measured = claim.measured[:1].upper() + claim.measured[1:]
+        parts = [f"{measured}: {self.value}, wanted {claim.wanted()}."]
         if self.constant:
-            parts.append(f"{claim.constant}: {self.constant}.")
+            parts.append(f"Constant ({claim.constant}): {self.constant}.")
         if self.probe:
             parts.append(f"Counter-probe ({claim.probe}): {self.probe}.")
         if self.repair:
             parts.append(f"Corrected statement: {self.repair}.")
         if self.over:
             parts.append(f"Range: {self.over}.")
-        return " ".join(parts)
+        return parts
+
+    def sentence(self) -> str:
+        return " ".join(self.lines())
 
     def record(self) -> dict:
         keys = ("verdict", "value", "probe", "repair", "constant", "over")
         return {"id": self.claim.id} | {key: getattr(self, key) for key in keys if getattr(self, key)}
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+    def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         card = (
             f'<div class="lb-verdict lb-{VERDICTS[self.verdict]}"><span class="lb-badge">{self.verdict}</span> '
             f'<span class="lb-claim">{self.claim.id}</span> <span class="lb-where">{html.escape(self.claim.where)}</span>'
-            f"<p>{html.escape(self.sentence())}</p></div>"
+            + "".join(f"<p>{html.escape(line)}</p>" for line in self.lines())
+            + "</div>"
         )
         plain = f"[{self.verdict}] {self.claim.id}: {self.sentence()}"
-        return {"text/plain": plain, "text/html": card, MIME: self.record()}
+        return {"text/plain": plain, "text/html": card}, {METADATA: self.record()}
 
 
 class Hypotheses:

@@ -199,8 +199,8 @@ def integrate(velocity, start, times, rtol=1e-10, atol=1e-12, parameters=(), max
             slot += (cursor_new - fresh.cumsum(0))[owner]
             length = width[owner]
             theta = (times[slot] - t[owner])[:, None] / length
-            weights = (theta**powers @ interpolant).mul_(length).t()
-            result[slot, live[owner]] = (weights[:, :, None] * K[:, owner]).sum(0).add_(y[owner])
+            weights = (theta**powers @ interpolant).t()[:, :, None]
+            result[slot, live[owner]] = torch.addcmul(y[owner], length, (weights * K[:, owner]).sum(0))
 
         taken = accept[:, None]
         torch.where(taken, trial, y, out=y)

@@ -34,7 +34,7 @@ def collect(folder: str | Path = ".") -> list[tuple[str, Verdict]]:
     for path in sorted(Path(folder).glob("*.ipynb")):
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             for output in cell.get("outputs", []):
-                record = dict(output.get("data", {}).get(claims.MIME, {}))
+                record = dict(output.get("metadata", {}).get(claims.METADATA, {}))
                 if not record:
                     continue
                 claim = claims.find(record.pop("id"))
