@@ -1,7 +1,7 @@
 """The graph of the book. `doit list` shows it, `doit book` makes the site, `doit test` holds it.
 
     notebooks/X.ipynb  --papermill-->  _build/pages/notebooks/X.ipynb  --collected by-->  ledger, errata
-    book/, _config.yml, _toc.yml  --copied-->  _build/pages/  --jupyter-book-->  _build/pages/_build/html
+    book/, data cards, _config.yml, _toc.yml  --copied-->  _build/pages/  --jupyter-book-->  _build/pages/_build/html
 
 Nothing that did not change runs again: doit compares the contents of what each task depends on.
 """
@@ -77,7 +77,8 @@ def task_notebook():
 def copy_pages():
     """Bring _build/pages in line with the sources; executed notebooks that have no source go."""
     PAGES.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(PAGES / "book", ignore_errors=True)
+    for folder in ("book", "data"):
+        shutil.rmtree(PAGES / folder, ignore_errors=True)
     for path in PROSE:
         (PAGES / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, PAGES / path)

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 import yaml
 
-HOUSE = ["dodo.py", "tools", "book", "_config.yml", "CITATION.cff", "requirements.lock"]
+HOUSE = ["dodo.py", "tools", "book", "_config.yml", "requirements.lock"]
 
 ALPHA = """---
 kernelspec: {display_name: Python 3, name: python3}
