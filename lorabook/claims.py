@@ -57,7 +57,8 @@ class Claim:
     floor: float = 1e-12  # numbers below are rounding and are not told apart
 
     def contains(self, number: float) -> bool:
-        return self.band[0] <= number <= self.band[1]
+        """Whether a measured number lies in the band; an infinite one never does."""
+        return math.isfinite(number) and self.band[0] <= number <= self.band[1]
 
     def reading(self, number: float | None) -> str:
         """``number`` as far as it is reproducible: three digits, or a bound where it is rounding."""
@@ -138,7 +139,8 @@ class Hypotheses:
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         words = [(what, found, "holds" if holds else "does not hold") for what, found, holds in self.rows]
         plain = "\n".join(": ".join(row[:2]) + f" ({row[2]})" for row in words)
-        lines = ["| hypothesis | on this data | |", "|:--|:--|:--|", *(f"| {' | '.join(row)} |" for row in words)]
+        cells = [[text.replace("|", r"\|") for text in row] for row in words]
+        lines = ["| hypothesis | on this data | |", "|:--|:--|:--|", *(f"| {' | '.join(row)} |" for row in cells)]
         return {"text/plain": plain, "text/markdown": "\n".join(lines)}
 
 
@@ -183,11 +185,16 @@ def sources() -> list[str]:
 
 
 def _parse(source: str, raw: dict) -> Claim:
+    if not raw.get("id"):
+        raise ClaimError(f"A claim in {source}.yml has no id.")
     name = f"{source}.{raw.pop('id')}"
     band = raw.pop("band", None)
     raw.setdefault("scope", "sampled")
     try:
-        interval = None if band is None else (float(band[0]), float(band[1]))
+        low, high = (0.0, 0.0) if band is None else map(float, band)
+        if not low <= high:
+            raise ValueError(f"the band [{low:g}, {high:g}] holds no number")
+        interval = None if band is None else (low, high)
         claim = Claim(
             id=name,
             band=interval,
@@ -232,6 +239,9 @@ def check(identifier: str, value: float, probe: float | None = None, repair: flo
     Raises:
         ClaimError: a number is missing or NaN, the counter-probe lies inside the band, or neither the
             printed nor the corrected statement lies inside.
+
+    Where the printed and the corrected statement both lie inside, this setting cannot tell them apart,
+    and the verdict says so: not testable here.
     """
     claim = find(identifier)
     numbers = {"value": value, "probe": probe, "repair": repair, "constant": constant}
@@ -240,6 +250,8 @@ def check(identifier: str, value: float, probe: float | None = None, repair: flo
         raise ClaimError(f"{identifier} is marked as not testable: {claim.reason}")
     if any(number is not None and math.isnan(number) for number in numbers.values()):
         raise ClaimError(f"{identifier}: a measured number is NaN.")
+    if numbers["repair"] is not None and not claim.right:
+        raise ClaimError(f"{identifier}: a corrected statement was measured, but the list has none.")
     for name, declared in (("probe", claim.probe), ("constant", claim.constant)):
         if bool(declared) != (numbers[name] is not None):
             raise ClaimError(f"{identifier}: the list and the call disagree on whether there is a {name}.")
@@ -254,6 +266,8 @@ def _judge(claim: Claim, value: float, probe: float | None, repair: float | None
         raise ClaimError(f"{claim.id}: the counter-probe {probe:.3g} passes too, so the check shows nothing.")
     if claim.contains(value):
         if probe is None:
+            if repair is None or not claim.contains(repair):
+                raise ClaimError(f"{claim.id}: measured {value:.3g} passes as printed, and nothing was shown outside the band.")
             return UNTESTABLE
         return CONSTANT if claim.constant else HOLDS if claim.scope == "exact" else RANGE
     if repair is None or not claim.contains(repair):
