@@ -39,7 +39,8 @@ def exchange(target: torch.Tensor, P: torch.Tensor, Q: torch.Tensor, times: torc
 
     Holds when: always.  The residual tends to 0 unless (P = 0, c > 0) or (Q = 0, c < 0): such a start
     lies on the stable set of the saddle.
-    Error: relative 1e-13 in the residual however small it is.  No step subtracts nearly equal
+    Error: relative 1e-13 in the residual however small it is, times the cancellation in its start
+    ``c - (P - Q) / 4``, which is the caller's.  No other step subtracts nearly equal
     numbers: ``rho - 2c`` is formed as ``P Q / (rho + 2c)`` for c > 0, and its mirror for c < 0.
     """
     zero, one = torch.zeros_like(P * target), torch.ones_like(P * target)
