@@ -81,6 +81,8 @@ def iterate(G: torch.Tensor, B0: torch.Tensor, A0: torch.Tensor, learning_rate: 
 def _solve(G, B0, A0, gains):
     """Apply ``even - 1`` and ``odd`` functions of G's singular values; what G cannot see stays as it is."""
     U, s, Vh = torch.linalg.svd(G, full_matrices=False)
+    # all leading dimensions in s, so that the times stand before every one of them
+    s = s.expand(*torch.broadcast_shapes(G.shape[:-2], B0.shape[:-2], A0.shape[:-2]), -1)
     even, odd = (gain[..., None] for gain in gains(s))
     left, right = U.mT @ B0, Vh @ A0.mT
     B = B0 + U @ (even * left + odd * right)
