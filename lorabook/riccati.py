@@ -84,7 +84,9 @@ def time_to_residual(target: torch.Tensor, size: torch.Tensor, epsilon: torch.Te
     c = target.abs()
     rho = torch.hypot(2 * c, size)
     # rho^2 - 4 c epsilon without the difference of nearly equal numbers for epsilon near c
-    return (torch.asinh((size**2 + 4 * c * (c - epsilon)) / (2 * size * epsilon)) - torch.asinh(size / (2 * c))) / rho
+    way = torch.asinh((size**2 + 4 * c * (c - epsilon)) / (2 * size * epsilon)) - torch.asinh(size / (2 * c))
+    # at epsilon = |c| rounding may leave a last digit below zero, which no flow takes as a time
+    return way.clamp(min=0) / rho
 
 
 def balanced_factors(H: torch.Tensor, Z0: torch.Tensor, times: torch.Tensor, longest: float = 5.0) -> torch.Tensor:

@@ -71,7 +71,7 @@ def trace_limit(trace, B0: torch.Tensor, A0: torch.Tensor) -> torch.Tensor:
     ``u = (2 c + rho) / P``; it is 0 for the starts on the saddle's stable set (P = 0 <= c or Q = 0 >= c).
 
     Args and Raises: as for :func:`trace_flow`.
-    Error: relative rounding.
+    Error: rounding relative to ``|c| + ||A0||^2 + ||B0||^2``.
     """
     c, P, Q = _invariants(trace, B0, A0)
     S, D = (A0 + B0.mT) / 2, (A0 - B0.mT) / 2
