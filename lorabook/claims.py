@@ -61,7 +61,8 @@ class Claim:
     floor: float = 1e-12  # numbers below are rounding and are not told apart
 
     def contains(self, number: float) -> bool:
-        return self.band[0] <= number <= self.band[1]
+        """Whether a measured number lies in the band; an infinite one never does."""
+        return math.isfinite(number) and self.band[0] <= number <= self.band[1]
 
     def reading(self, number: float | None) -> str:
         """``number`` as far as it is reproducible: three digits, or a bound where it is rounding."""
@@ -143,7 +144,8 @@ class Hypotheses:
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         words = [(what, found, "holds" if holds else "does not hold") for what, found, holds in self.rows]
         plain = "\n".join(": ".join(row[:2]) + f" ({row[2]})" for row in words)
-        lines = ["| hypothesis | on this data | |", "|:--|:--|:--|", *(f"| {' | '.join(row)} |" for row in words)]
+        cells = [[text.replace("|", r"\|") for text in row] for row in words]
+        lines = ["| hypothesis | on this data | |", "|:--|:--|:--|", *(f"| {' | '.join(row)} |" for row in cells)]
         return {"text/plain": plain, "text/markdown": "\n".join(lines)}
 
 
@@ -188,11 +190,16 @@ def sources() -> list[str]:
 
 
 def _parse(source: str, raw: dict) -> Claim:
+    if not raw.get("id"):
+        raise ClaimError(f"A claim in {source}.yml has no id.")
     name = f"{source}.{raw.pop('id')}"
     band = raw.pop("band", None)
     raw.setdefault("scope", "sampled")
     try:
-        interval = None if band is None else (float(band[0]), float(band[1]))
+        low, high = (0.0, 0.0) if band is None else map(float, band)
+        if not low <= high:
+            raise ValueError(f"the band [{low:g}, {high:g}] holds no number")
+        interval = None if band is None else (low, high)
         claim = Claim(
             id=name,
             band=interval,
@@ -244,6 +251,8 @@ def check(identifier: str, value: float, probe: float | None = None, repair: flo
         raise ClaimError(f"{identifier} is marked as not testable: {claim.reason}")
     if any(number is not None and math.isnan(number) for number in numbers.values()):
         raise ClaimError(f"{identifier}: a measured number is NaN.")
+    if numbers["repair"] is not None and not claim.right:
+        raise ClaimError(f"{identifier}: a corrected statement was measured, but the list has none.")
     for name, declared in (("probe", claim.probe), ("constant", claim.constant)):
         if bool(declared) != (numbers[name] is not None):
             raise ClaimError(f"{identifier}: the list and the call disagree on whether there is a {name}.")
