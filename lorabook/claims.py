@@ -260,6 +260,9 @@ def check(identifier: str, value: float, probe: float | None = None, repair: flo
     return Verdict(claim, word, **{name: claim.reading(number) for name, number in numbers.items()}, over=over, note=note)
 
 
+_ALIKE = "In this setting the printed and the corrected statement cannot be told apart."
+
+
 def _judge(claim: Claim, value: float, probe: float | None, repair: float | None) -> tuple[str, str]:
     if probe is not None and claim.contains(probe):
         return UNTESTABLE, "The counter-probe lies in the band too, so in this setting the check shows nothing."
@@ -268,7 +271,8 @@ def _judge(claim: Claim, value: float, probe: float | None, repair: float | None
             return FAILS, "No corrected statement was measured: this setting may lie outside the statement's range."
         return FAILS, "" if claim.contains(repair) else "The corrected statement misses the band as well."
     if probe is None:
-        return UNTESTABLE, "In this setting the printed and the corrected statement cannot be told apart."
+        alike = repair is not None and claim.contains(repair)
+        return UNTESTABLE, _ALIKE if alike else "Nothing lay outside the band, so in this setting the check shows nothing."
     return CONSTANT if claim.constant else HOLDS if claim.scope == "exact" else RANGE, ""
 
 

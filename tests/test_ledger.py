@@ -139,6 +139,17 @@ def test_the_reference_outputs_hold_a_verdict_on_every_claim():
     assert ledger.unchecked(found) == [] and all(verdict.verdict in claims.VERDICTS for _, verdict in found)
 
 
+def test_no_published_verdict_lacks_a_witness_or_a_correction():
+    assert ledger.loose_ends(ledger.collect(NOTEBOOKS)) == []
+
+
+def test_a_failure_without_its_correction_is_a_loose_end():
+    claim = next(iter(claims.load("rushka").values()))
+    assert claim.probe
+    verdict = claims.check(claim.id, value=claim.band[1] + 1, probe=claim.band[1] + 2)
+    assert len(ledger.loose_ends([("page", verdict)])) == 1
+
+
 @pytest.mark.parametrize("source", claims.sources())
 def test_the_tables_of_the_reference_outputs_keep_their_columns(source):
     found = ledger.collect(NOTEBOOKS)
