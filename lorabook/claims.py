@@ -6,8 +6,12 @@ and rests on a witness on each side of the band:
 
 - the value lies inside and the counter-probe (one hypothesis broken on purpose) outside: it *holds*,
   *holds with a constant* or *holds in the range tested*;
-- the value lies outside and the corrected statement inside: it *fails as printed*;
-- anything else is no verdict, and raises.
+- the value lies outside: it *fails as printed*, and the corrected statement, where there is one, must lie inside;
+- the value lies inside and nothing outside: *not testable here*, since the check could not have failed.
+
+A turned knob may leave a statement's range, so no verdict raises; the card says what happened.  The
+reference outputs are held to more: there every failure has a corrected statement that was met, and
+:func:`lorabook.ledger.loose_ends` finds what falls short of that.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from __future__ import annotations
 import functools
 import html
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -32,7 +36,7 @@ LISTS = Path(__file__).resolve().parent.parent / "data" / "claims"
 
 
 class ClaimError(ValueError):
-    """A check that shows nothing: no witness on one side of the band, or an unknown claim."""
+    """An unknown or malformed claim, or a check with a number missing or NaN."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +93,14 @@ class Verdict:
     probe: str = ""
     repair: str = ""
     constant: str = ""
-    over: str = field(default="")
+    over: str = ""
+    note: str = ""  # what is missing from a full verdict; empty where nothing is
 
     def lines(self) -> list[str]:
         """The verdict in a few lines: what was measured, and on what it rests."""
         claim = self.claim
-        if self.verdict == UNTESTABLE:
-            return [self.over or claim.reason]
+        if claim.reason:
+            return [claim.reason]
         measured = claim.measured[:1].upper() + claim.measured[1:]
         parts = [f"{measured}: {self.value}, wanted {claim.wanted()}."]
         if self.constant:
@@ -106,13 +111,13 @@ class Verdict:
             parts.append(f"Corrected statement: {self.repair}.")
         if self.over:
             parts.append(f"Range: {self.over}.")
-        return parts
+        return [*parts, self.note] if self.note else parts
 
     def sentence(self) -> str:
         return " ".join(self.lines())
 
     def record(self) -> dict:
-        keys = ("verdict", "value", "probe", "repair", "constant", "over")
+        keys = ("verdict", "value", "probe", "repair", "constant", "over", "note")
         return {"id": self.claim.id} | {key: getattr(self, key) for key in keys if getattr(self, key)}
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
@@ -237,11 +242,15 @@ def check(identifier: str, value: float, probe: float | None = None, repair: flo
         :class:`Verdict`.
 
     Raises:
+<<<<<<< HEAD
         ClaimError: a number is missing or NaN, the counter-probe lies inside the band, or neither the
             printed nor the corrected statement lies inside.
 
     Where the printed and the corrected statement both lie inside, this setting cannot tell them apart,
     and the verdict says so: not testable here.
+=======
+        ClaimError: a number is missing or NaN.
+>>>>>>> main
     """
     claim = find(identifier)
     numbers = {"value": value, "probe": probe, "repair": repair, "constant": constant}
@@ -255,14 +264,13 @@ def check(identifier: str, value: float, probe: float | None = None, repair: flo
     for name, declared in (("probe", claim.probe), ("constant", claim.constant)):
         if bool(declared) != (numbers[name] is not None):
             raise ClaimError(f"{identifier}: the list and the call disagree on whether there is a {name}.")
-    word = _judge(claim, **{name: numbers[name] for name in ("value", "probe", "repair")})
-    if word == UNTESTABLE:
-        return Verdict(claim, word, over="In this setting the printed and the corrected statement cannot be told apart.")
-    return Verdict(claim, word, **{name: claim.reading(number) for name, number in numbers.items()}, over=over)
+    word, note = _judge(claim, **{name: numbers[name] for name in ("value", "probe", "repair")})
+    return Verdict(claim, word, **{name: claim.reading(number) for name, number in numbers.items()}, over=over, note=note)
 
 
-def _judge(claim: Claim, value: float, probe: float | None, repair: float | None) -> str:
+def _judge(claim: Claim, value: float, probe: float | None, repair: float | None) -> tuple[str, str]:
     if probe is not None and claim.contains(probe):
+<<<<<<< HEAD
         raise ClaimError(f"{claim.id}: the counter-probe {probe:.3g} passes too, so the check shows nothing.")
     if claim.contains(value):
         if probe is None:
@@ -274,6 +282,16 @@ def _judge(claim: Claim, value: float, probe: float | None, repair: float | None
         shown = "no corrected statement was measured" if repair is None else f"the corrected statement gives {repair:.3g}"
         raise ClaimError(f"{claim.id}: measured {value:.3g}, wanted {claim.wanted()}, and {shown}.")
     return FAILS
+=======
+        return UNTESTABLE, "The counter-probe lies in the band too, so in this setting the check shows nothing."
+    if not claim.contains(value):
+        if repair is None:
+            return FAILS, "No corrected statement was measured: this setting may lie outside the statement's range."
+        return FAILS, "" if claim.contains(repair) else "The corrected statement misses the band as well."
+    if probe is None:
+        return UNTESTABLE, "In this setting the printed and the corrected statement cannot be told apart."
+    return CONSTANT if claim.constant else HOLDS if claim.scope == "exact" else RANGE, ""
+>>>>>>> main
 
 
 def not_testable(identifier: str) -> Verdict:
