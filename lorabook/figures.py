@@ -152,4 +152,8 @@ def _legend(ax: Axes, labels) -> Axes:
 
 
 def _numpy(values) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values, dtype=float)
+    if isinstance(values, torch.Tensor):
+        return values.detach().cpu().numpy()
+    if isinstance(values, (list, tuple)):  # of tensors, perhaps, on any device
+        values = [_numpy(value) if isinstance(value, (torch.Tensor, list, tuple)) else value for value in values]
+    return np.asarray(values, dtype=float)
