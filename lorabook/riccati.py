@@ -71,6 +71,22 @@ def exchange(target: torch.Tensor, P: torch.Tensor, Q: torch.Tensor, times: torc
     return Exchange(residual, grow, shrink, rise, fall)
 
 
+def mode_product(target: torch.Tensor, size: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+    """Product ``y x`` of one mode ``y' = (c - y x) x``, ``x' = (c - y x) y`` from ``y = 0``, ``x^2 = size``.
+
+    Args:
+        target: c, the value that the product approaches.
+        size: squared start, >= 0; at 0 the mode stays at 0.
+        times: flow times, >= 0.  All three broadcast.
+
+    Returns:
+        ``size cosh(tau) sinh(tau)`` with tau of :func:`exchange` at P = Q = ``size``.
+        Error: relative 1e-13 at every time.
+    """
+    at = exchange(target + torch.zeros_like(size), size, size, times)
+    return (2 + at.rise + at.fall) * (at.rise - at.fall) / 4 * size
+
+
 def time_to_residual(target: torch.Tensor, size: torch.Tensor, epsilon: torch.Tensor) -> torch.Tensor:
     """Time at which the exchange from a start with P = Q = ``size`` has ``|a| = epsilon``.
 
