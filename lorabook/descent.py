@@ -20,6 +20,7 @@ from lorabook import checks
 
 DONE = 0  # took all its steps
 DIVERGED = 1  # left the ball that `ceiling` describes, or stopped being finite
+SINGULAR = 2  # under way, the rule had no direction to give
 
 Pair = tuple[Tensor, Tensor]
 
@@ -28,11 +29,11 @@ Pair = tuple[Tensor, Tensor]
 class Descent:
     """What became of the systems S (any leading shape).
 
-    B, A: (S, m, r), (S, r, n) last iterates; NaN for a system that diverged.
-    status: (S) int64, DONE or DIVERGED.
-    steps: (S) int64, iterations taken before the end or the divergence.
+    B, A: (S, m, r), (S, r, n) last iterates; NaN for a system that did not arrive.
+    status: (S) int64, DONE, DIVERGED or SINGULAR.
+    steps: (S) int64, iterations taken before the end or the failure.
     at: (R,) int64, iterations at which was observed; 0 is the start.
-    observed: tuple of tensors (R, S, ...), NaN from the divergence on; empty without an observer.
+    observed: tuple of tensors (R, S, ...), NaN from the failure on; empty without an observer.
     """
 
     B: Tensor
@@ -76,6 +77,7 @@ def descend(forces: Callable[[Tensor, Tensor], Pair], B0: Tensor, A0: Tensor, st
     B, A = B0.expand(*lead, *B0.shape[-2:]).clone(), A0.expand(*lead, *A0.shape[-2:]).clone()
     limit = ceiling * torch.maximum(B.abs().amax((-2, -1)), A.abs().amax((-2, -1))).clamp(min=1.0)
     alive = torch.ones(lead, dtype=torch.bool, device=B.device)
+    status = torch.full(lead, DONE, device=B.device)
     steps = torch.zeros(lead, dtype=torch.int64, device=B.device)
     rule, memory = plain if rule is None else rule, None
     at, seen = [], []
@@ -87,13 +89,17 @@ def descend(forces: Callable[[Tensor, Tensor], Pair], B0: Tensor, A0: Tensor, st
 
     look(0)
     for iteration in range(1, iterations + 1):
-        D_B, D_A, memory = rule(B, A, *forces(B, A), memory)
+        F_B, F_A = forces(B, A)
+        D_B, D_A, memory = rule(B, A, F_B, F_A, memory)
+        lost = alive & _finite(F_B, F_A) & ~_finite(D_B, D_A)
         B_next, A_next = B + step_B * D_B, A + step_A * D_A
         if after is not None:
             B_next, A_next = after(B_next, A_next, step_B, step_A)
         size = torch.maximum(B_next.abs().amax((-2, -1)), A_next.abs().amax((-2, -1)))
         # a comparison with NaN is false, so that a system that is no longer finite is caught too
-        alive = alive & (size <= limit)
+        stays = alive & (size <= limit)
+        status = torch.where(alive & ~stays, torch.where(lost, SINGULAR, DIVERGED), status)
+        alive = stays
         keep = alive[..., None, None]
         B, A = torch.where(keep, B_next, B), torch.where(keep, A_next, A)
         steps += alive
@@ -102,7 +108,6 @@ def descend(forces: Callable[[Tensor, Tensor], Pair], B0: Tensor, A0: Tensor, st
             later = [k for k in range(iteration + 1, iterations + 1) if k % every == 0 or k == iterations]
             at, seen = at + later, seen + [tuple(torch.full_like(value, torch.nan) for value in row) for row in seen[-1:] * len(later)]
             break
-    status = torch.where(alive, DONE, DIVERGED)
     observed = tuple(torch.stack(column) for column in zip(*seen, strict=True))
     return Descent(_blank(B, alive), _blank(A, alive), status, steps, torch.tensor(at, device=B.device), observed)
 
@@ -116,14 +121,15 @@ def preconditioned(ridge: float = 0.0) -> Callable:
     """``F_B (A A^T + ridge I)^{-1}`` and ``(B^T B + ridge I)^{-1} F_A``: scaled gradient descent.
 
     Source: Tong, Ma & Chi 2021; Zhang & Pilanci 2024.
-    Raises (on use): ValueError where a Gram matrix is singular and there is no ridge.
+    Raises (in the first step): ValueError where a Gram matrix is singular; later that system stops as SINGULAR.
     """
     if not ridge >= 0:
         raise ValueError(f"ridge must not be negative; got {ridge!r}.")
 
     def rule(B, A, F_B, F_A, memory):
-        root_A, root_B = _cholesky(A @ A.mT, ridge, "A A^T"), _cholesky(B.mT @ B, ridge, "B^T B")
-        return torch.cholesky_solve(F_B.mT, root_A).mT, torch.cholesky_solve(F_A, root_B), None
+        first = memory is None
+        root_A, root_B = _cholesky(A @ A.mT, ridge, "A A^T", first), _cholesky(B.mT @ B, ridge, "B^T B", first)
+        return torch.cholesky_solve(F_B.mT, root_A).mT, torch.cholesky_solve(F_A, root_B), ()
 
     return rule
 
@@ -163,17 +169,22 @@ def adam(first: float = 0.9, second: float = 0.999, epsilon: float = 1e-8) -> Ca
     return rule
 
 
-def _cholesky(gram: Tensor, ridge: float, name: str) -> Tensor:
-    """Lower root of ``gram + ridge I``; a sentence where that matrix is singular to working precision."""
+def _cholesky(gram: Tensor, ridge: float, name: str, strict: bool) -> Tensor:
+    """Lower root of ``gram + ridge I``, NaN where that is singular to working precision; with ``strict``, a sentence."""
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     root, info = torch.linalg.cholesky_ex(gram + ridge * eye)
     pivots = root.diagonal(dim1=-2, dim2=-1)
-    # the squared pivots bound the condition number of the Gram matrix from below
-    singular = (info != 0) | ~(pivots.amin(-1) > 1e-7 * pivots.amax(-1))
-    if bool(singular.any()):
+    # the squared pivots bound the condition number from below; a ridge bounds it by itself
+    singular = (info != 0) | ~(pivots.amin(-1) > (1e-7 if ridge == 0 else 0.0) * pivots.amax(-1))
+    if strict and bool(singular.any()):
         cure = "give a ridge > 0" if ridge == 0 else "give a larger ridge"
         raise ValueError(f"The Gram matrix {name} is singular, so the preconditioned step is not defined: {cure}, or lower the rank.")
-    return root
+    return torch.where(singular[..., None, None], torch.nan, root)
+
+
+def _finite(first: Tensor, second: Tensor) -> Tensor:
+    """(S) True where both matrices are finite."""
+    return (first.isfinite().all(-1).all(-1)) & (second.isfinite().all(-1).all(-1))
 
 
 def _step(value, name: str, lead, like: Tensor) -> Tensor:

@@ -24,11 +24,11 @@ from lorabook.lora_one.problem import Regression, _negative_gradient, negative_g
 class Run:
     """Descent of the systems S (any leading shape), observed R times (index 0 is the start).
 
-    B, A: (S, d, r), (S, r, k) last iterates; NaN for a system that diverged.
+    B, A: (S, d, r), (S, r, k) last iterates; NaN for a system that did not arrive.
     error: (R, S) ``||B A - Delta||_F``.
     sine_to_gradient, sine_to_shift: (R, S) sine of the largest principal angle between B's leading
         min(r, r*) left directions and those of G and of Delta; NaN where B has fewer directions.
-    status: (S) descent.DONE or descent.DIVERGED.  From the divergence on everything is NaN.
+    status: (S) descent.DONE, DIVERGED or SINGULAR.  From a failure on everything is NaN.
     steps: (S) iterations taken.  at: (R,) iterations observed.
     """
 
