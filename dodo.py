@@ -52,7 +52,7 @@ def tell(action, *args, **kwargs):
         return TaskFailed(str(trouble))
 
 
-def task_run():
+def task_notebook():
     """execute a notebook with papermill, with the parameters of the profile"""
     for name in NOTEBOOKS:
         source, destination = f"notebooks/{name}.ipynb", f"{PAGES}/notebooks/{name}.ipynb"
@@ -100,8 +100,10 @@ def build_site():
     """Build aside and swap, so that a failure leaves the previous site."""
     shutil.rmtree(ASIDE, ignore_errors=True)
     command = ["jupyter-book", "build", str(PAGES), "--path-output", str(ASIDE), "-W", "-n", "--keep-going", "-q"]
-    if subprocess.call([str(Path(sys.executable).parent / command[0]), *command[1:]]):
-        return TaskFailed("The site was not built; the warnings above say why. The previous site stays.")
+    command[0] = str(Path(sys.executable).parent / command[0])
+    built = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if built.returncode:
+        return TaskFailed(f"{built.stdout}\nThe site was not built; the warnings above say why. The previous site stays.")
     shutil.rmtree(SITE, ignore_errors=True)
     SITE.parent.mkdir(parents=True, exist_ok=True)
     os.replace(ASIDE / "_build/html", SITE)

@@ -12,6 +12,8 @@ from pathlib import Path
 import yaml
 
 KERNEL = "python3"
+# The kernel runs on this machine and for this build alone; its notes on encryption are noise here.
+QUIET = ["--log-level=ERROR"]
 
 
 class Trouble(Exception):
@@ -51,6 +53,8 @@ def run(source, destination, profile_file=None, **extra):
     The parameters that were used appear once: when any differs from its default, one injected
     cell shows them all, and the cell with the defaults leaves the page.
     """
+    import jupyter_client
+    import nbclient
     import nbformat
     import papermill
 
@@ -64,16 +68,18 @@ def run(source, destination, profile_file=None, **extra):
         values = defaults(notebook) | values
     try:
         executed = papermill.execute_notebook(
-            str(source), str(unfinished), values, kernel_name=KERNEL, cwd=str(source.parent),
+            str(source), str(unfinished), values, kernel_name=KERNEL, cwd=str(source.parent), extra_arguments=QUIET,
             progress_bar={"desc": source.stem, "mininterval": 2, "bar_format": "{desc}: {n_fmt} of {total_fmt} cells, {elapsed}"},
         )
     except papermill.exceptions.PapermillExecutionError as error:
         last = f"{error.ename}: {error.evalue}".strip().splitlines()[-1]
-        raise Trouble(f"{source}, cell {error.cell_index} stopped with {last} (as far as it ran: {unfinished})") from None
-    except Exception as error:
-        if type(error).__name__ == "NoSuchKernel":
-            raise Trouble(f"{source} needs the Jupyter kernel '{KERNEL}', which this environment lacks: install ipykernel") from None
-        raise
+        # Counted in the source: an injected cell stands before the one that failed.
+        number = error.cell_index + (0 if values else 1)
+        raise Trouble(f"{source}, cell {number} stopped with {last} (as far as it ran: {unfinished})") from None
+    except jupyter_client.kernelspec.NoSuchKernel:
+        raise Trouble(f"{source} needs the Jupyter kernel '{KERNEL}', which this environment lacks: install ipykernel") from None
+    except nbclient.exceptions.DeadKernelError:
+        raise Trouble(f"{source}: its kernel died, perhaps for want of memory (as far as it ran: {unfinished})") from None
     if values:
         show_once(executed)
     nbformat.write(executed, unfinished)
@@ -106,7 +112,7 @@ def reference(text, destination):
     })
     fresh.nbformat, fresh.nbformat_minor = 4, 5
     client = nbclient.NotebookClient(
-        fresh, kernel_name=KERNEL, timeout=None, record_timing=False, coalesce_streams=True,
+        fresh, kernel_name=KERNEL, extra_arguments=QUIET, timeout=None, record_timing=False, coalesce_streams=True,
         resources={"metadata": {"path": str(text.parent)}},
         on_cell_complete=lambda cell, cell_index: print(f"{text.stem}: cell {cell_index + 1} of {len(fresh.cells)}", flush=True),
     )
