@@ -200,4 +200,4 @@ def _step(value, name: str, lead, like: Tensor) -> Tensor:
 
 def _blank(value: Tensor, alive: Tensor) -> Tensor:
     """``value`` (S, ...) with NaN for the systems that are no longer alive."""
-    return torch.where(alive.reshape(*alive.shape, *[1] * (value.ndim - alive.ndim)), value, torch.nan)
+    return torch.where(alive.reshape(tuple(alive.shape) + (1,) * (value.ndim - alive.ndim)), value, torch.nan)
