@@ -1,7 +1,7 @@
 """Rates: what the linearised dynamics predicts, and what a run shows.
 
 Near the solution, ``E = B A - Delta`` lies in the tangent space {B0 X + Y A0} of the rank-r matrices and
-one step is ``E <- E - step (S(E) M_A + M_B S(E))``.  ``S(E)`` is ``Sigma E`` for the linear model and,
+one step is ``E <- E - step (S(E) M_A + M_B S(E))`` to first order.  ``S(E)`` is ``Sigma E`` for the linear model and,
 column by column, ``(1/N) X^T 1[X w~_j > 0] X e_j`` for ReLU.  Descent from a balanced start has
 ``M_A = A^T A = |Delta|`` and ``M_B = B B^T``; the preconditioned step has the projectors onto Delta's
 row and column spaces instead, and with them every dependence on Delta's singular values goes.
@@ -29,22 +29,38 @@ def curvatures(problem: Regression, preconditioned: bool = False) -> Tensor:
     Raises:
         ValueError: a batch of problems; there is one operator per problem.
     """
-    if problem.shift.ndim != 2:
-        raise ValueError(f"curvatures takes one problem; got a batch of shape {tuple(problem.shift.shape[:-2])}.")
-    rank = problem.rank
-    U, s, Vh = torch.linalg.svd(problem.shift)
-    weights = torch.ones_like(s[:rank]) if preconditioned else s[:rank]
-    M_B, M_A = (U[:, :rank] * weights) @ U[:, :rank].mT, (Vh[:rank].mT * weights) @ Vh[:rank]
-    # orthonormal basis of the tangent space: u_i v_j^T with i or j among the first r*
+    U, s, Vh = torch.linalg.svd(problem.shift, full_matrices=False)
+    root = s[..., : problem.rank].sqrt()
+    _, operator = _operator(problem, U[..., : problem.rank] * root, root[:, None] * Vh[..., : problem.rank, :], preconditioned)
+    return torch.linalg.eigvals(operator).real.sort().values
+
+
+def forecast(problem: Regression, B: Tensor, A: Tensor, step: float, at: Tensor, preconditioned: bool = False) -> Tensor:
+    """``||E_t||`` (R,) that the linearised dynamics predicts after ``at`` further steps from (B, A) near the solution.
+
+    Holds when: ``E = B A - Delta`` is small beside Delta's smallest singular value; what is dropped is of second order.
+    """
+    basis, operator = _operator(problem, B, A, preconditioned)
+    values, vectors = torch.linalg.eig(operator)
+    coordinates = torch.linalg.solve(vectors, (basis.flatten(1) @ (B @ A - problem.shift).flatten()).to(vectors.dtype))
+    powers = (1 - step * values)[None, :] ** at.to(values.dtype)[:, None]
+    return torch.linalg.vector_norm((powers * coordinates) @ vectors.mT, dim=-1)
+
+
+def _operator(problem: Regression, B: Tensor, A: Tensor, preconditioned: bool) -> tuple[Tensor, Tensor]:
+    """Orthonormal basis (D, d, k) of the tangent space at B A, and the operator ``S(E) M_A + M_B S(E)`` in it."""
+    if problem.shift.ndim != 2 or B.ndim != 2:
+        raise ValueError(f"There is one linearised operator per problem; got a batch of shape {tuple(problem.shift.shape[:-2])}.")
+    rank = B.shape[-1]
+    U, V = torch.linalg.svd(B).U, torch.linalg.svd(A).Vh
+    M_B, M_A = (U[:, :rank] @ U[:, :rank].mT, V[:rank].mT @ V[:rank]) if preconditioned else (B @ B.mT, A.mT @ A)
+    # u_i v_j^T with i or j among the first r
     d, k = problem.shift.shape
     rows, columns = torch.arange(d, device=U.device), torch.arange(k, device=U.device)
-    inside = (rows[:, None] < rank) | (columns[None, :] < rank)
-    i, j = inside.nonzero(as_tuple=True)
-    basis = U.mT[i][:, :, None] * Vh[j][:, None, :]
+    i, j = ((rows[:, None] < rank) | (columns[None, :] < rank)).nonzero(as_tuple=True)
+    basis = U.mT[i][:, :, None] * V[j][:, None, :]
     image = sensed(problem, basis)
-    image = image @ M_A + M_B @ image
-    operator = basis.flatten(1) @ image.flatten(1).mT
-    return torch.linalg.eigvals(operator).real.sort().values
+    return basis, basis.flatten(1) @ (image @ M_A + M_B @ image).flatten(1).mT
 
 
 def sensed(problem: Regression, E: Tensor) -> Tensor:
