@@ -13,7 +13,7 @@ import nbformat
 import pytest
 import yaml
 
-HOUSE = ["dodo.py", "tools", "book", "_config.yml", "CITATION.cff", "requirements.lock"]
+HOUSE = ["dodo.py", "tools", "book", "_config.yml", "requirements.lock"]
 
 ALPHA = """---
 kernelspec: {display_name: Python 3, name: python3}
@@ -127,13 +127,13 @@ def test_the_book_is_built_and_says_where_it_is(built):
     assert built.first.returncode == 0, built.first.stdout + built.first.stderr
     assert (built.folder / "_build/pages/_build/html/index.html").as_uri() in built.first.stdout
     assert "alpha: " in built.first.stderr, "no progress was shown"
-    assert "collected ['alpha']" in built.page("ledger")
+    assert "collected ['alpha']" in built.page("ledger") and "collected ['alpha']" in built.printed("notebooks/ledger.ipynb")
 
 
 def test_the_graph_is_listed_with_a_sentence_for_each_task(built):
     listed = built.doit("list", "--all").stdout.splitlines()
     tasks = {line.split()[0]: line.split()[1:] for line in listed}
-    assert {"book", "test", "site", "pages", "notebook:alpha", "reference:ledger"} <= set(tasks)
+    assert {"book", "test", "site", "pages", "notebook:alpha", "reference"} <= set(tasks)
     assert all(tasks.values()), "a task has no sentence"
 
 
@@ -270,18 +270,26 @@ def test_a_notebook_that_was_removed_leaves_the_book(book):
 def test_reference_outputs_are_left_alone_when_nothing_changed(book):
     path = book.folder / "notebooks/alpha.ipynb"
     before, stamp = path.read_bytes(), path.stat().st_mtime_ns
-    run = book.doit("reference:alpha")
+    run = book.doit("reference", "alpha")
     assert "notebooks/alpha.ipynb is unchanged" in run.stdout, "only the volatile cell printed something else"
     assert path.read_bytes() == before and path.stat().st_mtime_ns == stamp
 
 
 def test_reference_outputs_are_rewritten_when_a_number_or_the_text_changed(book):
     book.write("lorabook/__init__.py", "FACTOR = 12\n")
-    assert "notebooks/alpha.ipynb is rewritten" in book.doit("reference:alpha").stdout
+    assert "notebooks/alpha.ipynb is rewritten" in book.doit("reference", "alpha").stdout
     assert "width 4 rank 2 12" in book.printed("notebooks/alpha.ipynb")
     book.replace("notebooks/alpha.md", "# Alpha", "# A better title")
-    assert "notebooks/alpha.ipynb is rewritten" in book.doit("reference:alpha").stdout
+    assert "notebooks/alpha.ipynb is rewritten" in book.doit("reference", "alpha").stdout
     assert nbformat.read(book.folder / "notebooks/alpha.ipynb", as_version=4).cells[0].source == "# A better title"
+
+
+def test_the_collectors_follow_a_rewritten_notebook_and_an_unknown_one_is_refused(book):
+    book.write("notebooks/beta.md", ALPHA.replace("# Alpha", "# Beta"))
+    run = book.doit("reference", "beta")
+    assert run.returncode == 0 and "alpha" not in run.stdout, run.stdout
+    assert "collected ['alpha', 'beta']" in book.printed("notebooks/ledger.ipynb")
+    assert "There is no notebook gamma: choose from alpha, beta, ledger." in book.doit("reference", "gamma").stdout
 
 
 def test_reference_outputs_hold_no_volatile_metadata(built):
@@ -295,7 +303,7 @@ def test_reference_outputs_hold_no_volatile_metadata(built):
 def test_a_text_whose_cell_raises_leaves_the_reference_outputs(book):
     before = (book.folder / "notebooks/alpha.ipynb").read_bytes()
     book.replace("notebooks/alpha.md", "import lorabook", "1 / 0")
-    run = book.doit("reference:alpha")
+    run = book.doit("reference", "alpha")
     assert run.returncode != 0
     assert "notebooks/alpha.md, cell 3 stopped with ZeroDivisionError: division by zero" in run.stdout
     assert (book.folder / "notebooks/alpha.ipynb").read_bytes() == before

@@ -116,7 +116,7 @@ FAULTS = r"""
   const faint = [];
   for (const node of all(".lb-badge, .lb-claim, .lb-where, .lb-verdict p, figure.lb-row figcaption"))
     if (contrast(node, getComputedStyle(node).color) < READABLE) faint.push(short(node.textContent));
-  for (const node of all("figure.lb-row svg text, figure.lb-row svg g[id^=text] path, figure.lb-row svg g[id^=text] use")) {
+  for (const node of all("figure.lb-row svg text, figure.lb-row svg g[id*=text_] path, figure.lb-row svg g[id*=text_] use")) {
     const fill = getComputedStyle(node).fill;
     if (fill !== "none" && contrast(node, fill) < READABLE) faint.push(short(node.textContent || node.parentElement.id) + " " + fill);
   }
@@ -217,7 +217,7 @@ def test_the_search_finds_a_word_from_disk(site, browser):
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto((site / "search.html").as_uri() + "?q=Fukumizu")
     page.wait_for_selector("#search-results li a", timeout=10_000)
-    assert "references.html" in page.locator("#search-results li a").first.get_attribute("href")
+    assert "references.html" in page.locator("#search-results").inner_html()
     page.goto((site / "search.html").as_uri() + "?q=xyzzyplugh")
     page.wait_for_selector("text=did not match any documents", timeout=10_000)
     assert page.locator("#search-results li a").count() == 0

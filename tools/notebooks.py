@@ -69,7 +69,7 @@ def run(source, destination, profile_file=None, **extra):
     try:
         executed = papermill.execute_notebook(
             str(source), str(unfinished), values, kernel_name=KERNEL, cwd=str(source.parent), extra_arguments=QUIET,
-            progress_bar={"desc": source.stem, "mininterval": 2, "bar_format": "{desc}: {n_fmt} of {total_fmt} cells, {elapsed}"},
+            progress_bar={"desc": source.stem, "mininterval": 5, "bar_format": "{desc}: {n_fmt} of {total_fmt} cells, {elapsed}\n"},
         )
     except papermill.exceptions.PapermillExecutionError as error:
         last = f"{error.ename}: {error.evalue}".strip().splitlines()[-1]
