@@ -105,7 +105,7 @@ def descend(forces: Callable[[Tensor, Tensor], Pair], B0: Tensor, A0: Tensor, st
         steps += alive
         look(iteration)
         if not bool(alive.any()):
-            later = [k for k in range(iteration + 1, iterations + 1) if k % every == 0 or k == iterations]
+            later = [k for k in range(iteration + 1, iterations + 1) if observe is not None and (k % every == 0 or k == iterations)]
             at, seen = at + later, seen + [tuple(torch.full_like(value, torch.nan) for value in row) for row in seen[-1:] * len(later)]
             break
     observed = tuple(torch.stack(column) for column in zip(*seen, strict=True))

@@ -11,13 +11,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lorabook import descent
+from lorabook import descent, measure
 from lorabook.device import generator, normal
 from lorabook.linalg import truncate
 from lorabook.lora_one import alignment
 from lorabook.lora_one.dynamics import descend, linear_phase, linear_residual, row_leak
 from lorabook.lora_one.problem import Regression, negative_gradient, offset
-from lorabook.lora_one.rates import slope
 from lorabook.lora_one.settings import planted, spectrum
 from lorabook.lora_one.starts import lora_ga_init, lora_init
 
@@ -64,7 +63,7 @@ def scaling_law(problem: Regression, rank: int, alphas: Tensor, step: float, see
     horizon = 1.35 * 2 * math.log(1 / float(alphas.min())) / float((2 * growth[..., 0] + growth[..., -1]).min())
     run = descend(problem, B0, A0, step, step, int(horizon) + 300, every=5)
     sines, _ = alignment.best(run.sine_to_gradient, run.at)
-    fitted = slope(alphas.log(), sines.movedim(0, -1).log())
+    fitted = measure.slope(alphas.log(), sines.movedim(0, -1).log())
     s = torch.linalg.svdvals(negative_gradient(problem))[..., : problem.rank]
     return fitted, alignment.best_sine_exponent(growth), sines, s[..., 0] / s[..., -1]
 
@@ -101,7 +100,7 @@ def residual_time(problem: Regression, rank: int, alphas: Tensor, large: Tensor,
         logs = torch.log(torch.linalg.matrix_norm(G, ord=2) / torch.linalg.matrix_norm(B, ord=2).square())
         residual, linear = linear_residual(problem, B, A0, step, int(2 + 1.2 * max(0.0, float(logs.max())) / (2 * growth)) + 60)
         time = alignment.crossing(residual, linear, level)
-        return float(slope(logs.mT, time.mT).median()) * 2 * growth
+        return float(measure.slope(logs.mT, time.mT).median()) * 2 * growth
 
     return 1 / (2 * growth), fitted(alphas), fitted(large)
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lorabook import measure
 from lorabook.device import DTYPE, default_device, generator, normal
 from lorabook.lora_one import rates, toys
 from lorabook.lora_one.dynamics import descend
@@ -114,8 +115,8 @@ def kappa_sweep(d: int, k: int, rank: int, ratio: int, kappas, step: float, seed
         second = descend(one, first.B, first.A, step, step, count, preconditioned=preconditioned, every=every)
         linear = rates.forecast(one, first.B, first.A, step, second.at, preconditioned)
         error, at = torch.cat([first.error, second.error[1:]]), torch.cat([first.at, count + second.at[1:]])
-        found["fitted"].append(-rates.slope(second.at.to(DTYPE), second.error.log()).cpu())
-        found["predicted"].append(-rates.slope(second.at.to(DTYPE), linear.log()).cpu())
+        found["fitted"].append(-measure.slope(second.at.to(DTYPE), second.error.log()).cpu())
+        found["predicted"].append(-measure.slope(second.at.to(DTYPE), linear.log()).cpu())
         found["edge"].append(torch.tensor(-math.log1p(-step * mu), dtype=DTYPE))
         found["iterations"].append(rates.iterations_to(error, at, 1e-6).cpu())
         found["curves"].append((at, error / error[0]))
@@ -143,13 +144,13 @@ def relu_sweep(d: int, k: int, rank: int, ratios, kappas, seeds: int, step: floa
         smallest = spectrum(rank, kappas, problem.X.device)[:, -1:]
         error, at = torch.cat([first.error, second.error]), torch.cat([first.at, half + second.at]).to(DTYPE)
         found["prefactor"].append((error / ((1 - step / 4) ** at[:, None, None] * smallest)).amax(0))
-        found["rate"].append((1 - rates.slope(second.at.to(DTYPE), second.error.movedim(0, -1).log()).exp()) / step)
+        found["rate"].append((1 - measure.slope(second.at.to(DTYPE), second.error.movedim(0, -1).log()).exp()) / step)
         predicted, edge = torch.empty_like(second.error[0]), torch.empty_like(second.error[0])
         for i in range(len(kappas)):
             for s in range(seeds):
                 one = Regression(problem.X[s], problem.W, problem.shift[i, s], "relu")
                 linear = rates.forecast(one, first.B[i, s], first.A[i, s], step, second.at, preconditioned)
-                predicted[i, s] = (1 - rates.slope(second.at.to(DTYPE), linear.log()).exp()) / step
+                predicted[i, s] = (1 - measure.slope(second.at.to(DTYPE), linear.log()).exp()) / step
                 edge[i, s] = rates.curvatures(one, preconditioned)[0]
         found["predicted"].append(predicted)
         found["edge"].append(edge)

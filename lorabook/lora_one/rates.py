@@ -29,6 +29,8 @@ def curvatures(problem: Regression, preconditioned: bool = False) -> Tensor:
     Raises:
         ValueError: a batch of problems; there is one operator per problem.
     """
+    if problem.shift.ndim != 2:
+        raise ValueError(f"There is one linearised operator per problem; got a batch of shape {tuple(problem.shift.shape[:-2])}.")
     U, s, Vh = torch.linalg.svd(problem.shift, full_matrices=False)
     root = s[..., : problem.rank].sqrt()
     _, operator = _operator(problem, U[..., : problem.rank] * root, root[:, None] * Vh[..., : problem.rank, :], preconditioned)
@@ -49,8 +51,6 @@ def forecast(problem: Regression, B: Tensor, A: Tensor, step: float, at: Tensor,
 
 def _operator(problem: Regression, B: Tensor, A: Tensor, preconditioned: bool) -> tuple[Tensor, Tensor]:
     """Orthonormal basis (D, d, k) of the tangent space at B A, and the operator ``S(E) M_A + M_B S(E)`` in it."""
-    if problem.shift.ndim != 2 or B.ndim != 2:
-        raise ValueError(f"There is one linearised operator per problem; got a batch of shape {tuple(problem.shift.shape[:-2])}.")
     rank = B.shape[-1]
     U, V = torch.linalg.svd(B).U, torch.linalg.svd(A).Vh
     M_B, M_A = (U[:, :rank] @ U[:, :rank].mT, V[:rank].mT @ V[:rank]) if preconditioned else (B @ B.mT, A.mT @ A)
@@ -96,9 +96,3 @@ def iterations_to(error: Tensor, at: Tensor, level: float) -> Tensor:
     below = error / error[0] <= level
     first = below.to(torch.int64).argmax(0)
     return torch.where(below.any(0), at[first].to(error.dtype), torch.nan)
-
-
-def slope(x: Tensor, y: Tensor) -> Tensor:
-    """Least-squares slope of y (..., n) against x (n,) or (..., n)."""
-    x = x - x.mean(-1, keepdim=True)
-    return (x * y).sum(-1) / (x * x).sum(-1)
