@@ -9,7 +9,7 @@ from device_discipline import no_hidden_host_transfers
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lorabook import claims, descent, device, lora_one
-from lorabook.linalg import random_orthonormal, truncate
+from lorabook.linalg import random_orthonormal, thin_svd, truncate
 from lorabook.lora_one import alignment, alignment_runs, convergence_runs, peers, rates, settings, tables, toys
 
 f64 = torch.float64
@@ -197,6 +197,17 @@ def test_descent_in_reduced_coordinates_is_descent_in_full():
             # rounding, amplified over forty steps
             assert distance(short.B, full.B) < 1e-10 and distance(short.A, full.A) < 1e-10
             assert torch.allclose(short.error, full.error, rtol=1e-10) and torch.allclose(short.sine_to_shift, full.sine_to_shift, atol=1e-10)
+
+
+def test_the_thin_decomposition_is_the_full_one_without_its_zeros():
+    for m, n, rank, batch in ((200, 150, 3, ()), (90, 300, 20, (2,)), (12, 9, 2, (3,)), (80, 80, 80, ())):
+        M = normal(*batch, m, rank, seed=1) @ normal(*batch, rank, n, seed=2)
+        U, s, Vh = thin_svd(M)
+        assert s.shape == (*batch, rank)
+        # rounding of the range finder, relative to the largest singular value
+        assert float((U * s[..., None, :] @ Vh - M).norm() / M.norm()) < 1e-13
+        assert torch.allclose(s, torch.linalg.svdvals(M)[..., :rank], rtol=1e-9)
+        assert torch.allclose(U.mT @ U, torch.eye(rank, dtype=f64).expand(*batch, rank, rank), atol=1e-12)
 
 
 def test_what_is_recorded_is_what_it_says():

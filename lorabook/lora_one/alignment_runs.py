@@ -98,8 +98,10 @@ def residual_time(problem: Regression, rank: int, alphas: Tensor, large: Tensor,
     def fitted(sizes: Tensor) -> float:
         B = sizes.to(B0)[:, None, None, None] * B0
         logs = torch.log(torch.linalg.matrix_norm(G, ord=2) / torch.linalg.matrix_norm(B, ord=2).square())
-        residual, linear = linear_residual(problem, B, A0, step, int(2 + 1.2 * max(0.0, float(logs.max())) / (2 * growth)) + 60)
-        time = alignment.crossing(residual, linear, level)
+        horizon = int(2 + 1.2 * max(0.0, float(logs.max())) / (2 * growth)) + 60
+        # every tenth of an e-folding is enough, and large starts may leave their first steps within one
+        every = max(1, int(0.1 / growth)) if horizon > 200 else 1
+        time = every * alignment.crossing(*linear_residual(problem, B, A0, step, horizon, every), level)
         return float(measure.slope(logs.mT, time.mT).median()) * 2 * growth
 
     return 1 / (2 * growth), fitted(alphas), fitted(large)

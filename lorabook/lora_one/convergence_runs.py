@@ -14,10 +14,10 @@ from torch import Tensor
 from lorabook import measure
 from lorabook.device import DTYPE, default_device, generator, normal
 from lorabook.lora_one import rates, toys
-from lorabook.lora_one.dynamics import descend
+from lorabook.lora_one.dynamics import descend, largest_sine, leading_left
 from lorabook.lora_one.problem import Regression, act, mean_relu_gradient, negative_gradient, offset
 from lorabook.lora_one.settings import planted, single, spectrum
-from lorabook.lora_one.starts import algorithm_start, spectral_init
+from lorabook.lora_one.starts import algorithm_start, lora_init, spectral_init
 
 
 def start_errors(d: int, k: int, rank: int, ratios, seeds: int, seed: int, spread: float = 0.0) -> Tensor:
@@ -60,6 +60,36 @@ def mean_distances(d: int, k: int, rank: int, ratios, seeds: int, seed: int) -> 
             J = negative_gradient(problem, B, A, masked)
             found[name].append(torch.linalg.matrix_norm(J - target) / torch.linalg.matrix_norm(target))
     return {name: torch.stack(errors) for name, errors in found.items()}
+
+
+def concentration_constants(d: int, k: int, rank: int, ratios, sizes, seeds: int, seed: int) -> dict[str, Tensor]:
+    """``||J(W_t) + E/2|| / (sqrt(d/N) ||E||)`` (ratios, sizes, seeds) at ``B A = Delta + E`` with errors E of rank 1 and given sizes."""
+    found = {"GLM form": [], "gradient": []}
+    for index, ratio in enumerate(ratios):
+        problem = planted(d, k, ratio * d, spectrum(rank, 1.0), seeds, seed + index, "relu")
+        draws = generator(seed + 100)
+        direction = normal((d, 1), draws, problem.X.device) @ normal((1, k), draws, problem.X.device)
+        sizes_ = torch.as_tensor(sizes, dtype=DTYPE, device=problem.X.device)[:, None, None, None]
+        E = sizes_ * direction / torch.linalg.matrix_norm(direction)
+        # the weights W_t = W + Delta + E with the target at distance -E
+        near = replace(problem, W=problem.W + problem.shift + E, shift=(-E).expand(len(sizes), seeds, d, k))
+        for name, masked in (("GLM form", False), ("gradient", True)):
+            J = negative_gradient(near, masked=masked)
+            found[name].append(torch.linalg.matrix_norm(J + E / 2) / torch.linalg.matrix_norm(E) * math.sqrt(ratio))
+    return {name: torch.stack(values) for name, values in found.items()}
+
+
+def start_sines(d: int, k: int, rank: int, ratio: int, seeds: int, seed: int) -> tuple[float, float]:
+    """Largest sine to Delta of spectral starts, linear and ReLU (true gradient); smallest of Gaussian starts."""
+    spectral, gaussian = [], []
+    for activation, gamma in (("linear", 1.0), ("relu", 2.0)):
+        problem = planted(d, k, ratio * d, spectrum(rank, 2.0), seeds, seed, activation)
+        target = leading_left(problem.shift, rank)
+        B, _ = spectral_init(negative_gradient(problem), rank, gamma)
+        random, _ = lora_init((seeds, d, k), rank, 0.1, generator(seed + 1), problem.shift.device)
+        spectral.append(largest_sine(leading_left(B, rank), target).max())
+        gaussian.append(largest_sine(leading_left(random, rank), target).min())
+    return float(max(spectral)), float(min(gaussian))
 
 
 def gradient_means(d: int, k: int, rank: int, samples: int, draws: int, seed: int) -> dict[str, float]:

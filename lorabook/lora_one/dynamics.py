@@ -152,8 +152,10 @@ def linear_phase(G: Tensor, B0: Tensor, A0: Tensor, step_B: float, step_A: float
     return (c * B[0], A[0] / c) if one else (c * B, A / c)
 
 
-def linear_residual(problem: Regression, B0: Tensor, A0: Tensor, step: float, iterations: int) -> tuple[Tensor, Tensor]:
-    """Distance between descent and its linear phase: ``||E_t||`` and ``||Z_t^lin||`` in operator norm, (T + 1, S) each.
+def linear_residual(problem: Regression, B0: Tensor, A0: Tensor, step: float, iterations: int, every: int = 1) -> tuple[Tensor, Tensor]:
+    """Distance between descent and its linear phase: ``||E_t||`` and ``||Z_t^lin||`` in operator norm, (R, S) each.
+
+    R counts the observed iterations 0, every, 2 every, ... and the last.
 
     Source: the slides' sketch of the alignment's proof, ``E_t = Z_t - Z_t^lin`` with ``Z = [B; A^T]``.
     """
@@ -164,7 +166,7 @@ def linear_residual(problem: Regression, B0: Tensor, A0: Tensor, step: float, it
         J = _negative_gradient(problem, B, A, True)
         return J @ A.mT, B.mT @ J
 
-    run = descent.descend(forces, B0, A0, step, step, iterations, observe=lambda B, A: (torch.cat([B, A.mT], -2),))
+    run = descent.descend(forces, B0, A0, step, step, iterations, observe=lambda B, A: (torch.cat([B, A.mT], -2),), every=every)
     B, A = linear_phase(G, B0, A0, step, step, run.at)
     linear = torch.cat([B, A.mT], -2)
     return operator_norm(run.observed[0] - linear), operator_norm(linear)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lorabook import checks
+from lorabook.linalg import thin_svd
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,13 @@ class Regression:
     @functools.cached_property
     def rank(self) -> int:
         """r*, the largest rank of the shifts: singular values above 1e-10 of the largest."""
-        s = torch.linalg.svdvals(self.shift)
-        return int((s > 1e-10 * s[..., :1]).sum(-1).max())
+        return self.directions[0].shape[-1]
+
+    @functools.cached_property
+    def directions(self) -> tuple[Tensor, Tensor]:
+        """Orthonormal bases (..., d, r*) and (..., k, r*) of the column and row spaces of the shift."""
+        U, _, Vh = thin_svd(self.shift)
+        return U, Vh.mT
 
     @functools.cached_property
     def before(self) -> Tensor:
@@ -194,15 +200,14 @@ def reduced(problem: Regression, B0: Tensor, A0: Tensor) -> tuple[Regression, Te
     """
     if problem.activation != "linear" or problem.noise is not None:
         raise ValueError("The reduction is exact for the linear model without label noise only.")
-    U, _, Vh = torch.linalg.svd(problem.shift, full_matrices=False)
-    rank = problem.rank
-    R = _joint_basis(Vh[..., :rank, :].mT, A0.mT)
+    columns, rows = problem.directions
+    R = _joint_basis(rows, A0.mT)
     if problem.X is not None:
         small = replace(problem, W=problem.W @ R, shift=problem.shift @ R)
         # the covariance does not change: hand it on instead of forming it again
         small.__dict__["covariance"] = problem.covariance
         return small, B0, A0 @ R, torch.eye(B0.shape[-2], dtype=B0.dtype, device=B0.device), R
-    L = _joint_basis(U[..., :rank], B0)
+    L = _joint_basis(columns, B0)
     return replace(problem, W=L.mT @ problem.W @ R, shift=L.mT @ problem.shift @ R), L.mT @ B0, A0 @ R, L, R
 
 
