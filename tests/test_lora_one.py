@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lorabook import claims, descent, device, lora_one
 from lorabook.linalg import random_orthonormal, thin_svd, truncate
-from lorabook.lora_one import alignment, alignment_runs, convergence_runs, peers, rates, settings, tables, toys
+from lorabook.lora_one import alignment, alignment_runs, convergence_runs, peers, rates, settings, start_runs, tables, toys
 
 f64 = torch.float64
 
@@ -79,7 +79,7 @@ def test_both_forms_vanish_at_the_solution():
 
 
 def test_the_printed_jacobian_is_not_the_gradient_and_the_corrected_one_is():
-    printed, corrected = convergence_runs.jacobian_distances(6, 3)
+    printed, corrected = start_runs.jacobian_distances(6, 3)
     assert printed > 0.1 and corrected < 1e-13  # rounding
 
 
@@ -99,7 +99,7 @@ def test_the_mean_relu_gradient_agrees_with_quadrature():
 
 
 def test_the_mean_relu_gradient_agrees_with_many_samples_and_half_the_shift_does_not():
-    means = convergence_runs.gradient_means(12, 10, 2, 4096, 60, 3)
+    means = start_runs.gradient_means(12, 10, 2, 4096, 60, 3)
     # 60 x 4096 samples in 12 dimensions: about sqrt(12 / 2.5e5), times a few
     assert means["gradient, closed form"] < 0.03 and means["GLM form"] < 0.03
     assert means["gradient"] > 0.1 and means["GLM form, closed form"] > 0.1
@@ -134,10 +134,10 @@ def test_the_population_is_the_limit_of_many_samples():
 
 
 def test_the_start_error_has_the_exact_mean_square():
-    squares = convergence_runs.start_errors(16, 12, 2, [4, 16], 400, 1) / 17
+    squares = start_runs.start_errors(16, 12, 2, [4, 16], 400, 1) / 17
     # the relative spread of one is near sqrt(2 / (d r*)) = 0.25, of the mean over 400 a twentieth of that; three of these
     assert float((squares.mean(-1) - 1).abs().max()) < 0.04
-    coloured = convergence_runs.start_errors(16, 12, 2, [16], 100, 1, spread=0.5) / 17
+    coloured = start_runs.start_errors(16, 12, 2, [16], 100, 1, spread=0.5) / 17
     assert float(coloured.mean()) > 1.2
 
 
@@ -400,7 +400,7 @@ def test_the_plane_is_kept_only_for_an_eigenvector():
 
 
 def test_the_printed_sign_traps_descent_below_the_singular_values_only():
-    ends = {g: [convergence_runs.slides_start_error(8, 8, 3, g, 0.2, 150, 1, turned) for turned in (False, True)] for g in (0.3, 2.0)}
+    ends = {g: [start_runs.slides_start_error(8, 8, 3, g, 0.2, 150, 1, turned) for turned in (False, True)] for g in (0.3, 2.0)}
     assert ends[0.3][0] > 0.3 and max(ends[0.3][1], *ends[2.0]) < 1e-8
 
 
