@@ -40,10 +40,10 @@ def kappa_sweep(d: int, k: int, rank: int, ratio: int, kappas, step: float, seed
         second = descend(one, first.B, first.A, step, step, count, preconditioned=preconditioned, every=every)
         linear = rates.forecast(one, first.B, first.A, step, second.at, preconditioned)
         error, at = torch.cat([first.error, second.error[1:]]), torch.cat([first.at, count + second.at[1:]])
-        found["fitted"].append(-measure.slope(second.at.to(DTYPE), second.error.log()).cpu())
-        found["predicted"].append(-measure.slope(second.at.to(DTYPE), linear.log()).cpu())
-        found["edge"].append(torch.tensor(-math.log1p(-step * mu), dtype=DTYPE))
-        found["iterations"].append(rates.iterations_to(error, at, 1e-6).cpu())
+        found["fitted"].append(-measure.slope(second.at.to(DTYPE), second.error.log()))
+        found["predicted"].append(-measure.slope(second.at.to(DTYPE), linear.log()))
+        found["edge"].append(torch.tensor(-math.log1p(-step * mu), dtype=DTYPE, device=shift.device))
+        found["iterations"].append(rates.iterations_to(error, at, 1e-6))
         found["curves"].append((at, error / error[0]))
     return {name: values if name == "curves" else torch.stack(values) for name, values in found.items()}
 

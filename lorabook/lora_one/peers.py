@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lorabook import descent
+from lorabook.device import generator
 from lorabook.lora_one.dynamics import descend
 from lorabook.lora_one.problem import Regression, negative_gradient, offset
 from lorabook.lora_one.starts import FORMS, algorithm_start, lora_ga_init, lora_init, pissa_init, spectral_init
@@ -76,8 +77,6 @@ def tune(problem: Regression, method: str, rank: int, rates: Tensor, iterations:
     Returns:
         :class:`Tuned`.
     """
-    from lorabook.device import generator
-
     task, B0, A0, ratio = start(problem, method, rank, init_scale, gamma, generator(seed))
     step = rates[:, None]
     run = descend(task, B0.expand(len(rates), *B0.shape), A0, step, ratio * step, iterations, preconditioned=preconditioned,

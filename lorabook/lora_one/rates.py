@@ -75,22 +75,6 @@ def sensed(problem: Regression, E: Tensor) -> Tensor:
     return torch.einsum("jab,...bj->...aj", grams, E)
 
 
-def fitted_factor(error: Tensor, at: Tensor, high: float = 1e-4, low: float = 1e-10) -> Tensor:
-    """Factor per iteration (S) fitted to the late part of ``error`` (R, S), ``low <= error / error[0] <= high``.
-
-    Returns NaN where fewer than five observations lie in that window.  Source: least squares on logarithms.
-    """
-    flat = (error / error[0]).reshape(len(at), -1)
-    answers = torch.full_like(flat[0], torch.nan)
-    for system, curve in enumerate(flat.mT):
-        late = (curve <= high) & (curve >= low)
-        if int(late.sum()) >= 5:
-            t, y = at[late].to(curve.dtype), curve[late].log()
-            t = t - t.mean()
-            answers[system] = torch.exp((t * y).sum() / (t * t).sum())
-    return answers.reshape(error.shape[1:])
-
-
 def iterations_to(error: Tensor, at: Tensor, level: float) -> Tensor:
     """First observed iteration (S) at which ``error / error[0]`` (R, S) is at most ``level``; NaN where it never is."""
     below = error / error[0] <= level

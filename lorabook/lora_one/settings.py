@@ -11,13 +11,14 @@ import math
 import torch
 from torch import Tensor
 
-from lorabook.device import DTYPE, generator, normal
+from lorabook.device import DTYPE, default_device, generator, normal
 from lorabook.linalg import random_orthonormal
 from lorabook.lora_one.problem import Regression
 
 
 def spectrum(rank: int, kappa, device=None) -> Tensor:
     """Geometric singular values (..., rank) from 1 down to 1 / kappa; kappa a number or a list."""
+    device = default_device() if device is None else device
     kappa = torch.as_tensor(kappa, dtype=DTYPE, device=device)
     powers = torch.linspace(0, 1, rank, dtype=DTYPE, device=device) if rank > 1 else torch.zeros(1, dtype=DTYPE, device=device)
     return kappa[..., None] ** -powers

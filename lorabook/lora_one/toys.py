@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lorabook import descent
+from lorabook.device import default_device
 from lorabook.lora_one.problem import Regression, _negative_gradient
 
 BETA = (2.0, 1.0)
@@ -25,6 +26,7 @@ def toy_problem(device=None) -> Regression:
 
     The rows are ours, fixed by formula; the talk's own draw is not printed.
     """
+    device = default_device() if device is None else device
     X = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 1.0]], dtype=torch.float64, device=device)
     shift = torch.tensor(BETA, dtype=torch.float64, device=device)[:, None]
     return Regression(X, torch.zeros_like(shift), shift)
