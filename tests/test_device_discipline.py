@@ -62,7 +62,7 @@ FAKE = {
     "linear_phase.iterate": lambda: linear_phase.iterate(ones(5, 4), ones(3, 5, 2), ones(2, 4), 0.1, [0, 1]),
     "measure.slope": lambda: measure.slope(ones(3, 5), ones(3, 5)),
     "measure.log_slope": lambda: measure.log_slope(ones(3, 5), ones(3, 5)),
-    "rushka.algorithm.descend": lambda: rushka.descend(*loss_gradients("cuda"), ones(4, 2), ones(2, 4), 0.1, 3, 2, 0.5),
+    "rushka.algorithm.descend": lambda: [rushka.descend(*loss_gradients("cuda"), *trace_pair(), step, 3, 2, 0.5) for step in (0.1, ones(3, 1, 1))],
     "rushka.trace.trace_gradients": lambda: [g(*trace_pair()) for c in (1.0, ones(3)) for g in rushka.trace_gradients(c)],
     "rushka.trace.trace_flow": lambda: [rushka.trace_flow(c, *trace_pair(), [0.0, 1.0]) for c in (1.0, ones(3), ones(3, on="cpu"))],
     "rushka.trace.trace_limit": lambda: [rushka.trace_limit(c, *trace_pair()) for c in (1.0, ones(3), ones(3, on="cpu"))],

@@ -170,6 +170,20 @@ def test_any_gradient_will_do_also_a_batch_and_a_loss_by_automatic_differentiati
         assert (one[0] - many[0][k]).abs().max() < 1e-12 and (one[1] - many[1][k]).abs().max() < 1e-12
 
 
+def test_every_system_may_have_its_own_step():
+    source = device.generator(10)
+    W0, B0, A0 = (device.normal(shape, source, "cpu") for shape in ((5, 4), (3, 5, 2), (3, 2, 4)))
+    steps = torch.tensor([0.01, 0.02, 0.05], dtype=f64)
+    many = rushka.descend(*rushka.frobenius_gradients(W0), B0, A0, steps[:, None, None], 20, 2, 0.5)
+    for k in range(3):
+        one = rushka.descend(*rushka.frobenius_gradients(W0), B0[k], A0[k], float(steps[k]), 20, 2, 0.5)
+        # batched products, same numbers: rounding of forty steps
+        assert (one[0] - many[0][k]).abs().max() < 1e-12 and (one[1] - many[1][k]).abs().max() < 1e-12
+    steps[1] = 0
+    with pytest.raises(ValueError, match="step must be positive and finite"):
+        rushka.descend(*rushka.frobenius_gradients(W0), B0, A0, steps[:, None, None], 1)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_descent_turns_with_its_problem(seed):
     (gB, gA), B0, A0, W0 = problem(seed)
