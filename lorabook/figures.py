@@ -85,6 +85,79 @@ def spread(ax: Axes, x, samples, source: str, label: str) -> Axes:
     return _legend(ax, [label])
 
 
+def bars(ax: Axes, labels, values, source: str, floor_at: float | None = None) -> Axes:
+    """Horizontal bars with their names on the left, first on top; ``floor_at`` is the shortest length shown on a log axis."""
+    values = _numpy(values)
+    shown = np.maximum(values, floor_at) if floor_at else values
+    ax.barh(range(len(labels)), shown, color=COLOURS[source], alpha=0.75)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def intervals(ax: Axes, labels, values, half_widths, source: str, marked=()) -> Axes:
+    """A forest plot: one line per label, a point with its interval; the rows in ``marked`` are filled squares."""
+    values, half_widths = _numpy(values), _numpy(half_widths)
+    for row in range(len(labels)):
+        strong = row in marked
+        ax.errorbar(values[row], row, xerr=half_widths[row], fmt="s" if strong else "o", color=COLOURS[source] if strong else GREY,
+                    markersize=5.5 if strong else 4.5, capsize=2, linewidth=1.2)
+    ax.set_yticks(range(len(labels)), labels, fontsize="small")
+    ax.invert_yaxis()
+    return ax
+
+
+def heat(ax: Axes, rows, columns, values, texts, source: str) -> Axes:
+    """A table as coloured cells, each with its text; ``values`` (R, C) in [0, 1] set the strength of the colour."""
+    red, green, blue = (int(COLOURS[source][k : k + 2], 16) / 255 for k in (1, 3, 5))
+    strength = np.clip(np.nan_to_num(_numpy(values)), 0, 1)
+    image = np.stack([np.full_like(strength, c) for c in (red, green, blue)] + [0.08 + 0.5 * strength], -1)
+    ax.imshow(image, aspect="auto")
+    for r, line in enumerate(texts):
+        for c, text in enumerate(line):
+            ax.text(c, r, text, ha="center", va="center", fontsize="small", color=INK)
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.grid(visible=False)
+    return ax
+
+
+def stream(ax: Axes, x, y, u, v, level=None) -> Axes:
+    """A phase portrait: thin grey streamlines of the field (u, v) on the grid, contours of ``level`` where given."""
+    x, y = _numpy(x), _numpy(y)
+    if level is not None:
+        ax.contour(x, y, _numpy(level), levels=9, colors=GREY, linewidths=0.5, alpha=0.6, linestyles="solid")
+    ax.streamplot(x, y, _numpy(u), _numpy(v), color=GREY, linewidth=0.6, arrowsize=0.7, density=0.9)
+    return ax
+
+
+def table(header, rows) -> "Table":
+    """A small table for a page: texts and numbers, numbers at three digits."""
+    def text(value):
+        if isinstance(value, str):
+            return value
+        if isinstance(value, int):
+            return str(value)
+        return f"{float(value):.3g}".replace("e-0", "e-").replace("e+0", "e")
+
+    return Table(tuple(map(text, header)), tuple(tuple(map(text, row)) for row in rows))
+
+
+class Table:
+    """What :func:`table` shows: Markdown on a page, aligned columns elsewhere."""
+
+    def __init__(self, header: tuple[str, ...], rows: tuple[tuple[str, ...], ...]):
+        self.header, self.rows = header, rows
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        lines = [self.header, *self.rows]
+        widths = [max(len(line[c]) for line in lines) for c in range(len(self.header))]
+        plain = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+        mark = lambda line: "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"  # noqa: E731
+        return {"text/plain": plain, "text/markdown": "\n".join([mark(self.header), "|" + "---|" * len(self.header), *map(mark, self.rows)])}
+
+
 def tolerance(ax: Axes, low: float, high: float, label: str = "") -> Axes:
     """The band in which a claim holds, as a grey strip across the panel."""
     ax.axhspan(low, high, color=GREY, alpha=0.2, linewidth=0, label=label or None)

@@ -1,0 +1,87 @@
+"""What Theorems 3.1 and 3.2 measure, and what the linear phase predicts for it.
+
+In the linear phase the part of B inside G's leading left space grows like ``(1 + w s_r*)^t``, the rest of
+B stays.  The first correction tilts the leading direction by ``alpha^2 (1 + w s_1)^{2t}``.  The best sine
+sits where the two meet, ``alpha`` to the power ``2 l_r* / (2 l_1 + l_r*)`` with ``l_i = ln(1 + w s_i)`` and
+``w = sqrt(step_B step_A)``; for small steps the exponent is ``2 / (2 kappa_G + 1)``.
+
+Source: the exponents are ours; the slides print ``alpha = O(epsilon ...)`` and no ``ln(1/epsilon)`` in t*.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lorabook import descent
+from lorabook.lora_one.dynamics import Run, descend, row_leak
+from lorabook.lora_one.problem import Regression, negative_gradient
+
+
+def growth_rates(problem: Regression, step: float) -> Tensor:
+    """``l_i = ln(1 + step s_i(G))`` (..., r*), per iteration, largest first."""
+    return torch.log1p(step * torch.linalg.svdvals(negative_gradient(problem))[..., : problem.rank])
+
+
+def best_sine_exponent(rates: Tensor) -> Tensor:
+    """``2 l_r* / (2 l_1 + l_r*)`` (...) from :func:`growth_rates`: the power of alpha in the best sine."""
+    return 2 * rates[..., -1] / (2 * rates[..., 0] + rates[..., -1])
+
+
+def best(sine: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest of the sines (R, S) over the run, and the iteration at which it stands; NaN counts as 1."""
+    low, where = torch.nan_to_num(sine, nan=1.0).min(0)
+    return low, at[where]
+
+
+def first_below(sine: Tensor, at: Tensor, level: float) -> Tensor:
+    """First observed iteration (S) at which the sine (R, S) is at most ``level``; NaN where it never is."""
+    reached = sine <= level
+    return torch.where(reached.any(0), at[reached.to(torch.int64).argmax(0)].to(sine.dtype), torch.nan)
+
+
+def loosest_sine(A: Tensor, G: Tensor, rank: int) -> Tensor:
+    """Theorem 3.1's quantity for r < r*, at its worst: ``||V_perp(G)^T V_r*(A)||`` over the admissible V_r*(A).
+
+    With fewer than r* rows the last of A's leading r* right singular vectors belong to singular value 0 and
+    may be any orthonormal vectors of its null space, also one outside G's row space.
+    """
+    r, k = A.shape[-2:]
+    V = torch.linalg.svd(G, full_matrices=False).Vh[..., :rank, :].mT
+    rows = torch.linalg.svd(A, full_matrices=False).Vh.mT
+    if r < rank:
+        # the null space of A minus G's row space holds k - dim(span) directions; take one
+        joint = torch.linalg.qr(torch.cat([V, rows], -1), mode="complete").Q
+        rows = torch.cat([rows, joint[..., :, -1:]], -1)
+    return torch.linalg.matrix_norm(rows - V @ (V.mT @ rows), ord=2)
+
+
+def rules() -> dict[str, tuple]:
+    """Name -> (rule, step factor, keeps the row space?) for the comparison of optimisers."""
+    return {
+        "gradient descent": (descent.plain, 1.0, True),
+        "momentum": (descent.momentum(0.9), 0.1, True),
+        "weight decay": (descent.decayed(0.1), 1.0, True),
+        "preconditioned": (descent.preconditioned(1e-2), 1.0, True),
+        "sign steps": (descent.signed, 0.02, False),
+        "Adam": (descent.adam(), 0.05, False),
+    }
+
+
+def leaks(problem: Regression, B0: Tensor, A0: Tensor, step: float, iterations: int) -> dict[str, Tensor]:
+    """Row leak (S) of the last A under every rule of :func:`rules`."""
+    G, found = negative_gradient(problem), {}
+    for name, (rule, factor, _) in rules().items():
+        run: Run = descend(problem, B0, A0, factor * step, factor * step, iterations, rule=rule, every=iterations)
+        found[name] = row_leak(run.A, G, problem.rank)
+    return found
+
+
+def crossing(distance: Tensor, size: Tensor, ratio: float) -> Tensor:
+    """First iteration (S) at which ``distance`` (T + 1, S) reaches ``ratio * size``, with linear interpolation."""
+    gap = (distance / size).log() - torch.log(torch.as_tensor(ratio, dtype=size.dtype, device=size.device))
+    first = (gap >= 0).to(torch.int64).argmax(0)
+    after = gap.gather(0, first[None])[0]
+    before = gap.gather(0, (first - 1).clamp(min=0)[None])[0]
+    fraction = torch.where(first > 0, after / (after - before), 0.0)
+    return torch.where((gap >= 0).any(0), first - fraction, torch.nan)

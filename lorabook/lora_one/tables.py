@@ -1,0 +1,86 @@
+"""The published tables as data: ranks by column, gaps, and what the numbers themselves allow.
+
+The tables cannot be re-run here.  What can be checked is arithmetic: an accuracy from one run on n
+examples is a whole number of n-ths, and a classifier that always gives the larger class has that class's
+share.  "Consistent with" is all that such a check can say.
+
+Data: ``data/published/*.csv`` with ``PROVENANCE.md``.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parents[2] / "data" / "published"
+
+
+def read(name: str) -> list[dict]:
+    """Rows of ``data/published/<name>.csv``; numbers as float, empty cells as None."""
+    with (FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return [{key: _number(text) for key, text in row.items()} for row in csv.DictReader(file)]
+
+
+def label(row: dict) -> str:
+    """Method with its rank, as the tables write it."""
+    return row["method"] + (f" r = {row['rank']:.0f}" if row["rank"] else "")
+
+
+def best_methods(rows: list[dict], exclude=("Full", "Pre-trained", "One-step GD")) -> list[tuple]:
+    """For every (dataset, rank): the methods with the highest mean, more than one where they tie."""
+    cells = {}
+    for row in rows:
+        if row["method"] not in exclude:
+            cells.setdefault((row["dataset"], row["rank"]), []).append(row)
+    answers = []
+    for (dataset, rank), found in sorted(cells.items()):
+        top = max(row["mean"] for row in found)
+        answers.append((dataset, rank, [row["method"] for row in found if row["mean"] == top]))
+    return answers
+
+
+def gaps(rows: list[dict], method: str, runs: int) -> list[tuple]:
+    """Lead of ``method`` over the best other method of the same rank, in standard errors of the difference.
+
+    Args:
+        runs: number of runs behind each mean; the slides do not say, so the caller must.
+
+    Returns:
+        (dataset, rank, other method, difference, difference / sqrt((s1^2 + s2^2) / runs)).
+    """
+    answers = []
+    for row in rows:
+        if row["method"] != method:
+            continue
+        others = [o for o in rows if (o["dataset"], o["rank"]) == (row["dataset"], row["rank"]) and o["method"] != method]
+        best = max(others, key=lambda o: o["mean"])
+        difference = row["mean"] - best["mean"]
+        answers.append((row["dataset"], row["rank"], best["method"], difference, difference / math.sqrt((row["std"] ** 2 + best["std"] ** 2) / runs)))
+    return answers
+
+
+def is_fraction(percent: float, n: int, decimals: int = 2) -> bool:
+    """Whether ``percent``, rounded to ``decimals``, is a whole number of n-ths."""
+    count = round(percent * n / 100)
+    return any(round(100 * c / n, decimals) == round(percent, decimals) for c in (count - 1, count, count + 1))
+
+
+def single_runs(rows: list[dict], sizes: dict[str, int], exchanged: tuple[str, str] | None = None) -> list[tuple]:
+    """(method, dataset, percent, fits) for entries printed without a spread, i.e. from one run.
+
+    Args:
+        sizes: validation examples per dataset.
+        exchanged: two datasets whose entries are read in each other's place.
+    """
+    swap = dict(zip(exchanged, exchanged[::-1])) if exchanged else {}
+    found = [row for row in rows if row["std"] is None and row["mean"] is not None]
+    return [(row["method"], dataset, row["mean"], is_fraction(row["mean"], int(sizes[dataset])))
+            for row in found for dataset in [swap.get(row["dataset"], row["dataset"])]]
+
+
+def _number(text: str):
+    try:
+        return float(text)
+    except ValueError:
+        return text or None

@@ -1,0 +1,69 @@
+"""The two small examples of the talk.
+
+Toy I: one output, ``y = x^T beta`` with ``beta = (2, 1)``, B in R^2, A in R.  The minimisers are the curve
+``B = beta / t``, ``A = t``.
+
+Toy II, a phase portrait.  The slides do not say which plane is drawn; here it is the plane of one
+aligned pair ``B = b u``, ``A = a v^T`` with ``Delta = s u v^T``.  Descent keeps that plane when u is an
+eigenvector of Sigma, ``Sigma u = lambda u``, and there it reads
+``b <- b + step lambda (s - b a) a``, ``a <- a + step lambda (s - b a) b``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lorabook import descent
+from lorabook.device import default_device
+from lorabook.lora_one.problem import Regression, _negative_gradient
+
+BETA = (2.0, 1.0)
+
+
+def toy_problem(device=None) -> Regression:
+    """Toy I on four fixed rows: ``Sigma = [[1.25, 0.25], [0.25, 0.75]]``, not the identity.
+
+    The rows are ours, fixed by formula; the talk's own draw is not printed.
+    """
+    device = default_device() if device is None else device
+    X = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 1.0]], dtype=torch.float64, device=device)
+    shift = torch.tensor(BETA, dtype=torch.float64, device=device)[:, None]
+    return Regression(X, torch.zeros_like(shift), shift)
+
+
+def trajectory(problem: Regression, B0: Tensor, A0: Tensor, step, iterations: int) -> tuple[Tensor, Tensor]:
+    """Iterates of plain descent, ``B (T + 1, S, d, r)`` and ``A (T + 1, S, r, k)``."""
+
+    def forces(B, A):
+        J = _negative_gradient(problem, B, A, True)
+        return J @ A.mT, B.mT @ J
+
+    return descent.descend(forces, B0, A0, step, step, iterations, observe=lambda B, A: (B, A)).observed
+
+
+def squared_label_direction(problem: Regression) -> Tensor:
+    """``(1/N) sum_i y_i^2 x_i`` (d, 1), what the released notebook for toy I starts from; the gradient has ``y_i x_i``."""
+    return problem.X.mT @ problem.labels.square() / problem.X.shape[-2]
+
+
+def path_length(B: Tensor, A: Tensor) -> Tensor:
+    """Length (S) of the path that the iterates (T + 1, S, ...) describe in the space of both factors."""
+    steps = [torch.diff(M, dim=0).flatten(2).square().sum(-1) for M in (B, A)]
+    return (steps[0] + steps[1]).sqrt().sum(0)
+
+
+def plane_map(b: Tensor, a: Tensor, s: float, step: float, iterations: int) -> tuple[Tensor, Tensor]:
+    """Toy II: iterates (T + 1, S) of the two-dimensional map with ``lambda = 1``, for starts b, a (S,)."""
+    path = [(b, a)]
+    for _ in range(iterations):
+        rest = s - b * a
+        b, a = b + step * rest * a, a + step * rest * b
+        path.append((b, a))
+    return tuple(torch.stack(column) for column in zip(*path, strict=True))
+
+
+def plane_field(b: Tensor, a: Tensor, s: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Direction of descent ``((s - b a) a, (s - b a) b)`` and the loss ``(s - b a)^2 / 2`` on a grid."""
+    rest = s - b * a
+    return rest * a, rest * b, rest.square() / 2

@@ -1,0 +1,519 @@
+"""LoRA-One: the regression and its gradients, the starts, the dynamics and its predictions, the published tables."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from device_discipline import no_hidden_host_transfers
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from lorabook import claims, descent, device, lora_one
+from lorabook.linalg import random_orthonormal, thin_svd, truncate
+from lorabook.lora_one import alignment, alignment_runs, convergence_runs, peers, rates, settings, start_runs, tables, toys
+
+f64 = torch.float64
+
+
+def normal(*shape, seed=0):
+    return device.normal(shape, device.generator(seed), "cpu")
+
+
+def problem(activation="linear", N=60, d=7, k=5, rank=2, seed=0, **options):
+    """One problem with a shift of the given rank and singular values 1 and 1/2."""
+    return settings.single(settings.planted(d, k, N, settings.spectrum(rank, 2.0, "cpu"), 1, seed, activation, **options), 0)
+
+
+def factors(d=7, k=5, r=3, seed=5, size=0.5):
+    return size * normal(d, r, seed=seed), size * normal(r, k, seed=seed + 1)
+
+
+def distance(x, y):
+    return float((x - y).norm() / y.norm())
+
+
+# The gradients
+
+
+@pytest.mark.parametrize("activation", ["linear", "relu"])
+def test_the_negative_gradient_is_that_of_the_loss(activation):
+    p = problem(activation)
+    B, A = factors()
+    eye = torch.eye(7, dtype=f64)
+
+    def objective(update):
+        return lora_one.loss(p, eye, update)
+
+    exact = -torch.func.grad(objective)(B @ A)
+    # rounding of sums over 60 samples
+    assert distance(lora_one.negative_gradient(p, B, A), exact) < 1e-13
+    direction, h = normal(7, 5, seed=9), 1e-6
+    slope = (objective(B @ A + h * direction) - objective(B @ A - h * direction)) / (2 * h)
+    # central differences: rounding 1e-16 / h, unless a kink lies within h, which this seed has not
+    assert abs(float(slope + (exact * direction).sum())) < 1e-8
+
+
+def test_the_linear_gradient_is_covariance_times_error():
+    p = problem()
+    B, A = factors()
+    wanted = p.covariance @ (p.shift - B @ A)
+    for masked in (True, False):
+        assert distance(lora_one.negative_gradient(p, B, A, masked), wanted) < 1e-13  # summation order
+    assert distance(lora_one.negative_gradient(p), p.covariance @ p.shift) < 1e-13  # the same at B A = 0
+
+
+def test_the_glm_form_leaves_the_mask_out():
+    p = problem("relu")
+    B, A = factors()
+    residual = p.labels - (p.X @ (p.W + B @ A)).clamp(min=0)
+    assert distance(lora_one.negative_gradient(p, B, A, masked=False), p.X.mT @ residual / 60) < 1e-13  # summation order
+    assert distance(lora_one.negative_gradient(p, B, A), lora_one.negative_gradient(p, B, A, masked=False)) > 0.05
+
+
+def test_both_forms_vanish_at_the_solution():
+    p = problem("relu")
+    B, A = lora_one.spectral_init(p.shift, 2)
+    for masked in (True, False):
+        # the labels are met to rounding
+        assert float(lora_one.negative_gradient(p, B, A, masked).abs().max()) < 1e-14
+
+
+def test_the_printed_jacobian_is_not_the_gradient_and_the_corrected_one_is():
+    printed, corrected = start_runs.jacobian_distances(6, 3)
+    assert printed > 0.1 and corrected < 1e-13  # rounding
+
+
+# Means over Gaussian samples
+
+
+def test_the_mean_relu_gradient_agrees_with_quadrature():
+    w, shift = normal(2, 1, seed=1), normal(2, 1, seed=2)
+    turns = 400_000
+    angle = (torch.arange(turns, dtype=f64) + 0.5) * (2 * math.pi / turns)
+    x = torch.stack([angle.cos(), angle.sin()], -1)
+    value = ((x @ (w + shift)).clamp(min=0) - (x @ w).clamp(min=0)) * (x @ w > 0)
+    # in two dimensions E |x|^2 = 2 factors out of the homogeneous integrand
+    wanted = 2 * (x * value).mean(0)[:, None]
+    # the midpoint rule has an error of the step at the kinks
+    assert distance(lora_one.mean_relu_gradient(w, shift), wanted) < 1e-5
+
+
+def test_the_mean_relu_gradient_agrees_with_many_samples_and_half_the_shift_does_not():
+    means = start_runs.gradient_means(12, 10, 2, 4096, 60, 3)
+    # 60 x 4096 samples in 12 dimensions: about sqrt(12 / 2.5e5), times a few
+    assert means["gradient, closed form"] < 0.03 and means["GLM form"] < 0.03
+    assert means["gradient"] > 0.1 and means["GLM form, closed form"] > 0.1
+
+
+def test_the_mean_relu_gradient_in_its_limits():
+    W = normal(6, 4, seed=3)
+    # a shift along w itself keeps the angle at 0, where the mean is half the shift
+    assert distance(lora_one.mean_relu_gradient(W, 0.3 * W), 0.15 * W) < 1e-14
+    # turned to the opposite side nothing is left but -w / 2
+    assert distance(lora_one.mean_relu_gradient(W, -2 * W), -W / 2) < 1e-14
+    small = 1e-9 * normal(6, 4, seed=4)
+    # to first order half the shift, with a relative error of the angle
+    assert distance(lora_one.mean_relu_gradient(W, small), small / 2) < 1e-8
+
+
+def test_the_mean_relu_gradient_turns_with_the_space_and_scales_with_the_weights():
+    W, shift, Q = normal(6, 4, seed=3), normal(6, 4, seed=4), torch.linalg.qr(normal(6, 6, seed=5)).Q
+    J = lora_one.mean_relu_gradient(W, shift)
+    # orthogonal and homogeneous of degree one: rounding
+    assert distance(lora_one.mean_relu_gradient(Q @ W, Q @ shift), Q @ J) < 1e-13
+    assert distance(lora_one.mean_relu_gradient(3 * W, 3 * shift), 3 * J) < 1e-14
+
+
+def test_the_population_is_the_limit_of_many_samples():
+    for activation in ("linear", "relu"):
+        many = problem(activation, N=400_000)
+        B, A = factors()
+        for masked in (True, False):
+            gap = distance(lora_one.negative_gradient(many, B, A, masked), lora_one.negative_gradient(replace(many, X=None), B, A, masked))
+            assert gap < 0.02  # a few times sqrt(d / N) = 0.004
+
+
+def test_the_start_error_has_the_exact_mean_square():
+    squares = start_runs.start_errors(16, 12, 2, [4, 16], 400, 1) / 17
+    # the relative spread of one is near sqrt(2 / (d r*)) = 0.25, of the mean over 400 a twentieth of that; three of these
+    assert float((squares.mean(-1) - 1).abs().max()) < 0.04
+    coloured = start_runs.start_errors(16, 12, 2, [16], 100, 1, spread=0.5) / 17
+    assert float(coloured.mean()) > 1.2
+
+
+# The starts
+
+
+def test_the_spectral_start_is_balanced_and_its_product_is_the_truncation():
+    G = normal(3, 9, 6)
+    for rank, gamma in ((1, 1.0), (4, 2.0), (6, 0.5)):
+        B, A = lora_one.spectral_init(G, rank, gamma)
+        assert distance(B @ A, gamma * truncate(G, rank)) < 1e-13  # rounding of the decomposition
+        assert float((B.mT @ B - A @ A.mT).abs().max()) < 1e-12
+
+
+def test_lora_ga_starts_from_the_next_right_singular_vectors():
+    G = normal(9, 8)
+    B, A = lora_one.lora_ga_init(G, 3, 4.0)
+    V = torch.linalg.svd(G).Vh
+    # orthonormal up to rounding, twice as long for gamma = 4
+    assert torch.allclose(B.mT @ B, 4 * torch.eye(3, dtype=f64), atol=1e-13)
+    assert float((A @ V[:3].mT).abs().max()) < 1e-13 and distance(A.mT @ A, 4 * V[3:6].mT @ V[3:6]) < 1e-13
+    assert float(alignment_runs.first_change_distance(G, *lora_one.lora_ga_init(G, 3), 6)) < 1e-13
+
+
+def test_the_published_forms_are_what_they_print():
+    G = normal(8, 6)
+    U, s, Vh = torch.linalg.svd(G, full_matrices=False)
+    wanted = {"slides": -4.0 * U[:, :2] @ Vh[:2], "readme": (U[:, :2] * s[:2] ** 2) @ Vh[:2] / 4, "code": (U[:, :2] * s[:2]) @ Vh[:2] / (4 * s[0])}
+    for form in lora_one.FORMS:
+        B, A, offsets = lora_one.algorithm_start(G, 2, 4.0, form)
+        assert distance(B @ A, wanted[form]) < 1e-13 and offsets == (form == "slides")  # rounding
+
+
+def test_the_offset_leaves_the_function_at_the_start_unchanged():
+    for activation in ("linear", "relu"):
+        p = problem(activation)
+        B, A = lora_one.lora_ga_init(lora_one.negative_gradient(p), 2, 0.3)
+        moved = lora_one.offset(p, B, A)
+        # the weights W - B0 A0 + B0 A0 are W to rounding, and so is the target
+        assert distance(lora_one.negative_gradient(moved, B, A), lora_one.negative_gradient(p)) < 1e-12
+        assert distance(moved.labels, p.labels) < 1e-13
+
+
+# The dynamics
+
+
+def test_descent_in_reduced_coordinates_is_descent_in_full():
+    for X in (True, False):
+        p = problem(d=12, k=11)
+        p = p if X else replace(p, X=None)
+        B, A = factors(12, 11, 3)
+        for preconditioned in (False, True):
+            short = lora_one.descend(p, B, A, 0.1, 0.2, 40, preconditioned=preconditioned)
+            # a rule given by hand switches the reduction off
+            rule = descent.preconditioned() if preconditioned else descent.plain
+            full = lora_one.descend(p, B, A, 0.1, 0.2, 40, rule=rule)
+            # rounding, amplified over forty steps
+            assert distance(short.B, full.B) < 1e-10 and distance(short.A, full.A) < 1e-10
+            assert torch.allclose(short.error, full.error, rtol=1e-10) and torch.allclose(short.sine_to_shift, full.sine_to_shift, atol=1e-10)
+
+
+def test_the_thin_decomposition_is_the_full_one_without_its_zeros():
+    for m, n, rank, batch in ((200, 150, 3, ()), (90, 300, 20, (2,)), (12, 9, 2, (3,)), (80, 80, 80, ())):
+        M = normal(*batch, m, rank, seed=1) @ normal(*batch, rank, n, seed=2)
+        U, s, Vh = thin_svd(M)
+        assert s.shape == (*batch, rank)
+        # rounding of the range finder, relative to the largest singular value
+        assert float((U * s[..., None, :] @ Vh - M).norm() / M.norm()) < 1e-13
+        assert torch.allclose(s, torch.linalg.svdvals(M)[..., :rank], rtol=1e-9)
+        assert torch.allclose(U.mT @ U, torch.eye(rank, dtype=f64).expand(*batch, rank, rank), atol=1e-12)
+
+
+def test_what_is_recorded_is_what_it_says():
+    p = problem()
+    B, A = factors()
+    run = lora_one.descend(p, B, A, 0.05, 0.05, 12)
+    assert run.error.shape == run.sine_to_gradient.shape == run.sine_to_shift.shape == (13,)
+    assert float(run.error[0]) == pytest.approx(float((B @ A - p.shift).norm()), rel=1e-13)
+    assert float(run.error[-1]) == pytest.approx(float((run.B @ run.A - p.shift).norm()), rel=1e-12)
+    U = torch.linalg.svd(run.B).U[:, :2]
+    for sine, target in ((run.sine_to_gradient, lora_one.negative_gradient(p)), (run.sine_to_shift, p.shift)):
+        V = torch.linalg.svd(target).U
+        # the definition through the orthogonal complement
+        assert float(sine[-1]) == pytest.approx(float(torch.linalg.matrix_norm(V[:, 2:].mT @ U, ord=2)), abs=1e-12)
+
+
+def test_a_batch_of_starts_steps_and_problems_is_one_by_one():
+    batch = settings.planted(8, 6, 80, settings.spectrum(2, 2.0, "cpu"), 3, 1)
+    B, A = 0.3 * normal(4, 3, 8, 2), 0.3 * normal(4, 3, 2, 6, seed=1)
+    steps = torch.tensor([0.05, 0.1, 0.2, 0.3], dtype=f64)[:, None]
+    run = lora_one.descend(batch, B, A, steps, 0.1, 30)
+    for i, s in ((0, 0), (2, 1), (3, 2)):
+        alone = lora_one.descend(settings.single(batch, s), B[i, s], A[i, s], float(steps[i]), 0.1, 30)
+        # summation order over thirty steps
+        assert distance(run.B[i, s], alone.B) < 1e-11 and torch.allclose(run.error[:, i, s], alone.error, rtol=1e-11)
+
+
+def test_the_linear_phase_is_the_matrix_power_for_unequal_steps():
+    p = problem()
+    exact, without, closed, mean_step = alignment_runs.linear_checks(p, 3, 0.02, 0.07, 30, 1)
+    # rounding of thirty products; the counter-probes are visible
+    assert exact < 1e-13 and closed < 1e-12 and without > 1e-3 and mean_step > 1e-3
+
+
+def test_the_linear_phase_takes_a_number_or_a_list():
+    G, (B, A) = lora_one.negative_gradient(problem()), factors()
+    one = lora_one.linear_phase(G, B, A, 0.1, 0.2, 7)
+    many = lora_one.linear_phase(G, B, A, 0.1, 0.2, [0, 7])
+    assert one[0].shape == (7, 3) and many[0].shape == (2, 7, 3)
+    assert torch.allclose(many[0][1], one[0]) and torch.allclose(many[1][0], A, atol=1e-15)  # rounding of the rescaling
+    stacked = torch.stack([B, 2 * B])
+    both = lora_one.linear_phase(G, stacked, A, 0.1, 0.2, [3, 5, 7])
+    assert both[0].shape == (3, 2, 7, 3) and torch.allclose(both[0][2, 0], one[0])
+
+
+def test_descent_follows_its_linear_phase_from_a_tiny_start_only():
+    p, (B, A) = problem(), factors()
+    gaps = []
+    for size in (1e-2, 1e-3):
+        residual, linear = lora_one.linear_residual(p, size * B, size * A, 0.05, 20)
+        gaps.append(float(residual[-1] / linear[-1]))
+    # the correction is of second order in the size of the start, relative to the linear part
+    assert gaps[0] / gaps[1] == pytest.approx(100, rel=0.05)
+
+
+def test_unequal_steps_are_a_rescaled_start_for_relu_too():
+    for activation in ("linear", "relu"):
+        p, (B, A) = problem(activation), factors()
+        c = (0.2 / 0.05) ** 0.25
+        uneven = lora_one.descend(p, B, A, 0.2, 0.05, 60)
+        even = lora_one.descend(p, B / c, c * A, 0.1, 0.1, 60)
+        same_start = lora_one.descend(p, B, A, 0.1, 0.1, 60)
+        # an identity; rounding over sixty steps
+        assert distance(uneven.B @ uneven.A, even.B @ even.A) < 1e-11
+        assert distance(uneven.B @ uneven.A, same_start.B @ same_start.A) > 1e-3
+
+
+def test_theorem_3_1_holds_for_the_rules_that_act_on_rows_and_breaks_for_the_others():
+    batch = settings.planted(20, 18, 320, settings.spectrum(3, 1.0, "cpu"), 4, 2)
+    B, A = lora_one.lora_init((4, 20, 18), 5, 0.03, device.generator(3), "cpu")
+    leaks = alignment.leaks(batch, B, A, 1 / 64, 60)
+    for name, (_, _, keeps) in alignment.rules().items():
+        # rounding times the condition number of A along the run
+        assert float(leaks[name].max()) < 1e-10 if keeps else float(leaks[name].min()) > 1e-2, name
+    noisy = alignment_runs.with_noise(batch, 0.1, device.generator(4))
+    assert max(alignment_runs.leak_along(noisy, B, A, 1 / 64, 60)) > 1e-2 > 1e-10 > max(alignment_runs.leak_along(batch, B, A, 1 / 64, 60))
+
+
+def test_below_rank_r_star_the_leading_right_vectors_are_not_determined():
+    p = problem(d=12, k=11, N=200)
+    G = lora_one.negative_gradient(p)
+    A = normal(1, 2, seed=1) @ torch.linalg.svd(G).Vh[:2]
+    # an admissible second vector is orthogonal to the row space; the one row there is lies inside
+    assert float(alignment.loosest_sine(A, G, 2)) == pytest.approx(1.0, abs=1e-12)
+    assert float(lora_one.row_leak(A, G, 2)) < 1e-14
+    assert float(alignment.loosest_sine(torch.linalg.svd(G).Vh[:2], G, 2)) < 1e-13
+
+
+def test_the_best_sine_falls_with_the_predicted_power():
+    law = settings.planted(24, 24, 384, settings.spectrum(2, [1.0, 2.0], "cpu"), 4, 4)
+    fitted, predicted, _, kappa = alignment_runs.scaling_law(law, 4, torch.logspace(-8, -14, 4, dtype=f64), 1 / 32, 5)
+    # the power has settled to a few per cent at these sizes
+    assert float((fitted / predicted - 1).abs().median(-1).values.max()) < 0.05
+    # for small steps it is 2 / (2 kappa + 1), far from the printed 1
+    assert torch.allclose(predicted, 2 / (2 * kappa + 1), rtol=0.05) and float(fitted.max()) < 0.8
+
+
+def test_the_lora_ga_floor_is_the_eckart_young_tail():
+    batch = settings.planted(12, 12, 96, settings.spectrum(2, 1.0, "cpu"), 3, 6)
+    found = alignment_runs.offset_floor(batch, 2, 1.0, 600)
+    # the run ends within a ten-thousandth of the floor; without the offset there is none
+    assert found["loss"] == pytest.approx(1.0, abs=1e-3) and found["no offset"] < 1e-6
+    p = settings.single(batch, 0)
+    assert float(alignment_runs.floor_of(p, 2)) < 1e-25  # rank r* is enough for the shift itself
+
+
+# Rates
+
+
+@pytest.mark.parametrize("activation", ["linear", "relu"])
+@pytest.mark.parametrize("preconditioned", [False, True])
+def test_the_linearised_operator_is_the_jacobian_of_a_step(activation, preconditioned):
+    p = problem(activation, N=90)
+    B, A = lora_one.spectral_init(p.shift, 2)
+    step = 0.1
+
+    def step_map(B, A):
+        J = lora_one.problem._negative_gradient(p, B, A, False)
+        left, right = (torch.linalg.inv(A @ A.mT), torch.linalg.inv(B.mT @ B)) if preconditioned else (torch.eye(2, dtype=f64),) * 2
+        return (B + step * J @ A.mT @ left) @ (A + step * right @ B.mT @ J)
+
+    jacobian = torch.func.jacrev(step_map, argnums=(0, 1))(B, A)
+    product = torch.func.jacrev(lambda B, A: B @ A, argnums=(0, 1))(B, A)
+    after, before = (torch.cat([part.flatten(2).flatten(0, 1) for part in parts], 1) for parts in (jacobian, product))
+    # on the tangent space, after = (I - step T) before; so T has the eigenvalues of (before - after) before^+ there
+    values = torch.linalg.eigvals((before - after) @ torch.linalg.pinv(before, rtol=1e-10)).real.sort().values / step
+    mu = rates.curvatures(p, preconditioned)
+    # the other d k - D eigenvalues are zero; 1e-9 for the pseudoinverse
+    assert torch.allclose(values[-len(mu):], mu, atol=1e-8) and float(values[: -len(mu)].abs().max()) < 1e-8
+
+
+def test_the_preconditioned_curvature_is_that_of_the_closed_form():
+    p = problem(d=10, k=9, N=160)
+    U = torch.linalg.svd(p.shift).U[:, :2]
+    first = torch.linalg.eigvals((torch.eye(10, dtype=f64) + U @ U.mT) @ p.covariance).real.min()
+    second = torch.linalg.eigvalsh(U.mT @ p.covariance @ U).min()
+    assert float(rates.curvatures(p, True)[0]) == pytest.approx(float(torch.minimum(first, second)), rel=1e-10)
+
+
+def test_in_the_population_the_curvatures_are_the_sums_of_singular_values():
+    p = replace(problem(), X=None)
+    # s_i + s_j for i, j <= r*, and s_i alone d - r* and k - r* times: here s = (1, 1/2), d = 7, k = 5
+    wanted = torch.tensor(sorted([2.0, 1.5, 1.5, 1.0] + 8 * [1.0] + 8 * [0.5]), dtype=f64)
+    assert torch.allclose(rates.curvatures(p), wanted, atol=1e-12)
+    assert torch.allclose(rates.curvatures(replace(p, activation="relu"), True), torch.tensor(16 * [0.5] + 4 * [1.0], dtype=f64), atol=1e-12)
+
+
+def test_the_forecast_meets_the_run_and_the_rate_depends_on_kappa_without_preconditioner_only():
+    kappas = [1.0, 10.0, 100.0]
+    plain, scaled = (convergence_runs.kappa_sweep(12, 10, 2, 16, kappas, 0.6, 3, pre) for pre in (False, True))
+    for sweep in (plain, scaled):
+        # what the linearisation drops is of second order in an error of 1e-5
+        assert torch.allclose(sweep["fitted"], sweep["predicted"], rtol=1e-3)
+    assert float(scaled["fitted"].max() / scaled["fitted"].min()) < 1.02 and float(plain["fitted"][0] / plain["fitted"][2]) > 50
+
+
+def test_the_printed_sketch_lacks_the_mixed_parts():
+    printed, completed = convergence_runs.sketch_ratios(10, 9, 2, 0.5, 15, 4)
+    assert float(printed.max()) > 50 and float(completed.max()) < 1.0
+    assert bool((printed.diff() > 0).all())  # it grows along the run, so no constant mends it
+
+
+def test_enough_samples_make_the_relu_rate_a_quarter():
+    sweep = convergence_runs.relu_sweep(12, 12, 2, [4, 64], [1.0, 4.0], 2, 0.5, 120, 5)
+    assert float(sweep["rate"][1].min()) > 0.25 > float(sweep["rate"][0].min())
+    # masks no longer flip this close to the solution
+    assert torch.allclose(sweep["rate"][1], sweep["predicted"][1], rtol=0.01)
+
+
+def test_level_crossing_interpolates_in_the_logarithm():
+    y = torch.tensor([0.0, 1.0, 2.0], dtype=f64)
+    assert convergence_runs.level_crossing([1, 4, 16], y, 0.5) == pytest.approx(2.0)
+    assert convergence_runs.level_crossing([1, 4, 16], y, 5.0) == pytest.approx(16.0)
+
+
+# Toys, peers, tables
+
+
+def test_toy_minimisers_are_fixed_points_and_the_spectral_start_is_near():
+    p = toys.toy_problem("cpu")
+    t = torch.tensor([0.5, 1.0, -2.0], dtype=f64)[:, None, None]
+    B = torch.tensor(toys.BETA, dtype=f64)[:, None] / t
+    run = lora_one.descend(p, B, t, 0.1, 0.1, 5)
+    assert torch.allclose(run.B, B, atol=1e-15) and float(run.error.max()) < 1e-14  # rounding
+
+
+def test_the_plane_is_kept_only_for_an_eigenvector():
+    assert convergence_runs.plane_distance(6, 1.0, 0.1, 100, True, 2) < 1e-14
+    assert convergence_runs.plane_distance(6, 1.0, 0.1, 100, False, 2) > 1e-3
+
+
+def test_the_printed_sign_traps_descent_below_the_singular_values_only():
+    ends = {g: [start_runs.slides_start_error(8, 8, 3, g, 0.2, 150, 1, turned) for turned in (False, True)] for g in (0.3, 2.0)}
+    assert ends[0.3][0] > 0.3 and max(ends[0.3][1], *ends[2.0]) < 1e-8
+
+
+def test_a_method_is_tuned_on_the_grid_it_is_given():
+    batch = settings.planted(8, 8, 128, settings.spectrum(2, 3.0, "cpu"), 2, 7)
+    grid = 2.0 ** torch.arange(-5, 3, dtype=f64)
+    found = {m: peers.tune(batch, m, 2, grid, 60) for m in peers.METHODS}
+    assert all(t.error == float(t.curve.min()) and t.rate in grid.tolist() for t in found.values())
+    assert found["spectral"].error < found["LoRA"].error < found["PiSSA"].error
+    with pytest.raises(ValueError, match="method must be one of"):
+        peers.start(batch, "DoRA", 2, 0.1, 1.0, device.generator(0))
+
+
+def test_the_tables_are_complete_and_their_arithmetic_is_right():
+    glue = tables.read("glue_t5base")
+    assert len(glue) == 90 and len(tables.read("llama2_7b")) == 16
+    assert tables.is_fraction(68.38, 408) and not tables.is_fraction(59.03, 1043) and tables.is_fraction(100.0, 3)
+    sizes = {row["dataset"]: int(row["examples"]) for row in tables.read("glue_validation")}
+    assert sum(fits for *_, fits in tables.single_runs(glue, sizes)) == 5
+    assert all(fits for *_, fits in tables.single_runs(glue, sizes, ("CoLA", "QNLI")))
+    # 0.58 points over the root of (0.05^2 + 0.18^2) / 3
+    lead = {(d, r): z for d, r, _, _, z in tables.gaps(glue, "LoRA-One", 3)}
+    assert lead["SST-2", 8.0] == pytest.approx(0.58 / math.sqrt((0.05**2 + 0.18**2) / 3))
+    assert ("MNLI", 8.0, ["LoRA+", "LoRA-One"]) in tables.best_methods(glue)
+
+
+def test_the_claim_list_is_complete():
+    listed = claims.load("lora_one")
+    assert len(listed) >= 40 and all(claim.band or claim.reason for claim in listed.values())
+
+
+# Bad input and devices
+
+
+def test_bad_input_is_refused_in_one_sentence():
+    X, W, shift, G = normal(30, 6), normal(6, 5), normal(6, 5, seed=1), normal(6, 5)
+    B, A = factors(6, 5, 2)
+    p = lora_one.Regression(X, W, shift)
+    refused = [
+        (lambda: lora_one.Regression(X[:4], W, shift), "N > d"),
+        (lambda: lora_one.Regression(X[:, :5], W, shift), "columns"),
+        (lambda: lora_one.Regression(X, W[:, :3], shift), "last two dimensions"),
+        (lambda: lora_one.Regression(X, W, shift, "tanh"), "activation"),
+        (lambda: lora_one.Regression(X, W, 0 * shift), "zero"),
+        (lambda: lora_one.Regression(X, W * torch.nan, shift), "NaN"),
+        (lambda: lora_one.Regression(X.to(torch.float32), W, shift), "float64"),
+        (lambda: lora_one.Regression(None, W, shift, noise=normal(30, 5)), "samples"),
+        (lambda: lora_one.Regression(X, W, shift, noise=normal(29, 5)), "noise"),
+        (lambda: lora_one.negative_gradient(p, B), "Both|both|neither"),
+        (lambda: lora_one.negative_gradient(p, B, A[:, :4]), "shape"),
+        (lambda: lora_one.mean_relu_gradient(0 * W, shift), "zero column"),
+        (lambda: lora_one.spectral_init(G, 0), "rank"),
+        (lambda: lora_one.spectral_init(G, 6), "rank"),
+        (lambda: lora_one.spectral_init(G, 2, 0.0), "gamma"),
+        (lambda: lora_one.spectral_init(G, 2, math.inf), "gamma"),
+        (lambda: lora_one.lora_ga_init(G, 3), "2 rank"),
+        (lambda: lora_one.algorithm_start(G, 2, 1.0, "paper"), "form"),
+        (lambda: lora_one.descend(p, B, A, -0.1, 0.1, 3), "step_B"),
+        (lambda: lora_one.descend(p, B, A, 0.1, 0.1, 3, ridge=0.1), "ridge"),
+        (lambda: lora_one.descend(p, B, 0 * A, 0.1, 0.1, 3, preconditioned=True), "singular"),
+        (lambda: lora_one.descend(p, normal(6, 6), normal(6, 5), 0.1, 0.1, 3), "rank"),
+        (lambda: lora_one.descend(p, normal(5, 2), A, 0.1, 0.1, 3), "shape"),
+        (lambda: lora_one.linear_phase(G, B, A, 0.0, 0.1, 3), "step_B"),
+        (lambda: lora_one.linear_phase(G, B, A, 0.1, 0.1, -1), "negative"),
+        (lambda: lora_one.reduced(replace(p, activation="relu"), B, A), "linear"),
+        (lambda: rates.curvatures(settings.planted(6, 5, 30, settings.spectrum(2, 1.0, "cpu"), 2, 0)), "batch"),
+    ]
+    for call, words in refused:
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+def test_a_diverging_step_is_a_status_and_not_a_run_of_infinities():
+    p, (B, A) = problem(), factors()
+    run = lora_one.descend(p, torch.stack([B, B]), A, torch.tensor([0.1, 40.0], dtype=f64), 0.1, 500)
+    assert run.status.tolist() == [descent.DONE, descent.DIVERGED] and int(run.steps[1]) < 100
+    assert run.error.shape == (501, 2) and bool(run.error[:, 0].isfinite().all()) and bool(run.error[-1, 1].isnan())
+    assert not bool(run.error.isinf().any())
+
+
+def test_nothing_slips_to_another_device():
+    p, q = problem(), problem("relu")
+    B, A = factors()
+    with no_hidden_host_transfers():
+        for one in (p, q, replace(p, X=None), replace(q, X=None)):
+            for preconditioned in (False, True):
+                lora_one.descend(one, B, A, 0.05, 0.05, 3, preconditioned=preconditioned, ridge=0.1 if preconditioned else 0.0)
+        for start in (lora_one.spectral_init, lora_one.lora_ga_init):
+            start(lora_one.negative_gradient(q), 2)
+        lora_one.linear_phase(lora_one.negative_gradient(p), B, A, 0.1, 0.2, [1, 2])
+        lora_one.linear_residual(p, B, A, 0.05, 3)
+        rates.curvatures(q, True)
+        rates.forecast(p, *lora_one.spectral_init(p.shift, 2), 0.1, torch.arange(3, device="cpu"))
+
+
+def test_what_has_no_loop_runs_on_tensors_without_data():
+    with FakeTensorMode(), torch.device("cuda"):
+        X, W, shift = (torch.empty(shape, dtype=f64) for shape in ((4, 30, 6), (6, 5), (4, 6, 5)))
+        B, A = torch.empty(4, 6, 2, dtype=f64), torch.empty(4, 2, 5, dtype=f64)
+        for activation in ("linear", "relu"):
+            p = lora_one.Regression(X, W, shift, activation)
+            J = lora_one.negative_gradient(p, B, A)
+            assert J.shape == (4, 6, 5) and J.device.type == "cuda"
+        assert lora_one.mean_relu_gradient(W, shift).device.type == "cuda"
+    G = torch.empty(4, 6, 5, dtype=f64, device="meta")
+    for B, A in (lora_one.spectral_init(G, 2), lora_one.lora_ga_init(G, 2)):
+        assert B.shape == (4, 6, 2) and A.shape == (4, 2, 5) and B.is_meta and A.is_meta
+
+
+def test_draws_are_haar_and_the_condition_number_is_exact():
+    batch = settings.planted(9, 7, 40, settings.spectrum(3, [1.0, 50.0], "cpu"), 4, 1)
+    s = torch.linalg.svdvals(batch.shift)[..., :3]
+    # singular values are given; the factors are orthonormal to rounding
+    assert torch.allclose(s[..., 0] / s[..., -1], torch.tensor([1.0, 50.0], dtype=f64)[:, None].expand(2, 4), rtol=1e-10)
+    assert batch.shift.shape == (2, 4, 9, 7) and batch.rank == 3
+    assert random_orthonormal(4, 2, device.generator(0), "cpu").shape == (4, 2)
