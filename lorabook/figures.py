@@ -84,6 +84,22 @@ def spread(ax: Axes, x, samples, source: str, label: str) -> Axes:
     return _legend(ax, [label])
 
 
+def rates(ax: Axes, x, rate, low, high, labels, source: str) -> Axes:
+    """Shares with their binomial intervals as bars, one curve per label.
+
+    Args:
+        x: (T,) abscissae.
+        rate, low, high: (K, T) shares and the ends of their intervals.
+        labels: K texts; an empty text keeps a curve out of the legend.
+        source: whose colour.
+    """
+    x, rate, low, high = (_numpy(values) for values in (x, rate, low, high))
+    for k, (colour, label) in enumerate(zip(family(source, len(labels)), labels, strict=True)):
+        bars = np.maximum(np.stack([rate[k] - low[k], high[k] - rate[k]]), 0)
+        ax.errorbar(x, rate[k], bars, color=colour, marker=MARKERS[k % 8], label=label or None, capsize=2, elinewidth=1.0)
+    return _legend(ax, labels)
+
+
 def tolerance(ax: Axes, low: float, high: float, label: str = "") -> Axes:
     """The band in which a claim holds, as a grey strip across the panel."""
     ax.axhspan(low, high, color=GREY, alpha=0.2, linewidth=0, label=label or None)

@@ -9,6 +9,7 @@ One file per idea:
 - ``theorem``: Theorems 1, 2, 3, A.1, Corollary 1, and the proof inequality by inequality;
 - ``constants``: restricted strong convexity and smoothness, exact, sampled and hunted;
 - ``laboratory``: named instances, random problems, trap rates;
+- ``survey``: the theorem held against every point that many starts reach;
 - ``lemmas``: Lemmas B.1 and B.2;
 - ``decay``: Lemma 1, and AdamW;
 - ``network``: a small real network; ``checkpoint``: a certificate, and the way out of a trap.
@@ -32,6 +33,7 @@ from lorabook.kim.laboratory import (
     spurious,
     tightest,
     trap_rate,
+    trap_rates,
     wilson,
 )
 from lorabook.kim.landscape import Stationarity, factored_gradient, factored_hessian, full_objective, objective, stationarity
@@ -39,6 +41,7 @@ from lorabook.kim.lemmas import aligned_gap, orthogonal_part, shared_rotation
 from lorabook.kim.network import Network, digits
 from lorabook.kim.problem import DecoyFamily, Quadratic, decoy_family
 from lorabook.kim.proximal import Proximal, numerical_rank, prox_nuclear, proximal_gradient, rank_path, redecayed, solve
+from lorabook.kim.survey import Run, corollary_violations, points, slacks, survey, worst_norm_ratio, worst_ratio
 from lorabook.kim.theorem import Spine, Theorem1, approximate_slack, bound, least_norm, several_slack, sharper_norm, spine, theorem_1
 from lorabook.kim.train import DONE, SADDLE, UNCONVERGED, Trained, starts, train
 
@@ -56,6 +59,7 @@ __all__ = [
     "Proximal",
     "Quadratic",
     "Rate",
+    "Run",
     "Spine",
     "Stationarity",
     "Theorem1",
@@ -67,6 +71,7 @@ __all__ = [
     "bound",
     "certificate",
     "convexity_quotient",
+    "corollary_violations",
     "coupled",
     "decoy_family",
     "digits",
@@ -84,6 +89,7 @@ __all__ = [
     "objective",
     "one_step",
     "orthogonal_part",
+    "points",
     "prox_nuclear",
     "proximal_gradient",
     "random_batch",
@@ -96,6 +102,7 @@ __all__ = [
     "several_slack",
     "shared_rotation",
     "sharper_norm",
+    "slacks",
     "smoothness_quotient",
     "solve",
     "spine",
@@ -103,9 +110,13 @@ __all__ = [
     "starts",
     "stationarity",
     "stochastic_descent",
+    "survey",
     "theorem_1",
     "tightest",
     "train",
     "trap_rate",
+    "trap_rates",
     "wilson",
+    "worst_norm_ratio",
+    "worst_ratio",
 ]

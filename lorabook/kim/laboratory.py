@@ -140,15 +140,30 @@ def spurious(problem, trained: Trained, optimum: float, tolerance: float = 1e-6)
     return (trained.status == DONE) & (trained.objective > optimum + tolerance * (1 + abs(optimum)))
 
 
-def trap_rate(problem, rank: int, count: int, scale: float, seed: int = 0, kind: str = "gaussian", **options) -> Rate:
-    """Share of ``count`` random starts of one scale that end in a spurious minimum, with its binomial interval."""
-    device = problem.M.device
-    trained = train(problem, *starts(problem, rank, count, scale, generator(seed), kind, device), **options)
+def trap_rates(problem, rank: int, count: int, settings, seed: int = 0, **options) -> list[Rate]:
+    """Share of ``count`` random starts that end in a spurious minimum, for each (kind, scale) in ``settings``, all in one batch.
+
+    Every setting draws from the same seed, so that curves against the scale are smooth.
+
+    Raises:
+        ValueError: as :func:`starts` and :func:`train` do.
+    """
+    drawn = [starts(problem, rank, count, scale, generator(seed), kind, problem.M.device) for kind, scale in settings]
+    everything = train(problem, *(torch.cat(parts) for parts in zip(*drawn, strict=True)), **options)
     optimum = float(full_objective(problem, problem.solution))
-    found = spurious(problem, trained, optimum)
-    low, high = wilson(int(found.sum()), count)
-    return Rate(float(found.double().mean()), low, high, int((trained.status == UNCONVERGED).sum()),
-                int((trained.status == SADDLE).sum()), trained, found)
+    answers = []
+    for part in zip(*(field.split(count) for field in everything), strict=True):
+        trained = Trained(*part)
+        found = spurious(problem, trained, optimum)
+        low, high = wilson(int(found.sum()), count)
+        answers.append(Rate(float(found.double().mean()), low, high, int((trained.status == UNCONVERGED).sum()),
+                            int((trained.status == SADDLE).sum()), trained, found))
+    return answers
+
+
+def trap_rate(problem, rank: int, count: int, scale: float, seed: int = 0, kind: str = "gaussian", **options) -> Rate:
+    """:func:`trap_rates` for one kind and scale of start."""
+    return trap_rates(problem, rank, count, [(kind, scale)], seed, **options)[0]
 
 
 def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -165,10 +180,10 @@ def family_ratio(rank: int) -> float:
     return 1 + 2 * rank**0.5
 
 
-def tightest(rank: int, ratio: float, lam: float = 1e-3, n: int | None = None) -> DecoyFamily:
+def tightest(rank: int, ratio: float, lam: float = 1e-3, device: torch.device | str = "cpu") -> DecoyFamily:
     """The member with alpha = 1 and beta = ``ratio`` that comes closest to having a trap of rank r.
 
     The block ``[[a, c sqrt(r)], [c sqrt(r), b]]`` has the eigenvalues 1 and ``ratio`` and equal diagonal entries.
     """
     middle = (1 + ratio) / 2
-    return decoy_family(n or rank + 2, rank, middle, middle, (ratio - 1) / (2 * rank**0.5), ratio, lam, h2=middle)
+    return decoy_family(rank + 2, rank, middle, middle, (ratio - 1) / (2 * rank**0.5), ratio, lam, h2=middle, device=device)

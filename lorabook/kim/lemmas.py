@@ -36,35 +36,31 @@ def shared_rotation(B: torch.Tensor, A: torch.Tensor) -> tuple[torch.Tensor, tor
     return Q, torch.maximum(norm(rebuilt - A) / norm(A), norm(V - nearest) / Q.shape[-1] ** 0.5)
 
 
-def aligned_gap(B: torch.Tensor, A: torch.Tensor, blocks: bool) -> torch.Tensor:
-    """How far the decompositions of the two factors are from agreeing, after the freedom that one grants them.
+def aligned_gap(s: torch.Tensor, Q: torch.Tensor, R: torch.Tensor, blocks: bool) -> float:
+    """How far two decompositions are from agreeing, after the freedom that one grants them.
 
-    The printed proof takes the decompositions of B and A and says that uniqueness makes their inner
-    orthogonal matrices equal "up to reordering and sign flipping".
+    The printed proof of Lemma B.1 takes a decomposition of each factor, ``B = U s^{1/2} Q`` and
+    ``A = R^T s^{1/2} V^T``, and says that uniqueness makes Q and R equal "up to reordering and sign flipping".
 
     Args:
-        B: (m, r), A: (r, n) balanced.
+        s: (r,) singular values.  Q, R: (r, r) orthogonal.
         blocks: False grants order and signs only; True grants any rotation inside a repeated singular value.
 
     Returns:
         Norm of what remains, divided by sqrt(r).
     """
-    checks.factors(B, A)
-    s, Q = torch.linalg.svd(B, full_matrices=False)[1:]
-    R = torch.linalg.svd(A, full_matrices=False).U.mT  # both sorted by size
     overlap = Q @ R.mT
     if blocks:
         same = (s[:, None] - s[None, :]).abs() < 1e-8 * s[0]
         left, _, right = torch.linalg.svd(torch.where(same, overlap, 0.0))
-        return (overlap - left @ right).norm() / len(s) ** 0.5
-    # the signed permutation nearest to the overlap, greedily: exact where one exists
-    signed = torch.zeros_like(overlap)
-    free = overlap.abs().clone()
+        return float((overlap - left @ right).norm()) / len(s) ** 0.5
+    # the nearest signed permutation, greedily: exact where the two agree up to order and signs
+    signed, free = torch.zeros_like(overlap), overlap.abs().clone()
     for _ in range(len(s)):
         row, column = divmod(int(free.argmax()), len(s))
         signed[row, column] = overlap[row, column].sign()
         free[row], free[:, column] = -1, -1
-    return (overlap - signed).norm() / len(s) ** 0.5
+    return float((overlap - signed).norm()) / len(s) ** 0.5
 
 
 def orthogonal_part(G: torch.Tensor, U: torch.Tensor, V: torch.Tensor, lam: float) -> tuple[torch.Tensor, torch.Tensor]:
