@@ -78,8 +78,8 @@ def random_quadratic(n: int, rank_star: int, condition: float, lam: float, sourc
     return Known(H, M, lam, X)
 
 
-def coupled(first: DecoyFamily, second: DecoyFamily, strength: float) -> Known:
-    """Two members as one loss in two matrices, coupled by ``strength <X1 - X1*, X2 - X2*>``; the pair of minimisers stays.
+def coupled(first, second, strength: float) -> Known:
+    """Two problems with known solutions as one, coupled by ``strength <X1 - X1*, X2 - X2*>``; the pair of minimisers stays.
 
     Raises:
         ValueError: shapes or decays differ, or the coupled H is not positive definite.
@@ -88,12 +88,13 @@ def coupled(first: DecoyFamily, second: DecoyFamily, strength: float) -> Known:
         raise ValueError("Coupled members need equal shapes and equal decay.")
     size = first.H.shape[0]
     H = torch.block_diag(first.H, second.H)
-    H[:size, size:] += strength * torch.eye(size, dtype=H.dtype, device=H.device)
-    H[size:, :size] += strength * torch.eye(size, dtype=H.dtype, device=H.device)
+    off = strength * torch.eye(size, dtype=H.dtype, device=H.device)
+    H[:size, size:] += off
+    H[size:, :size] += off
     X = torch.stack([first.solution, second.solution])
-    # -grad L(X*) = lambda E_00 in each layer
-    M = X + first.lam * torch.linalg.solve(H, X.flatten()).reshape(X.shape)
-    return Known(H, M, first.lam, X)
+    # the gradient at the pair of solutions must stay what it was, a subgradient of the decay in each layer
+    push = torch.cat([-problem.gradient(problem.solution).flatten() for problem in (first, second)])
+    return Known(H, X + torch.linalg.solve(H, push).reshape(X.shape), first.lam, X)
 
 
 @dataclass(frozen=True)

@@ -43,16 +43,21 @@ class Trained(NamedTuple):
 def starts(problem, rank: int, count: int, scale: float, source: torch.Generator, kind: str = "gaussian", device=None):
     """``count`` random starts (B, A): "gaussian" draws both factors with standard deviation ``scale``, "zero" only A.
 
+    "near" adds the draw to the factors of a known spurious point (``problem.spurious_factors``).
+
     Raises:
         ValueError: an unknown kind, or a rank that does not fit.
     """
     *layers, m, n = problem.shape
-    if kind not in ("gaussian", "zero"):
-        raise ValueError(f"kind must be gaussian or zero; got {kind!r}.")
+    if kind not in ("gaussian", "zero", "near"):
+        raise ValueError(f"kind must be gaussian, zero or near; got {kind!r}.")
     if not 1 <= rank <= min(m, n):
         raise ValueError(f"The rank {rank} must lie between 1 and {min(m, n)}.")
     A = scale * normal((count, *layers, rank, n), source, device)
     B = scale * normal((count, *layers, m, rank), source, device)
+    if kind == "near":
+        at_B, at_A = problem.spurious_factors()
+        return at_B + B, at_A + A
     return (torch.zeros_like(B) if kind == "zero" else B), A
 
 
