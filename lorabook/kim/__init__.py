@@ -17,6 +17,7 @@ One file per idea:
 House letters: the update is ``B @ A``; the paper writes ``A B^T``.
 """
 
+from lorabook.kim import checkpoint
 from lorabook.kim.checkpoint import Certificate, append_pair, certificate, gap_to_full, restart_with_rank
 from lorabook.kim.constants import convexity_quotient, exact_constants, hunt, monte_carlo, sample, smoothness_quotient
 from lorabook.kim.decay import SGD, adam, one_step, rank_bound, stochastic_descent
@@ -70,6 +71,7 @@ __all__ = [
     "approximate_slack",
     "bound",
     "certificate",
+    "checkpoint",
     "convexity_quotient",
     "corollary_violations",
     "coupled",
