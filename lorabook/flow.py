@@ -112,7 +112,7 @@ def integrate(velocity, start, times, rtol=1e-10, atol=1e-12, parameters=(), max
         return tuple(flat[..., i:j].view(*lead, *shape) for (i, j), shape in zip(bounds, shapes))
 
     def workspace(L):
-        """Slopes (7, L, D), and one by one; a trial state and its parts; a sum of slopes, how each row makes it."""
+        """Slopes (7, L, D), the same one by one, a trial state, its parts, a sum of slopes, how each row makes it."""
         K, trial, total = y.new_empty(7, L, D), y.new_empty(L, D), y.new_empty(L, D)
         sums = [(K[: row.shape[0]].view(-1, L * D).t(), row, total.view(-1)) for row in rows]
         return K, K.unbind(), trial, split(trial), total, sums
@@ -130,8 +130,8 @@ def integrate(velocity, start, times, rtol=1e-10, atol=1e-12, parameters=(), max
             if L == S:
                 raise
             raise RuntimeError(
-                f"velocity failed for the {L} of {S} systems still under way; "
-                f"pass per-system tensors through `parameters`: {fault}"
+                f"velocity failed for the {L} of {S} systems still under way: "
+                "pass per-system tensors through `parameters`."
             ) from fault
         torch.cat([rate.reshape(L, -1) for rate in rates], 1, out=out)
 

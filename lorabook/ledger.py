@@ -65,7 +65,7 @@ def counts(verdicts: list[tuple[str, Verdict]]) -> "Table":
 def table(verdicts: list[tuple[str, Verdict]], source: str) -> "Table":
     """All verdicts of one source, each linked to its place in the notebook."""
     rows = [
-        [_link(verdict.claim), verdict.claim.where, verdict.claim.statement, MARKS[verdict.verdict], verdict.value]
+        [_link(verdict.claim), _capital(verdict.claim.where), verdict.claim.statement, MARKS[verdict.verdict], verdict.value]
         for _, verdict in verdicts
         if verdict.claim.id.startswith(f"{source}.")
     ]
@@ -101,10 +101,10 @@ class Errata:
                 "Printed": printed,
                 "Right": claim.right,
                 "Evidence": f"{verdict.sentence()} See [the run](#{target(claim)}).",
-                "Ruled out": claim.ruled_out,
+                "Ruled out": claim.ruled_out and f"{_capital(claim.ruled_out)}.",
             }
             lines = "\n".join(f"- *{name}.* {text}" for name, text in parts.items() if text)
-            blocks.append(f"**{number}. {claim.where}**\n\n{lines}")
+            blocks.append(f"**{number}. {_capital(claim.where)}**\n\n{lines}")
         text = "\n\n".join(blocks)
         return {"text/plain": text, "text/markdown": text}
 
@@ -116,6 +116,10 @@ def target(claim: Claim) -> str:
 
 def _link(claim: Claim) -> str:
     return f"[{claim.id.split('.', 1)[1]}](#{target(claim)})"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _cell(text: str) -> str:

@@ -17,9 +17,7 @@ _FACTORIES = {
         "range scalar_tensor tensor tril_indices triu_indices zeros"
     ).split()
 }
-_TRANSFERS = {
-    getattr(torch.Tensor, name): name for name in ("cpu", "numpy", "tolist", "__array__")
-}
+_TRANSFERS = {getattr(torch.Tensor, name): name for name in ("cpu", "numpy", "tolist", "__array__")}
 
 
 class _NoHiddenHostTransfers(TorchFunctionMode):
@@ -28,7 +26,7 @@ class _NoHiddenHostTransfers(TorchFunctionMode):
         if function in _TRANSFERS:
             raise AssertionError(f"Tensor.{_TRANSFERS[function]} moves the data to the host.")
         if function in _FACTORIES and kwargs.get("device") is None and not _stays(function, args):
-            raise AssertionError(f"torch.{_FACTORIES[function]} without a device makes its tensor on the default device.")
+            raise AssertionError(f"torch.{_FACTORIES[function]} without a device uses the default device.")
         return function(*args, **kwargs)
 
 

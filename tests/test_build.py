@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import yaml
 
 HOUSE = ["dodo.py", "tools", "book", "_config.yml", "requirements.lock"]
 
@@ -59,6 +59,14 @@ print("collected", sorted(path.stem for path in Path(executed).glob("*.ipynb") i
 ```
 """
 
+TOC = """format: jb-book
+root: book/index
+chapters:
+  - file: notebooks/alpha
+  - file: notebooks/ledger
+  - file: book/references
+"""
+
 
 class Book:
     """A small book that has the real one's graph."""
@@ -103,11 +111,7 @@ def built(tmp_path_factory, root):
     book.write("notebooks/alpha.md", ALPHA)
     book.write("notebooks/ledger.md", LEDGER)
     book.write("notebooks/profiles/full/alpha.yml", "n: 48\n")
-    contents = yaml.safe_load((root / "_toc.yml").read_text())
-    for part in contents["parts"]:
-        part["chapters"] = [chapter for chapter in part["chapters"] if chapter["file"].startswith("book/")]
-    contents["parts"][-1]["chapters"] += [{"file": "notebooks/alpha"}, {"file": "notebooks/ledger"}]
-    book.write("_toc.yml", yaml.safe_dump(contents))
+    book.write("_toc.yml", TOC)
     # The front page of the real book points at notebooks that the small one lacks.
     book.write("book/index.md", "# Front page\n\nSee {cite:t}`hu2022lora`.\n")
     book.reference = book.doit("reference")
@@ -137,11 +141,16 @@ def test_the_graph_is_listed_with_a_sentence_for_each_task(built):
     assert all(tasks.values()), "a task has no sentence"
 
 
+def seconds_of_children():
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def test_a_second_build_runs_nothing_in_less_than_five_seconds(built):
-    before = built.executed("alpha").stat().st_mtime_ns
-    start = time.monotonic()
+    before, start = built.executed("alpha").stat().st_mtime_ns, seconds_of_children()
     again = built.doit("-n", "2", "book")
-    assert time.monotonic() - start < 5
+    # Processor time: other tests share the machine.
+    assert seconds_of_children() - start < 5
     assert again.returncode == 0
     assert [line for line in again.stdout.splitlines() if line.startswith(".  ") and line != ".  book"] == []
     assert built.executed("alpha").stat().st_mtime_ns == before

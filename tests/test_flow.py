@@ -294,7 +294,8 @@ def test_a_velocity_that_ends_on_the_way_is_followed_to_its_end():
     # the smallest step is the rounding of t; a hundred such steps for the way there
     assert abs(solution.reached[0] - 0.5) < 100 * torch.finfo(f64).eps
     # a velocity of -1 is integrated to rounding
-    torch.testing.assert_close(solution.states, torch.tensor([[0.75, 1.75], [torch.nan, 1.0]], dtype=f64), equal_nan=True)
+    expected = torch.stack((times(0.75, 1.75), times(torch.nan, 1.0)))
+    torch.testing.assert_close(solution.states, expected, equal_nan=True)
 
 
 def test_an_overflowing_state_is_not_a_result():

@@ -1,6 +1,8 @@
 """Each notebook is a pair: X.md, which people edit, and X.ipynb, the same cells with reference outputs."""
 
 import copy
+import json
+import re
 from pathlib import Path
 
 import jupytext
@@ -11,6 +13,7 @@ import yaml
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NAMES = sorted({path.stem for path in FOLDER.glob("*.md")} | {path.stem for path in FOLDER.glob("*.ipynb")})
 LONGEST_CELL = 40
+A_MACHINE = re.compile(r"/(?:home|root|tmp|work|Users)/")
 
 
 def tags(cell):
@@ -51,6 +54,8 @@ def faults(notebook):
             found.append(f"cell {number} holds an error")
         if any(output.get("name") == "stderr" for output in cell.outputs):
             found.append(f"cell {number} wrote to standard error")
+        if A_MACHINE.search(json.dumps(cell.outputs)):
+            found.append(f"cell {number} shows a path of the machine it ran on")
         if "volatile" in tags(cell) and "nbval-ignore-output" not in tags(cell):
             found.append(f"cell {number} is volatile and not tagged 'nbval-ignore-output'")
     return found
@@ -136,6 +141,10 @@ def a_warning(notebook):
     notebook.cells[1].outputs.append(nbformat.v4.new_output("stream", name="stderr", text="UserWarning"))
 
 
+def a_path(notebook):
+    notebook.cells[1].outputs[0].text = "saved to /home/someone/out.png"
+
+
 def a_long_cell(notebook):
     notebook.cells[1].source = "\n" * LONGEST_CELL + "n = 3"
 
@@ -145,7 +154,7 @@ def a_held_clock(notebook):
 
 
 @pytest.mark.parametrize(
-    "spoil", [other_kernel, no_outputs, not_executed, an_error, a_warning, a_long_cell, a_held_clock, change_tags]
+    "spoil", [other_kernel, no_outputs, not_executed, an_error, a_warning, a_path, a_long_cell, a_held_clock, change_tags]
 )
 def test_incomplete_reference_outputs_are_caught(spoil):
     notebook = a_notebook()

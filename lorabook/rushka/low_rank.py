@@ -43,8 +43,7 @@ def mode(s0, x0, times) -> torch.Tensor:
     size = x0**2 + torch.zeros_like(s0)
     times = checks.times(times, size).reshape(-1, *[1] * size.ndim)
     at = riccati.exchange(s0 + torch.zeros_like(size), size, size, times)
-    # without a start the mode stays on the saddle, where tau is unbounded and multiplies nothing
-    return torch.where(size > 0, at.cosh * at.sinh * size, torch.zeros_like(size))
+    return at.cosh * at.sinh * size
 
 
 def half_time(s0, x0) -> torch.Tensor:
