@@ -100,6 +100,23 @@ def rates(ax: Axes, x, rate, low, high, labels, source: str) -> Axes:
     return _legend(ax, labels)
 
 
+def contours(ax: Axes, x, y, height, points, source: str, levels: int = 14) -> Axes:
+    """Level lines of a landscape over a plane, evenly spaced in their square root, so that valleys show.
+
+    Args:
+        x: (X,) and y: (Y,) coordinates.
+        height: (Y, X) values, least value 0.
+        points: texts and places, ``{"truth": ([x, ...], [y, ...])}``, drawn as markers.
+        source: whose colour.
+    """
+    x, y, height = (_numpy(values) for values in (x, y, height))
+    steps = np.linspace(0, np.sqrt(height.max()), levels + 1)[1:] ** 2
+    ax.contour(x, y, height, levels=steps, colors=COLOURS[source], linewidths=0.8, alpha=0.8)
+    for k, (label, (across, up)) in enumerate(points.items()):
+        ax.plot(across, up, MARKERS[k % 8], color=INK, label=label, markersize=6)
+    return _legend(ax, list(points))
+
+
 def tolerance(ax: Axes, low: float, high: float, label: str = "") -> Axes:
     """The band in which a claim holds, as a grey strip across the panel."""
     ax.axhspan(low, high, color=GREY, alpha=0.2, linewidth=0, label=label or None)

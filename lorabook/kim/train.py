@@ -63,7 +63,7 @@ def starts(problem, rank: int, count: int, scale: float, source: torch.Generator
 
 @torch.no_grad()
 def train(problem, B0: torch.Tensor, A0: torch.Tensor, steps: int = 4000, tolerance: float = 1e-9, smoothness: float | None = None,
-          safety: float = 1.0, newton: int = 50) -> Trained:
+          safety: float = 1.0, newton: int = 100) -> Trained:
     """Descend on F from every start of a batch.
 
     Args:
