@@ -377,6 +377,29 @@ def test_extensions_reduce_to_theorem_1():
     assert float(approximate) * beta / 2 == pytest.approx(float(conclusion), rel=1e-12)
 
 
+def test_extensions_give_the_numbers_of_a_case_done_by_hand():
+    X, star, low = (torch.diag(torch.tensor(s, dtype=DTYPE)) for s in ([2.0, 1.0], [2.0, 0.5], [2.0, 0.0]))
+    # d = delta = nu = 1/2, p = 1, rho = 1/2, kappa = 1/2: 1/2 (1 - 1) + 2 * 1/2 - 1/2 * 1/4
+    assert float(kim.approximate_slack(1.0, 4.0, X, star, low, 2, 1)) == pytest.approx(0.875)
+    # the same times beta / 2, and twice for two layers
+    both = kim.several_slack(1.0, torch.tensor([4.0, 4.0], dtype=DTYPE), torch.stack([X, X]), torch.stack([star, star]), 2, (1, 1), torch.stack([low, low]))
+    assert float(both) == pytest.approx(2 * 1.75)
+
+
+def test_convexity_is_tight_where_alpha_is_attained():
+    problem = kim.instance("strict")
+    alpha, beta = kim.exact_constants(problem)
+    t = (problem.a - alpha) / problem.c  # the least eigenvector of [[a, c], [c, b]] is (-1, t)
+    B = torch.zeros(3, 1, dtype=DTYPE)
+    B[1] = t**0.5
+    assert float(kim.spine(problem, B, B.mT, problem.solution, alpha, beta, 1).convexity) == pytest.approx(0, abs=1e-12)
+    assert float(kim.spine(problem, B, B.mT, problem.solution, 1.1 * alpha, beta, 1).convexity) < -0.01
+
+
+def test_the_sharper_norm_is_half_the_truth_at_theta_one():
+    assert kim.sharper_norm(0.5, 1.0, 3.0, 4, 1) == pytest.approx(1.5)
+
+
 def test_a_block_of_coupled_layers_has_no_constant_of_its_own():
     problem = coupled_pair()
     quotients = []
