@@ -157,6 +157,38 @@ class Table:
         mark = lambda line: "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"  # noqa: E731
         return {"text/plain": plain, "text/markdown": "\n".join([mark(self.header), "|" + "---|" * len(self.header), *map(mark, self.rows)])}
 
+def rates(ax: Axes, x, rate, low, high, labels, source: str) -> Axes:
+    """Shares with their binomial intervals as bars, one curve per label.
+
+    Args:
+        x: (T,) abscissae.
+        rate, low, high: (K, T) shares and the ends of their intervals.
+        labels: K texts; an empty text keeps a curve out of the legend.
+        source: whose colour.
+    """
+    x, rate, low, high = (_numpy(values) for values in (x, rate, low, high))
+    for k, (colour, label) in enumerate(zip(family(source, len(labels)), labels, strict=True)):
+        bars = np.maximum(np.stack([rate[k] - low[k], high[k] - rate[k]]), 0)
+        ax.errorbar(x, rate[k], bars, color=colour, marker=MARKERS[k % 8], label=label or None, capsize=2, elinewidth=1.0)
+    return _legend(ax, labels)
+
+
+def contours(ax: Axes, x, y, height, points, source: str, levels: int = 14) -> Axes:
+    """Level lines of a landscape over a plane, evenly spaced in their square root, so that valleys show.
+
+    Args:
+        x: (X,) and y: (Y,) coordinates.
+        height: (Y, X) values, least value 0.
+        points: texts and places, ``{"truth": ([x, ...], [y, ...])}``, drawn as markers.
+        source: whose colour.
+    """
+    x, y, height = (_numpy(values) for values in (x, y, height))
+    steps = np.linspace(0, np.sqrt(height.max()), levels + 1)[1:] ** 2
+    ax.contour(x, y, height, levels=steps, colors=COLOURS[source], linewidths=0.8, alpha=0.8)
+    for k, (label, (across, up)) in enumerate(points.items()):
+        ax.plot(across, up, MARKERS[k % 8], color=INK, label=label, markersize=6)
+    return _legend(ax, list(points))
+
 
 def tolerance(ax: Axes, low: float, high: float, label: str = "") -> Axes:
     """The band in which a claim holds, as a grey strip across the panel."""

@@ -1,0 +1,83 @@
+"""A certificate for factors found by someone's training run, and the way out of a trap.
+
+A checkpoint ``X = gamma B A`` trained with decay lambda on both factors solves the problem of this
+chapter with ``lambda_e = lambda / gamma``.  One backward pass gives ``G = dL/dW`` at ``W0 + X``; with it
+the factors' own balance and gradient say whether the theorem speaks, and ``E = ||G||_2 / lambda_e`` says
+what it would say.
+
+Beyond the source.  Holds when: the decay is a penalty (SGD, Adam with L2), not AdamW's.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from lorabook import checks
+from lorabook.kim.landscape import full_objective
+from lorabook.kim.train import Trained, train
+from lorabook.linalg import balance
+
+SILENT, OPTIMAL, SATURATED = "not stationary: the theorem is silent", "optimality condition of the full problem met", "rank-saturated: one more rank lowers the loss"
+
+
+class Certificate(NamedTuple):
+    """What one backward pass says about a checkpoint."""
+
+    imbalance: float  # ||B^T B - A A^T|| / ||A A^T||
+    slope: float  # ||(G A^T + lambda_e B, B^T G + lambda_e A)|| / (lambda_e ||(B, A)||)
+    excess: float  # E = ||G||_2 / lambda_e
+    gain: float  # (||G||_2 - lambda_e) per unit of eps^2 that an appended pair removes, 0 if none
+    verdict: str
+
+
+def certificate(B: torch.Tensor, A: torch.Tensor, G: torch.Tensor, lam: float, scale: float = 1.0, tolerance: float = 1e-2) -> Certificate:
+    """Is this checkpoint stationary, and if so, does one more rank help?
+
+    Args:
+        B: (m, r), A: (r, n) float64.  G: (m, n) gradient of the loss at ``W0 + scale * B A``.
+        lam: decay on B and A, > 0.  scale: gamma > 0 (LoRA's alpha / r).
+        tolerance: on imbalance, slope, and on E - 1.
+
+    Returns:
+        :class:`Certificate`.
+
+    Raises:
+        ValueError: lambda or scale not positive, shapes that do not fit.
+    """
+    checks.factors(B, A, G)
+    if not (lam > 0 and scale > 0):
+        raise ValueError(f"The certificate needs a positive decay and scale; got {lam!r} and {scale!r}.")
+    effective = lam / scale
+    size = math.sqrt(float(B.square().sum() + A.square().sum()))
+    imbalance = float(balance(B, A).norm() / (A @ A.mT).norm().clamp(min=1e-300)) if size else 0.0
+    slope = float(torch.cat([(G @ A.mT + effective * B).flatten(), (B.mT @ G + effective * A).flatten()]).norm()) / max(effective * size, 1e-300)
+    top = float(torch.linalg.matrix_norm(G, 2))
+    excess = top / effective
+    if imbalance > tolerance or slope > tolerance:
+        verdict = SILENT
+    else:
+        verdict = OPTIMAL if excess <= 1 + tolerance else SATURATED
+    return Certificate(imbalance, slope, excess, max(0.0, top - effective), verdict)
+
+
+def append_pair(B: torch.Tensor, A: torch.Tensor, G: torch.Tensor, size: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factors of rank r + 1 with ``size * (u, -v)`` from G's top singular pair appended: (..., m, r + 1), (..., r + 1, n).
+
+    To second order the objective changes by ``- size^2 (||G||_2 - lambda)``.
+    """
+    U, _, Vh = torch.linalg.svd(G, full_matrices=False)
+    return torch.cat([B, size * U[..., :1]], -1), torch.cat([A, -size * Vh[..., :1, :]], -2)
+
+
+def restart_with_rank(problem, B: torch.Tensor, A: torch.Tensor, size: float = 1e-2, **options) -> Trained:
+    """Append the top pair and train on: the way out of a rank-saturated point, for a batch (S, ...)."""
+    B, A = append_pair(B, A, problem.gradient(B @ A), size)
+    return train(problem, B, A, **options)
+
+
+def gap_to_full(problem, trained: Trained, X_star: torch.Tensor) -> torch.Tensor:
+    """Objective reached minus the optimum of the full problem, (S,)."""
+    return trained.objective - full_objective(problem, X_star)

@@ -1,0 +1,185 @@
+"""Theorems 1, 2, 3, A.1, Corollary 1 and the proof's spine, evaluated at given points.
+
+With a stationary ``X = B A`` of rank at most r, ``d = ||X - X*||``, ``p = ||X - P_{r*}(X)||`` and
+``rho = sigma_r(X) / sigma_{r*}(X)``, everything rests on one inequality,
+``alpha d^2 <= (beta rho / 2)(d^2 - p^2)``.  The routines return both sides and never decide by
+themselves that a run has converged.
+
+Source: arXiv 2502.09376.  Theorem 3 and Theorem A.1 are stated as what their proof gives.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from lorabook import checks
+
+
+class Theorem1(NamedTuple):
+    """Theorem 1 at one point."""
+
+    regime: str  # "special" (2 alpha > beta) or "generic"
+    left: float  # ||X - X*||^2
+    right: float  # ||X - P_{r*}(X)||^2 / (1 - 2 alpha sigma_{r*} / (beta sigma_r)); infinite where no spurious point can be
+    verdict: str  # "global", "spurious, as the theorem allows", "excluded by the theorem"
+
+
+def theorem_1(alpha: float, beta: float, X: torch.Tensor, X_star: torch.Tensor, rank: int, rank_star: int, tolerance: float = 1e-6) -> Theorem1:
+    """Which case of Theorem 1 a second-order stationary point X falls into.
+
+    Args:
+        alpha, beta: valid constants of restricted strong convexity (> 0) and smoothness.
+        X: (m, n) the point.  X_star: (m, n) the minimiser of the full problem.
+        rank: r of the factorisation.  rank_star: rank of X_star, <= r.
+        tolerance: relative distance below which X counts as X*; slack granted to the inequality.
+
+    Returns:
+        :class:`Theorem1`.  ``right`` is 0 where the theorem is silent (r = r*).
+
+    Raises:
+        ValueError: r below r*, constants out of order, shapes that differ.
+    """
+    _ranks(X, X_star, rank, rank_star)
+    if not (0 < alpha <= beta and math.isfinite(beta)):
+        raise ValueError(f"The theorem needs 0 < alpha <= beta; got alpha {alpha!r} and beta {beta!r}.")
+    s = torch.linalg.svdvals(X)
+    left = float((X - X_star).square().sum())
+    regime = "special" if 2 * alpha > beta else "generic"
+    if math.sqrt(left) <= tolerance * (1 + float(X_star.norm())):
+        return Theorem1(regime, left, 0.0, "global")
+    right = float(bound(2 * alpha / beta, s, rank, rank_star)) if regime == "generic" else math.inf
+    allowed = regime == "generic" and float(s[rank - 1]) > 0 and left * (1 + tolerance) >= right
+    return Theorem1(regime, left, right, "spurious, as the theorem allows" if allowed else "excluded by the theorem")
+
+
+def bound(kappa, s: torch.Tensor, rank: int, rank_star: int) -> torch.Tensor:
+    """Least squared distance to X* that the theorem leaves a spurious point with singular values s (..., k).
+
+    ``sum_{i > r*} s_i^2 / (1 - kappa s_{r*} / s_r)``, infinite where ``s_r <= kappa s_{r*}``; for r = r* it is 0.
+    """
+    tail = s[..., rank_star:].square().sum(-1)
+    if rank == rank_star:
+        return torch.zeros_like(tail)
+    room = 1 - kappa * s[..., rank_star - 1] / s[..., rank - 1].clamp(min=1e-300)
+    return torch.where(room > 0, tail / room.clamp(min=1e-300), torch.inf)
+
+
+def least_norm(kappa, s: torch.Tensor, star_norm, rank: int, rank_star: int) -> torch.Tensor:
+    """Corollary 1 (ii): a spurious point has ``||X|| >= sqrt(bound) - ||X*||``, (...); may be negative."""
+    return bound(kappa, s, rank, rank_star).sqrt() - star_norm
+
+
+def sharper_norm(alpha, beta, star_norm, rank: int, rank_star: int) -> float:
+    """Least norm of a spurious point that follows from ``d <= (beta/alpha) sqrt(r*) sigma_r``: ``theta ||X*|| / (1 + theta)``.
+
+    With ``theta = sqrt(r / r*) alpha / beta``.  Ours: the excess Z only meets the part of X* off the
+    spaces of X, so ``alpha d^2 <= <Z, X*> <= beta sigma_r sqrt(r*) d``, and ``sigma_r <= ||X|| / sqrt(r)``.
+    """
+    theta = math.sqrt(rank / rank_star) * alpha / beta
+    return theta / (1 + theta) * float(star_norm)
+
+
+class Spine(NamedTuple):
+    """Slacks of the proof's inequalities, (...) each; a negative one would be a violation."""
+
+    balance: torch.Tensor  # - ||B^T B - A A^T|| / (||B||^2 + ||A||^2), an equality
+    splitting: torch.Tensor  # - ||G + lambda U V^T off the orthogonal part|| / ||G||, an equality
+    excess: torch.Tensor  # beta sigma_r - max(0, ||G||_2 - lambda): the second-order inequality
+    eckart_young: torch.Tensor  # (beta rho / 2)(d^2 - p^2) - <Z, X*>
+    convexity: torch.Tensor  # <G - G*, X - X*> - alpha d^2
+    monotone: torch.Tensor  # <Z, X*> - <G - G*, X - X*>
+    conclusion: torch.Tensor  # (beta rho / 2)(d^2 - p^2) - alpha d^2
+
+
+def spine(problem, B: torch.Tensor, A: torch.Tensor, X_star: torch.Tensor, alpha: float, beta: float, rank_star: int) -> Spine:
+    """Every inequality of the proof of Theorem 1 at stationary pairs (B, A), as slacks.
+
+    Args:
+        problem: ``lam`` > 0 and ``gradient``, for one matrix.
+        B: (..., m, r), A: (..., r, n): second-order stationary points.
+        X_star: (m, n) minimiser of the full problem.  alpha, beta: valid constants.
+
+    Returns:
+        :class:`Spine`.  The inequality of Eckart and Young and the conclusion divide by ``sigma_r`` and are
+        infinite where X has a lower rank (there the theorem says "global").
+    """
+    checks.factors(B, A)
+    X, rank = B @ A, B.shape[-1]
+    _ranks(X, X_star, rank, rank_star)
+    G, G_star = problem.gradient(X), problem.gradient(X_star)
+    gap = B.mT @ B - A @ A.mT
+    size = B.square().sum((-2, -1)) + A.square().sum((-2, -1))
+    U, s, Vh = torch.linalg.svd(X, full_matrices=False)
+    kept = (s > 1e-7 * s[..., :1].clamp(min=1e-3)).to(X.dtype)[..., None, :]
+    U, V = U * kept, Vh.mT * kept
+    eye_m, eye_n = (torch.eye(k, dtype=X.dtype, device=X.device) for k in X.shape[-2:])
+    S = (eye_m - U @ U.mT) @ G @ (eye_n - V @ V.mT)
+    norm = lambda Y: Y.square().sum((-2, -1)).sqrt()
+    inner = lambda Y, W: (Y * W).sum((-2, -1))
+    left, middle, right = torch.linalg.svd(-S, full_matrices=False)
+    Z = (left * (middle - problem.lam).clamp(min=0)[..., None, :]) @ right
+    sigma_r = torch.where(s[..., rank - 1] > 1e-7 * s[..., 0].clamp(min=1e-3), s[..., rank - 1], 0.0)
+    rho = sigma_r / s[..., rank_star - 1]
+    d2, p2 = (X - X_star).square().sum((-2, -1)), s[..., rank_star:].square().sum(-1)
+    right_side = torch.where(sigma_r > 0, beta * rho / 2 * (d2 - p2), torch.inf)
+    along = inner(G - G_star, X - X_star)
+    full = sigma_r > 0
+    return Spine(
+        -norm(gap) / size.clamp(min=1e-300),
+        -norm(G + problem.lam * U @ V.mT - S) / norm(G).clamp(min=problem.lam),
+        beta * sigma_r - (torch.linalg.matrix_norm(G, 2) - problem.lam).clamp(min=0),
+        right_side - inner(Z, X_star),
+        along - alpha * d2,
+        inner(Z, X_star) - along,
+        torch.where(full, right_side - alpha * d2, torch.inf),
+    )
+
+
+def approximate_slack(alpha, beta, X: torch.Tensor, X_star: torch.Tensor, X_low: torch.Tensor, rank: int, rank_star: int) -> torch.Tensor:
+    """Theorem 3 as its proof gives it: ``rho ((d + delta)^2 - p^2) + 2 sigma_r nu - kappa d^2`` (...), not negative.
+
+    Args:
+        X: (..., m, n) second-order stationary points.  X_star: (m, n) exact minimiser of the full problem.
+        X_low: (m, n) of rank r*, at distance ``delta`` from X_star in norm and ``nu`` in nuclear norm.
+    """
+    _ranks(X, X_low, rank, rank_star)
+    kappa, s = 2 * alpha / beta, torch.linalg.svdvals(X)
+    delta, nu = float((X_low - X_star).norm()), float(torch.linalg.matrix_norm(X_low - X_star, "nuc"))
+    d = (X - X_star).square().sum((-2, -1)).sqrt()
+    p2 = s[..., rank_star:].square().sum(-1)
+    rho = s[..., rank - 1] / s[..., rank_star - 1]
+    return rho * ((d + delta) ** 2 - p2) + 2 * s[..., rank - 1] * nu - kappa * d**2
+
+
+def several_slack(alpha: float, betas: torch.Tensor, X: torch.Tensor, X_star: torch.Tensor, rank: int, ranks_star,
+                  X_low: torch.Tensor | None = None) -> torch.Tensor:
+    """Theorems 2 and A.1 with joint convexity: sum over the layers of right minus left side, (...), not negative.
+
+    ``alpha sum_l d_l^2 <= sum_l (beta_l rho_l / 2)((d_l + delta_l)^2 - p_l^2) + beta_l sigma_{r,l} nu_l``.
+
+    Args:
+        alpha: ``<grad L(X) - grad L(X*), X - X*> >= alpha ||X - X*||^2`` over all layers together.
+        betas: (L,) smoothness of each layer.  X: (..., L, m, n).  X_star: (L, m, n).
+        ranks_star: L integers.  X_low: (L, m, n) of ranks r*_l, default X_star.
+    """
+    s = torch.linalg.svdvals(X)
+    off = torch.zeros_like(X_star) if X_low is None else X_low - X_star
+    delta, nu = off.square().sum((-2, -1)).sqrt(), torch.linalg.matrix_norm(off, "nuc")
+    d2 = (X - X_star).square().sum((-2, -1))
+    total = -alpha * d2.sum(-1)
+    for layer, star in enumerate(ranks_star):
+        sl = s[..., layer, :]
+        reach = (d2[..., layer].sqrt() + delta[layer]) ** 2 - sl[..., star:].square().sum(-1)
+        sigma_r = sl[..., rank - 1]
+        total = total + betas[layer] * (sigma_r / sl[..., star - 1].clamp(min=1e-300) / 2 * reach + sigma_r * nu[layer])
+    return total
+
+
+def _ranks(X, X_star, rank, rank_star):
+    if X.shape[-2:] != X_star.shape[-2:]:
+        raise ValueError(f"X {tuple(X.shape)} and X_star {tuple(X_star.shape)} have different shapes.")
+    if not 1 <= rank_star <= rank:
+        raise ValueError(f"The theorem needs 1 <= r* <= r; the rank {rank} came with r* = {rank_star}.")

@@ -1,0 +1,566 @@
+"""The landscape: closed forms against automatic differentiation and searches, the theorem against converged points."""
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from device_discipline import no_hidden_host_transfers
+from scipy.optimize import minimize
+
+from lorabook import claims, kim, linalg
+from lorabook.device import DTYPE, generator, normal
+
+NAMES = tuple(kim.INSTANCES)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Batches as small as these are faster on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def draw(*shape, seed=0):
+    return normal(shape, generator(seed), "cpu")
+
+
+@pytest.fixture(scope="module")
+def network():
+    return kim.digits(8, 10, 60, 0.03)
+
+
+def coupled_pair():
+    return kim.coupled(kim.instance("degenerate"), kim.instance("magnet", n=5, lam=0.1), 0.1)
+
+
+# ---------------------------------------------------------------- the factored objective
+
+
+@pytest.mark.parametrize("which", ["quadratic", "layers", "network"])
+def test_gradient_and_hessian_of_the_factored_objective_agree_with_autograd(which, network):
+    problem = {"quadratic": kim.random_quadratic(4, 2, 9.0, 0.3, generator(1)), "layers": coupled_pair(), "network": network}[which]
+    *layers, m, n = problem.shape
+    B, A = draw(*layers, m, 2, seed=1), draw(*layers, 2, n, seed=2)
+    gB, gA = torch.func.grad(lambda B, A: kim.objective(problem, B, A), (0, 1))(B, A)
+    found = kim.factored_gradient(problem, B, A)
+    # rounding of two ways to the same sums of at most a thousand terms
+    assert linalg_close(found[0], gB, 1e-11) and linalg_close(found[1], gA, 1e-11)
+
+    def flat(w):
+        return kim.objective(problem, w[: B.numel()].reshape(B.shape), w[B.numel() :].reshape(A.shape))
+
+    hessian = torch.func.hessian(flat)(torch.cat([B.flatten(), A.flatten()]))
+    assert linalg_close(kim.factored_hessian(problem, B, A), hessian, 1e-11)
+
+
+def linalg_close(x, y, tolerance):
+    return float((x - y).abs().max()) <= tolerance * (1 + float(y.abs().max()))
+
+
+def test_a_batch_of_hessians_equals_one_by_one():
+    problem = kim.instance("magnet")
+    B, A = kim.starts(problem, 2, 5, 1.0, generator(0), device="cpu")
+    batch = kim.factored_hessian(problem, B, A)
+    assert all(torch.allclose(batch[k], kim.factored_hessian(problem, B[k], A[k]), rtol=1e-13, atol=1e-13) for k in range(5))
+
+
+def test_rotating_the_factors_changes_nothing():
+    problem = kim.instance("degenerate")
+    B, A = draw(5, 2, seed=3), draw(2, 5, seed=4)
+    Q = linalg.random_orthonormal(2, 2, generator(5), "cpu")
+    one, other = kim.stationarity(problem, B, A), kim.stationarity(problem, B @ Q, Q.mT @ A)
+    # rounding of an eigenvalue of size 10
+    assert float((one.least_eigenvalue - other.least_eigenvalue).abs()) < 1e-12
+    assert float((one.gradient_norm - other.gradient_norm).abs()) < 1e-12
+
+
+def test_network_curvature_is_the_hessians_quadratic_form(network):
+    X, Z = 0.3 * draw(3, 8, 10, seed=1), draw(3, 8, 10, seed=2)
+    quadratic = (Z.flatten(1) * (network.hessian(X) @ Z.flatten(1)[..., None]).squeeze(-1)).sum(-1)
+    assert torch.allclose(network.curvature(X, Z), quadratic, rtol=1e-12, atol=1e-13)
+    assert linalg_close(network.hessian(X[0]), torch.func.hessian(network.loss)(X[0]).reshape(80, 80), 1e-13)
+
+
+def test_network_smoothness_bounds_the_hessian_everywhere_tried(network):
+    for scale in (0.0, 0.3, 1.0, 5.0):
+        assert float(torch.linalg.matrix_norm(network.hessian(scale * draw(20, 8, 10)), 2).max()) <= network.smoothness()
+
+
+def test_the_network_is_the_same_again(network):
+    again = kim.digits(8, 10, 60, 0.03)
+    assert torch.equal(network.W0, again.W0) and torch.equal(network.head, again.head)
+
+
+# ---------------------------------------------------------------- the family
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_truth_solves_the_full_problem_at_every_decay(name):
+    for share in (0.3, 1.0):
+        problem = kim.instance(name, lam=share * kim.INSTANCES[name]["lam"])
+        # proximal gradient stops at a residual of 1e-10; the least eigenvalue of H is above 0.01
+        assert float((kim.proximal_gradient(problem) - problem.solution).norm()) < 1e-7
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_candidates_are_certified_traps_and_one_rank_frees_them(name):
+    problem = kim.instance(name)
+    B, A = problem.spurious_factors()
+    found = kim.stationarity(problem, B, A)
+    top = float(torch.linalg.eigvalsh(kim.factored_hessian(problem, B, A))[-1])
+    # closed form: rounding only
+    assert float(found.gradient_norm) < 1e-14 and float(found.least_eigenvalue) > -1e-14 * top and float(found.excess) > 1
+    assert float(kim.objective(problem, B, A) - kim.full_objective(problem, problem.solution)) > 0.1
+    free = kim.restart_with_rank(problem, B[None], A[None])
+    assert int(free.status[0]) == kim.DONE and abs(float(kim.gap_to_full(problem, free, problem.solution)[0])) < 1e-10
+
+
+@pytest.mark.parametrize(("name", "flat", "gauge"), [("strict", 0, 0), ("degenerate", 3, 1), ("quiet", 0, 0), ("magnet", 1, 1), ("loud", 3, 3), ("fading", 3, 0)])
+def test_flat_directions_are_counted(name, flat, gauge):
+    found = kim.stationarity(kim.instance(name), *kim.instance(name).spurious_factors())
+    assert (int(found.flat), int(found.gauge)) == (flat, gauge)
+
+
+def test_without_decay_the_factors_keep_their_scales_as_flat_directions():
+    problem = kim.redecayed(kim.instance("strict"), 0.0)
+    B = torch.zeros(3, 1, dtype=DTYPE)
+    B[0] = 1.5
+    ended = kim.train(problem, B[None], B.mT[None] / 1.5, steps=3000)
+    # one rescaling B -> tB, A -> A / t
+    assert int(kim.stationarity(problem, ended.B[0], ended.A[0]).flat) == 1
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_the_candidate_is_a_trap_exactly_when_its_margin_is_not_negative(rank):
+    critical = kim.decoy_family(rank + 2, rank, 3.0, 1.0, 0.8, 1.0, 0.1)
+    at = critical.a / critical.size - rank * critical.c  # the h at which the margin is 0
+    for factor, trap in ((1.05, True), (0.95, False)):
+        member = kim.decoy_family(rank + 2, rank, 3.0, 1.0, 0.8, at * factor, 0.1)
+        assert (member.margin >= 0) == trap
+        least = float(kim.stationarity(member, *member.spurious_factors()).least_eigenvalue)
+        assert (least > -1e-12) == trap
+
+
+def test_the_margin_is_the_curvature_towards_the_truth():
+    problem = kim.instance("magnet")
+    B, A = problem.spurious_factors()
+    dB, dA = torch.zeros_like(B), torch.zeros_like(A)
+    dB[0, 0] = dA[0, 0] = 1.0  # equal signs: the symmetric pair
+    d = torch.cat([dB.flatten(), dA.flatten()])
+    curvature = float(d @ kim.factored_hessian(problem, B, A) @ d)
+    assert curvature == pytest.approx(2 * problem.margin, rel=1e-12)
+
+
+def test_h2_below_b_opens_the_trap_when_decoys_are_left_over():
+    for h2, trap in ((1.0, True), (0.9, False)):
+        member = kim.instance("degenerate", h2=h2)
+        assert (float(kim.stationarity(member, *member.spurious_factors()).least_eigenvalue) > -1e-12) == trap
+
+
+def test_the_threshold_in_lambda_is_where_the_margin_vanishes():
+    at = kim.instance("fading").threshold
+    assert kim.instance("fading", lam=at).margin == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_the_tightest_member_has_the_constants_it_promises(rank):
+    ratio = kim.family_ratio(rank)
+    for factor, trap in ((1.01, True), (0.99, False)):
+        member = kim.tightest(rank, ratio * factor, lam=1e-5)
+        assert kim.exact_constants(member) == pytest.approx((1.0, ratio * factor), rel=1e-12)
+        assert (member.margin > 0) == trap
+
+
+def test_random_quadratics_are_solved_by_their_solution():
+    for tail in (0.0, 0.1):
+        problem = kim.random_quadratic(4, 2, 30.0, 0.3, generator(7), tail=tail)
+        assert float((kim.proximal_gradient(problem) - problem.solution).norm()) < 1e-8
+
+
+def test_coupling_keeps_the_pair_of_solutions():
+    problem = coupled_pair()
+    assert float((kim.proximal_gradient(problem) - problem.solution).norm()) < 1e-7
+
+
+# ---------------------------------------------------------------- proximal gradient
+
+
+def test_prox_is_the_minimiser_of_its_definition():
+    X, tau = draw(5, 4), 0.7
+    Y = kim.prox_nuclear(X, tau)
+    value = lambda Y: (Y - X).square().sum((-2, -1)) / 2 + tau * torch.linalg.matrix_norm(Y, "nuc")
+    near = Y + 1e-3 * draw(500, 5, 4, seed=1)
+    assert bool((value(near) > value(Y)).all())
+    # the residual X - Y is tau times a subgradient: singular values at most tau, and <X - Y, Y> = tau ||Y||_*
+    assert float(torch.linalg.matrix_norm(X - Y, 2)) <= tau * (1 + 1e-12)
+    assert float(((X - Y) * Y).sum()) == pytest.approx(tau * float(torch.linalg.matrix_norm(Y, "nuc")), rel=1e-12)
+
+
+def test_prox_shrinks_distances_and_commutes_with_rotations():
+    X, Y = draw(50, 4, 4), draw(50, 4, 4, seed=1)
+    assert bool(((kim.prox_nuclear(X, 0.5) - kim.prox_nuclear(Y, 0.5)).flatten(1).norm(dim=1) <= (X - Y).flatten(1).norm(dim=1)).all())
+    Q = linalg.random_orthonormal(4, 4, generator(2), "cpu")
+    assert torch.allclose(kim.prox_nuclear(Q @ X, 0.5), Q @ kim.prox_nuclear(X, 0.5), atol=1e-13)
+    assert torch.allclose(kim.prox_nuclear(X, 0.0), X, atol=1e-13)
+
+
+def test_with_the_identity_for_H_the_solution_is_one_prox():
+    M = draw(4, 3)
+    problem = kim.Quadratic(torch.eye(12, dtype=DTYPE), M, 0.4)
+    assert torch.allclose(kim.proximal_gradient(problem), kim.prox_nuclear(M, 0.4), atol=1e-10)
+
+
+def test_a_batch_of_problems_is_solved_as_one_by_one():
+    batch = kim.random_batch(4, 3, 10.0, 2, generator(0))
+    ranks, X = kim.rank_path(batch, [0.3], tolerance=1e-11)
+    for k in range(4):
+        alone = kim.proximal_gradient(kim.Quadratic(batch.H[k], batch.M[k], 0.3), tolerance=1e-11)
+        # both stop at a residual of 1e-11 and H is at least 1
+        assert float((X[0, k] - alone).norm()) < 1e-9 and int(ranks[0, k]) == int(kim.numerical_rank(alone))
+
+
+def test_a_solve_that_runs_out_of_steps_says_so():
+    with pytest.raises(RuntimeError, match="not converged after 3 steps"):
+        kim.proximal_gradient(kim.instance("loud"), steps=3)
+
+
+# ---------------------------------------------------------------- descent on the factors
+
+
+def test_training_a_batch_equals_training_one_by_one():
+    problem = kim.instance("strict")
+    B, A = kim.starts(problem, 1, 6, 1.0, generator(0), device="cpu")
+    batch = kim.train(problem, B, A)
+    for k in range(6):
+        alone = kim.train(problem, B[k : k + 1], A[k : k + 1])
+        assert float((batch.X[k] - alone.X[0]).norm()) < 1e-7
+
+
+def test_training_never_climbs_and_ends_balanced():
+    problem = kim.random_quadratic(4, 1, 20.0, 0.2, generator(2))
+    B, A = kim.starts(problem, 2, 50, 2.0, generator(0), device="cpu")
+    ended = kim.train(problem, B, A)
+    assert bool((ended.objective <= kim.objective(problem, B, A)).all()) and bool((ended.status == kim.DONE).all())
+    # a stationary point is balanced: the gap is at most the gradient over lambda
+    assert float(linalg.balance(ended.B, ended.A).abs().max()) < 1e-7
+
+
+def test_descent_and_lbfgs_find_the_same_minima():
+    problem = kim.instance("magnet")
+    B, A = kim.starts(problem, 2, 12, 0.01, generator(0), "zero", "cpu")
+    ours = kim.train(problem, B, A).objective
+
+    def fun(w):
+        w = torch.as_tensor(w, dtype=DTYPE)
+        b, a = w[:8].reshape(4, 2), w[8:].reshape(2, 4)
+        return float(kim.objective(problem, b, a)), torch.cat([g.flatten() for g in kim.factored_gradient(problem, b, a)]).numpy()
+
+    theirs = [minimize(fun, torch.cat([b.flatten(), a.flatten()]).numpy(), jac=True, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-10}).fun
+              for b, a in zip(B, A)]
+    trap = float(kim.objective(problem, *problem.spurious_factors()))
+    values = torch.tensor([trap, float(kim.full_objective(problem, problem.solution))], dtype=DTYPE)
+    # which basin an L-BFGS step jumps into is its own affair; that its ends are among ours is not
+    assert all(float((values - value).abs().min()) < 1e-7 for value in [*ours.tolist(), *theirs])
+
+
+def test_a_saddle_is_called_a_saddle_and_an_unfinished_run_unconverged():
+    problem = kim.instance("strict")
+    zero = torch.zeros(1, 3, 1, dtype=DTYPE)
+    assert int(kim.train(problem, zero, zero.mT).status[0]) == kim.SADDLE
+    B, A = kim.starts(problem, 1, 3, 1.0, generator(0), device="cpu")
+    short = kim.train(problem, B, A, steps=5, newton=0)
+    assert bool((short.status == kim.UNCONVERGED).all()) and not bool(kim.spurious(problem, short, 0.0).any())
+
+
+def test_the_gradient_phase_follows_the_flow_to_first_order_in_its_steps():
+    problem = kim.instance("strict")
+    B, A = kim.starts(problem, 1, 1, 0.5, generator(0), device="cpu")
+    # the step depends on the state alone, so half of it and twice as many steps is the same path of the flow
+    ends = [kim.train(problem, B, A, steps=20 * 2**k, newton=0, safety=0.4 / 2**k).X for k in range(5)]
+    gaps = [float((x - y).norm()) for x, y in zip(ends, ends[1:])]
+    # first order: each gap is half the one before, up to the second-order term
+    assert all(1.8 < before / after < 2.2 for before, after in zip(gaps[1:], gaps[2:]))
+
+
+# ---------------------------------------------------------------- constants
+
+
+@pytest.mark.parametrize("name", ["strict", "degenerate", "quiet", "magnet"])
+def test_exact_constants_are_bounded_by_samples_and_attained_by_the_search(name):
+    problem = kim.instance(name)
+    alpha, beta = kim.exact_constants(problem)
+    sampled = kim.monte_carlo(problem, problem.solution, problem.rank, 4.0, 500, generator(0))
+    found = kim.hunt(problem, problem.solution, problem.rank, 4.0, 64, generator(0))
+    assert sampled[0] >= alpha and sampled[1] <= beta
+    # two hundred steps of a search bring it within a thousandth, never beyond rounding of the exact value
+    assert alpha * (1 - 1e-9) <= found[0] <= 1.001 * alpha and 0.999 * beta <= found[1] <= beta * (1 + 1e-9)
+
+
+def test_the_samples_keep_rank_and_radius():
+    problem = kim.random_quadratic(5, 1, 5.0, 0.2, generator(0))
+    X, Z = kim.sample(problem, problem.solution, 2, 3.0, 200, generator(1))
+    assert int(torch.linalg.matrix_rank(X).max()) <= 2 and float((X - problem.solution).flatten(1).norm(dim=1).max()) <= 3.0
+    assert int(torch.linalg.matrix_rank(Z).max()) <= 2
+
+
+# ---------------------------------------------------------------- the theorem
+
+
+def test_theorem_1_names_its_cases():
+    star = torch.diag(torch.tensor([1.0, 0, 0], dtype=DTYPE))
+    trap = torch.diag(torch.tensor([0, 0.8, 0.8], dtype=DTYPE))
+    assert kim.theorem_1(1.0, 1.9, star, star, 2, 1)[:1] == ("special",)
+    assert kim.theorem_1(1.0, 1.9, star, star, 2, 1).verdict == "global"
+    assert kim.theorem_1(1.0, 1.9, trap, star, 2, 1).verdict == "excluded by the theorem"
+    assert kim.theorem_1(0.1, 6.0, trap, star, 2, 1).verdict == "spurious, as the theorem allows"
+    rank_deficient = torch.diag(torch.tensor([0, 0.8, 0], dtype=DTYPE))
+    assert kim.theorem_1(0.1, 6.0, rank_deficient, star, 2, 1).verdict == "excluded by the theorem"
+
+
+def test_the_bound_has_its_limits():
+    s = torch.tensor([2.0, 1.0, 0.5], dtype=DTYPE)
+    assert float(kim.bound(0.0, s, 3, 1)) == pytest.approx(1.25)  # kappa = 0: the tail itself
+    assert float(kim.bound(0.25, s, 3, 1)) == math.inf  # sigma_r = kappa sigma_1
+    assert float(kim.bound(0.1, s, 3, 3)) == 0.0  # r = r*: nothing is said
+    assert float(kim.bound(0.1, s, 3, 1)) == pytest.approx(1.25 / (1 - 0.1 * 2 / 0.5))
+
+
+@pytest.mark.parametrize("name", ["strict", "degenerate", "magnet"])
+def test_every_inequality_of_the_proof_holds_at_converged_points(name):
+    runs = kim.survey([name], ("zero", "gaussian"), (0.1, 1.0), 60, 3)
+    assert kim.points(runs) == 240
+    # the runs stop at a gradient of 1e-9
+    assert min(kim.slacks(runs).values()) > -1e-7
+    assert kim.worst_ratio(runs) <= 1 and kim.corollary_violations(runs)[0] == 0
+
+
+def test_only_the_candidates_are_spurious():
+    for rank in (1, 2, 3):
+        problem = kim.instance("fading", rank=rank)
+        rate = kim.trap_rate(problem, rank, 100, 1.0)
+        wanted = float(kim.objective(problem, *problem.spurious_factors()))
+        assert rate.spurious.any() and torch.allclose(rate.trained.objective[rate.spurious], torch.tensor(wanted, dtype=DTYPE), atol=1e-9)
+
+
+def test_second_order_is_what_the_excess_needs():
+    problem = kim.instance("strict")
+    zero = torch.zeros(3, 1, dtype=DTYPE)
+    at = kim.spine(problem, zero, zero.mT, problem.solution, *kim.exact_constants(problem), rank_star=1)
+    assert float(at.excess) < -1 and float(at.splitting) == 0
+
+
+def test_the_special_regime_has_no_traps_and_a_condition_of_four_has():
+    assert not kim.trap_rate(kim.tightest(1, 1.9), 1, 200, 1.0).spurious.any()
+    assert kim.trap_rate(kim.tightest(1, 4.0), 1, 200, 1.0).spurious.any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_sharper_norm_is_a_bound_and_below_the_truth(name):
+    problem = kim.instance(name)
+    B, A = problem.spurious_factors()
+    bound = kim.sharper_norm(*kim.exact_constants(problem), 1.0, problem.rank, 1)
+    assert 0 < bound <= float((B @ A).norm())
+
+
+def test_extensions_reduce_to_theorem_1():
+    problem = kim.instance("degenerate")
+    alpha, beta = kim.exact_constants(problem)
+    B, A = problem.spurious_factors()
+    conclusion = kim.spine(problem, B, A, problem.solution, alpha, beta, 1).conclusion
+    one = kim.several_slack(alpha, torch.tensor([beta], dtype=DTYPE), (B @ A)[None], problem.solution[None], 2, (1,))
+    approximate = kim.approximate_slack(alpha, beta, B @ A, problem.solution, problem.solution, 2, 1)
+    assert float(one) == pytest.approx(float(conclusion), rel=1e-12)
+    assert float(approximate) * beta / 2 == pytest.approx(float(conclusion), rel=1e-12)
+
+
+def test_extensions_give_the_numbers_of_a_case_done_by_hand():
+    X, star, low = (torch.diag(torch.tensor(s, dtype=DTYPE)) for s in ([2.0, 1.0], [2.0, 0.5], [2.0, 0.0]))
+    # d = delta = nu = 1/2, p = 1, rho = 1/2, kappa = 1/2: 1/2 (1 - 1) + 2 * 1/2 - 1/2 * 1/4
+    assert float(kim.approximate_slack(1.0, 4.0, X, star, low, 2, 1)) == pytest.approx(0.875)
+    # the same times beta / 2, and twice for two layers
+    both = kim.several_slack(1.0, torch.tensor([4.0, 4.0], dtype=DTYPE), torch.stack([X, X]), torch.stack([star, star]), 2, (1, 1), torch.stack([low, low]))
+    assert float(both) == pytest.approx(2 * 1.75)
+
+
+def test_convexity_is_tight_where_alpha_is_attained():
+    problem = kim.instance("strict")
+    alpha, beta = kim.exact_constants(problem)
+    t = (problem.a - alpha) / problem.c  # the least eigenvector of [[a, c], [c, b]] is (-1, t)
+    B = torch.zeros(3, 1, dtype=DTYPE)
+    B[1] = t**0.5
+    assert float(kim.spine(problem, B, B.mT, problem.solution, alpha, beta, 1).convexity) == pytest.approx(0, abs=1e-12)
+    assert float(kim.spine(problem, B, B.mT, problem.solution, 1.1 * alpha, beta, 1).convexity) < -0.01
+
+
+def test_the_sharper_norm_is_half_the_truth_at_theta_one():
+    assert kim.sharper_norm(0.5, 1.0, 3.0, 4, 1) == pytest.approx(1.5)
+
+
+def test_a_block_of_coupled_layers_has_no_constant_of_its_own():
+    problem = coupled_pair()
+    quotients = []
+    for distance in (1e-2, 1e-4):
+        X = problem.solution.clone()
+        X[1, 0, 0] -= 1
+        X[0, 0, 0] += distance
+        D, change = X - problem.solution, problem.gradient(X) - problem.gradient(problem.solution)
+        quotients.append(float((change * D)[0].sum() / D[0].square().sum()))
+    # the quotient is a - coupling / distance
+    assert quotients[0] == pytest.approx(3 - 0.1 / 1e-2, rel=1e-9) and quotients[1] == pytest.approx(3 - 0.1 / 1e-4, rel=1e-6)
+
+
+# ---------------------------------------------------------------- lemmas and decay
+
+
+def test_balanced_factors_share_one_rotation():
+    for s in ([3.0, 2.0, 1.0], [2.0, 2.0, 2.0]):
+        s = torch.tensor(s, dtype=DTYPE)
+        U, V, Q = (linalg.random_orthonormal(k, 3, generator(k), "cpu") for k in (7, 5, 3))
+        B, A = (U * s.sqrt()) @ Q, Q.mT @ (s.sqrt()[:, None] * V.mT)
+        found, residual = kim.shared_rotation(B, A)
+        assert float(residual) < 1e-13
+        assert torch.allclose(found @ found.mT, torch.eye(3, dtype=DTYPE), atol=1e-13)
+        assert float(kim.shared_rotation(B, 2 * A)[1]) > 0.1
+
+
+def test_order_and_signs_are_enough_only_for_simple_singular_values():
+    s = torch.tensor([2.0, 2.0, 1.0], dtype=DTYPE)
+    Q = linalg.random_orthonormal(3, 3, generator(0), "cpu")
+    flipped = torch.diag(torch.tensor([-1.0, 1, -1], dtype=DTYPE)) @ Q
+    assert kim.aligned_gap(s, Q, flipped, False) < 1e-14
+    turn = torch.eye(3, dtype=DTYPE)
+    turn[:2, :2] = torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=DTYPE)
+    assert kim.aligned_gap(s, Q, turn @ Q, False) > 0.3 and kim.aligned_gap(s, Q, turn @ Q, True) < 1e-14
+
+
+def test_the_rank_bound_is_b_log_over_mu_lambda_for_small_steps():
+    assert kim.rank_bound(4, 1e-4, 1e-3, 0.1) == pytest.approx(4 * math.log(40) / 1e-7, rel=1e-6)
+    # the number behind "vacuous": 128 samples, step 0.005, decay 0.01
+    assert kim.rank_bound(128, 0.005, 0.01, 0.1) == pytest.approx(9.443e6, rel=1e-3)
+
+
+def test_one_step_is_autograds_step_on_the_penalised_loss():
+    x, y = draw(3, 5), draw(3, 6, seed=1)
+    B, A = draw(6, 2, seed=2).requires_grad_(), draw(2, 5, seed=3).requires_grad_()
+    loss = (x @ (B @ A).mT - y).square().sum() / 2 / 3 + 0.7 / 2 * (B.square().sum() + A.square().sum())
+    gB, gA = torch.autograd.grad(loss, (B, A))
+    G = ((x @ (B @ A).mT - y).mT @ x / 3).detach()
+    b, a = kim.one_step(B.detach(), A.detach(), G, 0.1, 0.7)
+    assert torch.allclose(b, B - 0.1 * gB, atol=1e-13) and torch.allclose(a, A - 0.1 * gA, atol=1e-13)
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_adam_is_torchs_adam(decoupled):
+    problem = kim.instance("strict")
+    B, A = kim.starts(problem, 1, 1, 0.5, generator(0), device="cpu")
+    ours = kim.adam(problem, B, A, 1e-2, 50, decoupled)
+    b, a = B.clone().requires_grad_(), A.clone().requires_grad_()
+    kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+    optimiser = kind([b, a], lr=1e-2, weight_decay=problem.lam)
+    for k in range(1, 51):
+        optimiser.param_groups[0]["lr"] = 1e-2 * (1 + math.cos(math.pi * k / 50)) / 2
+        optimiser.zero_grad()
+        problem.loss(b @ a).sum().backward()
+        optimiser.step()
+    assert torch.allclose(ours[0], b.detach(), atol=1e-12) and torch.allclose(ours[1], a.detach(), atol=1e-12)
+
+
+# ---------------------------------------------------------------- certificate
+
+
+def test_an_appended_pair_lowers_the_objective_by_its_prediction():
+    problem = kim.instance("magnet")
+    B, A = problem.spurious_factors()
+    G = problem.gradient(B @ A)
+    gain = kim.certificate(B, A, G, problem.lam).gain
+    errors = []
+    for size in (1e-2, 3e-2):
+        fall = float(kim.objective(problem, B, A) - kim.objective(problem, *kim.append_pair(B, A, G, size)))
+        errors.append(abs(fall - gain * size**2))
+    # the next term is of order size^4, so three times the size is 81 times the error
+    assert 60 < errors[1] / errors[0] < 100
+
+
+def test_the_certificate_is_free_of_the_scale_of_the_update():
+    problem = kim.instance("quiet")
+    B, A = problem.spurious_factors()
+    G = problem.gradient(B @ A)
+    plain = kim.certificate(B, A, G, problem.lam)
+    # X = 4 B' A' with B' = B / 2 and decay 4 lambda is the same point of the same problem
+    scaled = kim.certificate(B / 2, A / 2, G, 4 * problem.lam, scale=4.0)
+    assert scaled.excess == pytest.approx(plain.excess, rel=1e-12) and scaled.verdict == plain.verdict
+    assert kim.certificate(B, 2 * A, G, problem.lam).verdict == kim.checkpoint.SILENT
+
+
+def test_the_truth_is_certified_as_optimal():
+    problem = kim.instance("strict")
+    B = torch.zeros(3, 1, dtype=DTYPE)
+    B[0] = 1.0
+    assert kim.certificate(B, B.mT, problem.gradient(B @ B.mT), problem.lam).verdict == kim.checkpoint.OPTIMAL
+
+
+# ---------------------------------------------------------------- counting, data, devices, bad input
+
+
+def test_wilson_intervals_are_the_known_ones():
+    assert kim.wilson(0, 100) == pytest.approx((0.0, 0.0370), abs=5e-5)
+    assert kim.wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=5e-5)
+
+
+def test_published_tables_are_complete():
+    folder = Path(claims.LISTS).parent / "published"
+    read = lambda name: list(csv.DictReader(line for line in (folder / name).read_text().splitlines() if not line.startswith("#")))
+    assert len(read("kim_table_1.csv")) == 10 and len(read("kim_grids.csv")) == 12 and len(read("kim_table_2.csv")) == 4
+
+
+def test_no_routine_leaves_its_device():
+    problem = kim.instance("degenerate")
+    B, A = kim.starts(problem, 2, 4, 1.0, generator(0), device="cpu")
+    with no_hidden_host_transfers():
+        ended = kim.train(problem, B, A, steps=300)
+        kim.solve(problem, steps=50)
+        kim.stationarity(problem, ended.B, ended.A)
+        kim.spine(problem, ended.B, ended.A, problem.solution, 0.3, 6.0, 1)
+        kim.approximate_slack(0.3, 6.0, ended.X, problem.solution, problem.solution, 2, 1)
+        kim.decoy_family(4, 1, 2.0, 1.0, 1.0, 6.0, 0.1, device="cpu")
+        kim.adam(problem, B, A, 1e-2, 3, True)
+
+
+def decoy(**changes):
+    return lambda: kim.instance("strict", **changes)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (decoy(lam=-0.1), "must not be negative"),
+        (decoy(lam=1.5), "below c = 1"),
+        (decoy(decoys=3), "rank <= decoys < n"),
+        (decoy(c=1.5), "positive definite"),
+        (lambda: kim.instance("deaf"), "no instance 'deaf'"),
+        (lambda: kim.Quadratic(torch.eye(4, dtype=DTYPE) + torch.tril(torch.ones(4, 4, dtype=DTYPE), -1), torch.zeros(2, 2, dtype=DTYPE), 0.1), "symmetric"),
+        (lambda: kim.Quadratic(-torch.eye(4, dtype=DTYPE), torch.zeros(2, 2, dtype=DTYPE), 0.1), "positive definite"),
+        (lambda: kim.Quadratic(torch.eye(3, dtype=DTYPE), torch.zeros(2, 2, dtype=DTYPE), 0.1), "does not act on"),
+        (lambda: kim.Quadratic(torch.eye(4), torch.zeros(2, 2), 0.1), "float64"),
+        (lambda: kim.prox_nuclear(draw(3, 3), -1.0), "tau must not be negative"),
+        (lambda: kim.theorem_1(1.0, 5.0, draw(3, 3), draw(3, 3), 1, 2), "r* = 2"),
+        (lambda: kim.theorem_1(1.0, 5.0, draw(3, 3), draw(4, 3), 2, 1), "different shapes"),
+        (lambda: kim.theorem_1(2.0, 1.0, draw(3, 3), draw(3, 3), 2, 1), "0 < alpha <= beta"),
+        (lambda: kim.starts(kim.instance("strict"), 4, 2, 1.0, generator(0)), "rank 4 must lie between 1 and 3"),
+        (lambda: kim.train(kim.instance("strict"), draw(2, 4, 1), draw(2, 1, 4)), "batch of starts"),
+        (lambda: kim.stationarity(kim.instance("strict"), draw(4, 1), draw(1, 4)), "does not fit"),
+        (lambda: kim.exact_constants(kim.instance("strict", h=1.0)), "largest eigenvalue"),
+        (lambda: kim.rank_bound(4, 2.0, 1.0, 0.1), "0 < mu lambda < 1"),
+        (lambda: kim.certificate(draw(3, 1), draw(1, 3), draw(3, 3), 0.0), "positive decay"),
+        (lambda: kim.digits(samples=5), "20 to 800 samples"),
+        (lambda: kim.sample(kim.instance("strict"), kim.instance("strict").solution, 1, 0.5, 3, generator(0)), "must exceed"),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(call, sentence):
+    with pytest.raises(ValueError, match=sentence.replace("*", r"\*")) as refused:
+        call()
+    assert str(refused.value).count("\n") == 0
