@@ -6,12 +6,12 @@
 
 PYTHON  ?= python3
 PROFILE ?= quick
-DOIT     = $(PYTHON) tools/environment.py && .venv/bin/doit -n 2
+DOIT     = $(PYTHON) tools/environment.py && .venv/bin/doit
 
 .PHONY: book test reference bench clean
 book test bench:
-	@$(DOIT) $@ profile=$(PROFILE)
+	@$(DOIT) -n 2 $@ profile=$(PROFILE)
 reference:
-	@$(DOIT) $(if $(NOTEBOOKS),$(addprefix reference:,$(NOTEBOOKS)),reference)
+	@$(DOIT) reference $(NOTEBOOKS)
 clean:
 	rm -rf _build

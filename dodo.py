@@ -1,7 +1,7 @@
 """The graph of the book. `doit list` shows it, `doit book` makes the site, `doit test` holds it.
 
     notebooks/X.ipynb  --papermill-->  _build/pages/notebooks/X.ipynb  --collected by-->  ledger, errata
-    book/, _config.yml, _toc.yml  --copied-->  _build/pages/  --jupyter-book-->  _build/pages/_build/html
+    book/, data cards, _config.yml, _toc.yml  --copied-->  _build/pages/  --jupyter-book-->  _build/pages/_build/html
 
 Nothing that did not change runs again: doit compares the contents of what each task depends on.
 """
@@ -37,11 +37,12 @@ DOIT_CONFIG = {"default_tasks": ["book"], "dep_file": "_build/doit.json", "backe
 
 
 def files(*patterns):
+    """The files that match, as doit wants them: sorted texts."""
     return sorted(str(path) for pattern in patterns for path in Path().glob(pattern) if path.is_file() and "__pycache__" not in path.parts)
 
 
 PACKAGE = files("lorabook/**/*", "data/**/*", "requirements*.lock", "tools/notebooks.py")
-PROSE = files("book/**/*", "_config.yml", "_toc.yml", "CITATION.cff")
+PROSE = files("book/**/*", "data/*.md", "_config.yml", "_toc.yml", "CITATION.cff")
 
 
 def tell(action, *args, **kwargs):
@@ -77,7 +78,8 @@ def task_notebook():
 def copy_pages():
     """Bring _build/pages in line with the sources; executed notebooks that have no source go."""
     PAGES.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(PAGES / "book", ignore_errors=True)
+    for folder in ("book", "data"):
+        shutil.rmtree(PAGES / folder, ignore_errors=True)
     for path in PROSE:
         (PAGES / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, PAGES / path)
@@ -133,18 +135,24 @@ def task_test():
     return {"actions": [[sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--nbval", "tests", "notebooks"]]}
 
 
+def rewrite(chosen):
+    """Rewrite the reference outputs of the chosen notebooks, then those that collect from them."""
+    unknown = sorted(set(chosen) - set(TEXTS))
+    if unknown:
+        return TaskFailed(f"There is no notebook {', '.join(unknown)}: choose from {', '.join(TEXTS)}.")
+    for name in TEXTS:
+        if not chosen or name in chosen or name in COLLECTORS:
+            failed = tell(notebooks.reference, f"notebooks/{name}.md", f"notebooks/{name}.ipynb")
+            if failed:
+                return failed
+
+
 def task_reference():
     """rewrite the reference outputs in notebooks/X.ipynb from the text in notebooks/X.md"""
-    for name in TEXTS:
-        yield {
-            "name": name,
-            "doc": f"rewrite notebooks/{name}.ipynb",
-            "actions": [(tell, [notebooks.reference, f"notebooks/{name}.md", f"notebooks/{name}.ipynb"])],
-            "uptodate": [False],
-        }
+    return {"actions": [rewrite], "pos_arg": "chosen", "uptodate": [False]}
 
 
 def task_bench():
     """time the package against its peers"""
     for path in files("benchmarks/*.py"):
-        yield {"name": Path(path).stem, "actions": [[sys.executable, path]], "uptodate": [False]}
+        yield {"name": Path(path).stem, "doc": f"run {path}", "actions": [[sys.executable, path]], "uptodate": [False]}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from lorabook.device import default_device
+
 
 def matrix(value: torch.Tensor, name: str) -> torch.Tensor:
     """Return ``value`` if it is a finite float64 tensor (..., rows, columns).
@@ -55,6 +57,13 @@ def times(values, like: torch.Tensor) -> torch.Tensor:
     if not is_fake(values) and bool((values < 0).any()):
         raise ValueError(f"times must not be negative; the smallest is {values.min().item():g}.")
     return values
+
+
+def together(*values) -> list[torch.Tensor]:
+    """Numbers and tensors as float64 tensors on one device: the first tensor's, else the default one."""
+    homes = [value.device for value in values if isinstance(value, torch.Tensor)]
+    home = homes[0] if homes else default_device()
+    return [torch.as_tensor(value, dtype=torch.float64, device=home) for value in values]
 
 
 def is_fake(value: torch.Tensor) -> bool:

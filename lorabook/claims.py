@@ -1,4 +1,4 @@
-"""Claims: frozen lists, verdicts computed from a run, and the ledger that collects them.
+"""Claims: frozen lists, and verdicts computed from a run.
 
 ``data/claims/<source>.yml`` says what is claimed, what is measured, and in which band the measured
 value must lie.  A notebook calls :func:`check` once per claim.  The verdict is computed, never typed,
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import html
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +27,7 @@ FAILS = "fails as printed"
 UNTESTABLE = "not testable here"
 VERDICTS = {HOLDS: "holds", CONSTANT: "constant", RANGE: "range", FAILS: "fails", UNTESTABLE: "untestable"}
 KINDS = ("theorem", "equation", "figure", "table", "remark", "beyond")
-MIME = "application/vnd.lorabook.verdict+json"
+METADATA = "lorabook"  # key of the record in the metadata of a notebook's output
 LISTS = Path(__file__).resolve().parent.parent / "data" / "claims"
 
 
@@ -64,12 +63,16 @@ class Claim:
         """``number`` as far as it is reproducible: three digits, or a bound where it is rounding."""
         if number is None:
             return ""
-        if abs(number) < self.floor:
+        exact = self.band[0] == self.band[1]
+        if abs(number) < self.floor and not (exact and number == 0):
             return f"below {self.floor:.0e}".replace("e-0", "e-")
         return f"{number:.3g}".replace("e-0", "e-").replace("e+0", "e")
 
     def wanted(self) -> str:
-        low, high = (f"{edge:.4g}".replace("e-0", "e-") for edge in self.band)
+        digits = 4 if f"{self.band[0]:.4g}" != f"{self.band[1]:.4g}" else 12
+        low, high = (f"{edge:.{digits}g}".replace("e-0", "e-") for edge in self.band)
+        if self.band[0] == self.band[1]:
+            return f"exactly {high}"
         if self.band[0] == -math.inf or (self.band[0] == 0 and self.band[1] < math.inf):
             return f"at most {high}"
         return f"at least {low}" if self.band[1] == math.inf else f"between {low} and {high}"
@@ -77,7 +80,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run says of one claim.  Shown as a card on the page, kept as JSON in the notebook."""
+    """What a run says of one claim.  Shown as a card on the page, kept as metadata of the output."""
 
     claim: Claim
     verdict: str
@@ -87,33 +90,56 @@ class Verdict:
     constant: str = ""
     over: str = field(default="")
 
-    def sentence(self) -> str:
+    def lines(self) -> list[str]:
+        """The verdict in a few lines: what was measured, and on what it rests."""
         claim = self.claim
         if self.verdict == UNTESTABLE:
-            return self.over or claim.reason
-        parts = [f"{claim.measured}: {self.value}, wanted {claim.wanted()}."]
+            return [self.over or claim.reason]
+        measured = claim.measured[:1].upper() + claim.measured[1:]
+        parts = [f"{measured}: {self.value}, wanted {claim.wanted()}."]
         if self.constant:
-            parts.append(f"{claim.constant}: {self.constant}.")
+            parts.append(f"Constant ({claim.constant}): {self.constant}.")
         if self.probe:
             parts.append(f"Counter-probe ({claim.probe}): {self.probe}.")
         if self.repair:
             parts.append(f"Corrected statement: {self.repair}.")
         if self.over:
             parts.append(f"Range: {self.over}.")
-        return " ".join(parts)
+        return parts
+
+    def sentence(self) -> str:
+        return " ".join(self.lines())
 
     def record(self) -> dict:
         keys = ("verdict", "value", "probe", "repair", "constant", "over")
         return {"id": self.claim.id} | {key: getattr(self, key) for key in keys if getattr(self, key)}
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+    def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         card = (
             f'<div class="lb-verdict lb-{VERDICTS[self.verdict]}"><span class="lb-badge">{self.verdict}</span> '
             f'<span class="lb-claim">{self.claim.id}</span> <span class="lb-where">{html.escape(self.claim.where)}</span>'
-            f"<p>{html.escape(self.sentence())}</p></div>"
+            + "".join(f"<p>{html.escape(line)}</p>" for line in self.lines())
+            + "</div>"
         )
         plain = f"[{self.verdict}] {self.claim.id}: {self.sentence()}"
-        return {"text/plain": plain, "text/html": card, MIME: self.record()}
+        return {"text/plain": plain, "text/html": card}, {METADATA: self.record()}
+
+
+class Hypotheses:
+    """Small table that evaluates each hypothesis on this very data.
+
+    Args:
+        *rows: (hypothesis, what was found, whether it holds); plain text, text, bool.
+    """
+
+    def __init__(self, *rows: tuple[str, str, bool]):
+        self.rows = rows
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        words = [(what, found, "holds" if holds else "does not hold") for what, found, holds in self.rows]
+        plain = "\n".join(": ".join(row[:2]) + f" ({row[2]})" for row in words)
+        lines = ["| hypothesis | on this data | |", "|:--|:--|:--|", *(f"| {' | '.join(row)} |" for row in words)]
+        return {"text/plain": plain, "text/markdown": "\n".join(lines)}
 
 
 @functools.cache
@@ -127,12 +153,28 @@ def load(source: str) -> dict[str, Claim]:
     if not path.exists():
         raise ClaimError(f"There is no claim list {path.name}; the sources are {', '.join(sources())}.")
     entries = {}
-    for raw in yaml.safe_load(path.read_text(encoding="utf-8"))["claims"]:
+    for raw in _read(source)["claims"]:
         claim = _parse(source, dict(raw))
         if claim.id in entries:
             raise ClaimError(f"The claim {claim.id} stands twice in {path.name}.")
         entries[claim.id] = claim
     return entries
+
+
+@functools.cache
+def _read(source: str) -> dict:
+    return yaml.safe_load((LISTS / f"{source}.yml").read_text(encoding="utf-8"))
+
+
+def title(source: str) -> str:
+    """What the book calls the source."""
+    return _read(source)["title"]
+
+
+def version(source: str) -> str:
+    """Which version of the source was read, and when: one sentence."""
+    head = _read(source)
+    return f"{' '.join(head['version'].split())} Read on {head['read']}."
 
 
 def sources() -> list[str]:
@@ -226,32 +268,3 @@ def not_testable(identifier: str) -> Verdict:
     if not claim.reason:
         raise ClaimError(f"{identifier} gives no reason why it could not be tested.")
     return Verdict(claim, UNTESTABLE)
-
-
-def collect(folder: str | Path = ".") -> list[tuple[str, Verdict]]:
-    """Every verdict recorded in the executed notebooks of ``folder``, as (notebook name, verdict).
-
-    Order: notebooks by name, verdicts as they stand on the page.
-
-    Raises:
-        ClaimError: a notebook records a claim that no list has, or one claim is recorded twice.
-    """
-    found, seen = [], {}
-    for path in sorted(Path(folder).glob("*.ipynb")):
-        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-            for output in cell.get("outputs", []):
-                record = dict(output.get("data", {}).get(MIME, {}))
-                if not record:
-                    continue
-                claim = find(record.pop("id"))
-                if claim.id in seen:
-                    raise ClaimError(f"{claim.id} is checked in {seen[claim.id]} and again in {path.stem}.")
-                seen[claim.id] = path.stem
-                found.append((path.stem, Verdict(claim, **record)))
-    return found
-
-
-def unchecked(verdicts: list[tuple[str, Verdict]]) -> list[str]:
-    """Ids of the listed claims on which no notebook has a verdict."""
-    recorded = {verdict.claim.id for _, verdict in verdicts}
-    return [name for source in sources() for name in load(source) if name not in recorded]

@@ -25,7 +25,7 @@ COLOURS = {"rushka": "#0072B2", "mallada": "#D55E00", "lora_one": "#009E73", "ki
 MARKERS = "osD^vP*X"
 
 
-def panel(xlabel: str, ylabel: str, title: str = "", width: float = 4.6, height: float = 3.3, **scales) -> Axes:
+def panel(xlabel: str, ylabel: str, title: str = "", width: float = 4.0, height: float = 3.1, **scales) -> Axes:
     """An empty panel with its axes labelled; ``scales`` goes to ``ax.set`` (``xscale="log"``, ``ylim=...``)."""
     figure, ax = plt.subplots(figsize=(width, height), layout="constrained")
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title, **scales)

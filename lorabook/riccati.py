@@ -21,8 +21,6 @@ class Exchange(NamedTuple):
     residual: torch.Tensor  # a(t), what is left to learn
     cosh: torch.Tensor  # cosh tau(t), tau = int_0^t a
     sinh: torch.Tensor  # sinh tau(t)
-    grow: torch.Tensor  # exp(tau(t)); 0 where P = 0, where it multiplies nothing
-    shrink: torch.Tensor  # exp(-tau(t)); 0 where Q = 0
 
 
 def exchange(target: torch.Tensor, P: torch.Tensor, Q: torch.Tensor, times: torch.Tensor) -> Exchange:
@@ -35,8 +33,9 @@ def exchange(target: torch.Tensor, P: torch.Tensor, Q: torch.Tensor, times: torc
         times: flow times, >= 0.  All four broadcast.
 
     Returns:
-        :class:`Exchange`.  ``cosh`` and ``sinh`` keep their relative accuracy as tau -> 0; use
-        ``grow`` and ``shrink`` where P or Q is 0, since tau is then unbounded.
+        :class:`Exchange`.  Where P = 0 the growing combination of the factors vanishes; then the
+        growing half of ``cosh`` and ``sinh``, which is unbounded and multiplies nothing, is left out.
+        Likewise the shrinking half where Q = 0.
 
     Holds when: always.  The residual tends to 0 unless (P = 0, c > 0) or (Q = 0, c < 0): such a start
     lies on the stable set of the saddle.
@@ -58,13 +57,12 @@ def exchange(target: torch.Tensor, P: torch.Tensor, Q: torch.Tensor, times: torc
     # a = 4 a0 decay / (v w); where v or w is 2 decay alone, decay cancels before it underflows
     residual = torch.where(down == 0, 2 * a0 / v, torch.where(up == 0, 2 * a0 / w, 4 * a0 * (decay / v) / w))
     root_v, root_w = v.sqrt(), w.sqrt()
-    return Exchange(
-        residual,
-        (v + w) / (2 * root_v * root_w),
-        2 * a0 * growth / (root_v * root_w),
-        torch.where(P > 0, root_v / root_w, zero),
-        torch.where(Q > 0, root_w / root_v, zero),
-    )
+    grow, shrink = torch.where(P > 0, root_v / root_w, zero), torch.where(Q > 0, root_w / root_v, zero)
+    edge = P * Q == 0
+    # sinh tau = (u - 1) / (2 sqrt u) without the difference, so that it keeps its accuracy as tau -> 0
+    cosh = torch.where(edge, (grow + shrink) / 2, (v + w) / (2 * root_v * root_w))
+    sinh = torch.where(edge, (grow - shrink) / 2, 2 * a0 * growth / (root_v * root_w))
+    return Exchange(residual, cosh, sinh)
 
 
 def time_to_residual(target: torch.Tensor, size: torch.Tensor, epsilon: torch.Tensor) -> torch.Tensor:

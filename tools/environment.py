@@ -49,15 +49,15 @@ def main():
     print("Making .venv from requirements.lock, which takes about two minutes.", flush=True)
     try:
         if subprocess.call([sys.executable, "-m", "venv", str(VENV)]):
-            raise RuntimeError("this Python cannot make one (on Debian and Ubuntu: apt install python3-venv)")
+            raise RuntimeError("this Python cannot make one (on Debian and Ubuntu: apt install python3-venv).")
         if pip("-r", LOCKS[0]) or pip("--no-deps", "-r", LOCKS[1]):
             raise RuntimeError("the packages could not be installed; is there a network connection?")
         if pip("--no-deps", "--no-build-isolation", "-e", "."):
-            raise RuntimeError("lorabook itself could not be installed")
+            raise RuntimeError("lorabook itself could not be installed.")
         stamp.write_text(wanted)
     except (RuntimeError, KeyboardInterrupt) as error:
         shutil.rmtree(str(VENV), ignore_errors=True)
-        sys.exit("No .venv was made: %s." % (str(error) or "interrupted"))
+        sys.exit("No .venv was made: %s" % (str(error) or "interrupted."))
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ def run(source, destination, profile_file=None, **extra):
     The parameters that were used appear once: when any differs from its default, one injected
     cell shows them all, and the cell with the defaults leaves the page.
     """
+    import jupyter_client
+    import nbclient
     import nbformat
     import papermill
 
@@ -67,15 +69,17 @@ def run(source, destination, profile_file=None, **extra):
     try:
         executed = papermill.execute_notebook(
             str(source), str(unfinished), values, kernel_name=KERNEL, cwd=str(source.parent), extra_arguments=QUIET,
-            progress_bar={"desc": source.stem, "mininterval": 2, "bar_format": "{desc}: {n_fmt} of {total_fmt} cells, {elapsed}"},
+            progress_bar={"desc": source.stem, "mininterval": 5, "bar_format": "{desc}: {n_fmt} of {total_fmt} cells, {elapsed}\n"},
         )
     except papermill.exceptions.PapermillExecutionError as error:
         last = f"{error.ename}: {error.evalue}".strip().splitlines()[-1]
-        raise Trouble(f"{source}, cell {error.cell_index} stopped with {last} (as far as it ran: {unfinished})") from None
-    except Exception as error:
-        if type(error).__name__ == "NoSuchKernel":
-            raise Trouble(f"{source} needs the Jupyter kernel '{KERNEL}', which this environment lacks: install ipykernel") from None
-        raise
+        # Counted in the source: an injected cell stands before the one that failed.
+        number = error.cell_index + (0 if values else 1)
+        raise Trouble(f"{source}, cell {number} stopped with {last} (as far as it ran: {unfinished})") from None
+    except jupyter_client.kernelspec.NoSuchKernel:
+        raise Trouble(f"{source} needs the Jupyter kernel '{KERNEL}', which this environment lacks: install ipykernel") from None
+    except nbclient.exceptions.DeadKernelError:
+        raise Trouble(f"{source}: its kernel died, perhaps for want of memory (as far as it ran: {unfinished})") from None
     if values:
         show_once(executed)
     nbformat.write(executed, unfinished)

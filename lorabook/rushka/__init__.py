@@ -9,7 +9,7 @@ Three pages of mathematics, one per section of the paper:
 House letters: the update is ``B @ A``; the paper writes ``Y X`` in continuous time.
 """
 
-from lorabook.rushka.algorithm import descend, descent_error, loss_gradients
+from lorabook.rushka.algorithm import descend, descent_error
 from lorabook.rushka.low_rank import frobenius_flow, frobenius_gradients, half_time, mode, spectral_start, tail_sum
 from lorabook.rushka.trace import (
     TraceFlow,
@@ -33,7 +33,6 @@ __all__ = [
     "frobenius_gradients",
     "full_rank_flow",
     "half_time",
-    "loss_gradients",
     "mode",
     "relative_error",
     "spectral_start",

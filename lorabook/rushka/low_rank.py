@@ -36,9 +36,7 @@ def mode(s0, x0, times) -> torch.Tensor:
     Raises:
         ValueError: a negative singular value, NaN, negative times.
     """
-    s0, x0 = (torch.as_tensor(x, dtype=torch.float64) for x in (s0, x0))
-    s0 = s0.to(x0.device) if s0.ndim == 0 else s0
-    x0 = x0.to(s0.device)
+    s0, x0, times = checks.together(s0, x0, times)
     checks.finite(s0, "s0"), checks.finite(x0, "x0")
     if not checks.is_fake(s0) and bool((s0 < 0).any()):
         raise ValueError(f"A singular value is not negative; the smallest s0 is {s0.min().item():g}.")
@@ -57,7 +55,7 @@ def half_time(s0, x0) -> torch.Tensor:
     Returns:
         (...) flow times.  Error: absolute 1e-15 / s0.
     """
-    s0, x0 = (torch.as_tensor(x, dtype=torch.float64) for x in (s0, x0))
+    s0, x0 = checks.together(s0, x0)
     return riccati.time_to_residual(s0, x0**2, s0 / 2)
 
 

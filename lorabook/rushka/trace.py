@@ -57,13 +57,8 @@ def trace_flow(trace, B0: torch.Tensor, A0: torch.Tensor, times) -> TraceFlow:
     c, P, Q = _invariants(trace, B0, A0)
     times = checks.times(times, A0)
     at = riccati.exchange(c, P, Q, times.reshape(-1, *[1] * c.ndim))
-    residual, cosh, sinh, grow, shrink = at.residual, *(field[..., None, None] for field in at[1:])
-    edge = (P * Q == 0)[..., None, None]  # tau is unbounded there: use the two exponentials one by one
-    half_sum, half_difference = (A0 + B0.mT) / 2, (A0 - B0.mT) / 2
-    rising, falling = grow * half_sum, shrink * half_difference
-    A = torch.where(edge, rising + falling, cosh * A0 + sinh * B0.mT)
-    B = torch.where(edge, rising - falling, cosh * B0.mT + sinh * A0).mT
-    return TraceFlow(B, A, residual)
+    cosh, sinh = at.cosh[..., None, None], at.sinh[..., None, None]
+    return TraceFlow(cosh * B0 + sinh * A0.mT, cosh * A0 + sinh * B0.mT, at.residual)
 
 
 def trace_limit(trace, B0: torch.Tensor, A0: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,127 @@
+"""The ledger: verdicts collected from executed notebooks, and the tables that show them.
+
+The ledger and errata pages are notebooks themselves.  They read the notebooks beside them, so what
+they say is what the last run found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from lorabook import claims
+from lorabook.claims import Claim, ClaimError, Verdict
+
+MARKS = {
+    claims.HOLDS: "✓ holds",
+    claims.CONSTANT: "✓ holds with a constant",
+    claims.RANGE: "✓ holds in the range tested",
+    claims.FAILS: "✗ fails as printed",
+    claims.UNTESTABLE: "– not testable here",
+}
+
+
+def collect(folder: str | Path = ".") -> list[tuple[str, Verdict]]:
+    """Every verdict recorded in the executed notebooks of ``folder``, as (notebook name, verdict).
+
+    Order: notebooks by name, verdicts as they stand on the page.
+
+    Raises:
+        ClaimError: a notebook records a claim that no list has, or one claim is recorded twice.
+    """
+    found, seen = [], {}
+    for path in sorted(Path(folder).glob("*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            for output in cell.get("outputs", []):
+                record = dict(output.get("metadata", {}).get(claims.METADATA, {}))
+                if not record:
+                    continue
+                claim = claims.find(record.pop("id"))
+                if claim.id in seen:
+                    raise ClaimError(f"{claim.id} is checked in {seen[claim.id]} and again in {path.stem}.")
+                seen[claim.id] = path.stem
+                found.append((path.stem, Verdict(claim, **record)))
+    return found
+
+
+def unchecked(verdicts: list[tuple[str, Verdict]]) -> list[str]:
+    """Ids of the listed claims on which no notebook has a verdict."""
+    recorded = {verdict.claim.id for _, verdict in verdicts}
+    return [name for source in claims.sources() for name in claims.load(source) if name not in recorded]
+
+
+def counts(verdicts: list[tuple[str, Verdict]]) -> "Table":
+    """How many claims of each source got which verdict."""
+    tally = {source: Counter() for source in claims.sources()}
+    for _, verdict in verdicts:
+        tally[verdict.claim.id.split(".")[0]][verdict.verdict] += 1
+    rows = [[claims.title(source), *(str(of[word]) for word in claims.VERDICTS), str(of.total())] for source, of in tally.items()]
+    if len(rows) > 1:
+        rows.append(["all", *(str(sum(int(row[k]) for row in rows)) for k in range(1, len(rows[0])))])
+    return Table(["source", *claims.VERDICTS, "claims"], rows)
+
+
+def table(verdicts: list[tuple[str, Verdict]], source: str) -> "Table":
+    """All verdicts of one source, each linked to its place in the notebook."""
+    rows = [
+        [_link(verdict.claim), _capital(verdict.claim.where), verdict.claim.statement, MARKS[verdict.verdict], verdict.value]
+        for _, verdict in verdicts
+        if verdict.claim.id.startswith(f"{source}.")
+    ]
+    return Table(["claim", "where", "statement", "verdict", "measured"], rows)
+
+
+class Table:
+    """A Markdown table that is also readable as plain text."""
+
+    def __init__(self, head: list[str], rows: list[list[str]]):
+        self.head, self.rows = head, rows
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        lines = [self.head, [":--"] * len(self.head), *self.rows]
+        markdown = "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+        plain = "\n".join(" · ".join(line) for line in [self.head, *self.rows])
+        return {"text/plain": plain, "text/markdown": markdown}
+
+
+class Errata:
+    """What fails as printed, source by source: place, printed, right, evidence, ruled out."""
+
+    def __init__(self, verdicts: list[tuple[str, Verdict]], source: str):
+        self.source = source
+        self.entries = [v for _, v in verdicts if v.verdict == claims.FAILS and v.claim.id.startswith(f"{source}.")]
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        blocks = [f"{claims.version(self.source)} {len(self.entries)} statements do not hold as printed."]
+        for number, verdict in enumerate(self.entries, 1):
+            claim = verdict.claim
+            printed = f"“{claim.quote}”" if claim.quote else claim.statement
+            parts = {
+                "Printed": printed,
+                "Right": claim.right,
+                "Evidence": f"{verdict.sentence()} See [the run](#{target(claim)}).",
+                "Ruled out": claim.ruled_out and f"{_capital(claim.ruled_out)}.",
+            }
+            lines = "\n".join(f"- *{name}.* {text}" for name, text in parts.items() if text)
+            blocks.append(f"**{number}. {_capital(claim.where)}**\n\n{lines}")
+        text = "\n\n".join(blocks)
+        return {"text/plain": text, "text/markdown": text}
+
+
+def target(claim: Claim) -> str:
+    """Name of the anchor at which a notebook treats the claim."""
+    return "claim-" + claim.id.replace(".", "-")
+
+
+def _link(claim: Claim) -> str:
+    return f"[{claim.id.split('.', 1)[1]}](#{target(claim)})"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _cell(text: str) -> str:
+    """A pipe would end the cell, so mathematics says it in words."""
+    return text.replace(r"\|", r"\Vert ").replace("|", r"\vert ")

@@ -1,0 +1,35 @@
+"""The few measures that every notebook takes of a run: relative distance, slopes, rank correlation."""
+
+from __future__ import annotations
+
+import torch
+
+
+def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Largest entry of ``|found - wanted|`` over the largest of ``|wanted|``; both finite, same shape.
+
+    Raises:
+        ValueError: NaN or infinite entries, or shapes that differ: either would make a distance look small.
+    """
+    if found.shape != wanted.shape:
+        raise ValueError(f"Shapes {tuple(found.shape)} and {tuple(wanted.shape)} differ.")
+    if not bool(torch.isfinite(found).all() and torch.isfinite(wanted).all()):
+        raise ValueError("A distance to NaN or infinity means nothing.")
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+def slope(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Least-squares slopes (...) of ``y (..., K)`` against ``x (..., K)``."""
+    x, y = x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
+    return (x * y).sum(-1) / x.square().sum(-1)
+
+
+def log_slope(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Order (...) of a power law: the slope of ``log y`` against ``log x``."""
+    return slope(x.log(), y.log())
+
+
+def rank_correlation(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Spearman's rank correlation of two vectors (K,) without ties."""
+    ranks = [values.argsort().argsort().to(torch.float64) for values in (x, y)]
+    return float(torch.corrcoef(torch.stack(ranks))[0, 1])

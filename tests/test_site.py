@@ -1,0 +1,239 @@
+"""The site as a reader meets it: built from the tracked files alone, opened from disk in a real browser."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
+PHONE = 390
+READABLE = 4.5  # WCAG AA for text
+
+without_browser = pytest.mark.skipif(os.environ.get("LORABOOK_NO_BROWSER") == "1", reason="LORABOOK_NO_BROWSER=1")
+
+
+@pytest.fixture(scope="session")
+def site(root, tmp_path_factory):
+    """`jupyter-book build .` on a copy of the tracked files: no notebook is run."""
+    clone = tmp_path_factory.mktemp("clone")
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, tracked.split("\0")):
+        if (root / name).is_file():
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / name, clone / name)
+    command = [Path(sys.executable).parent / "jupyter-book", "build", ".", "-W", "-n", "--keep-going", "-q"]
+    built = subprocess.run(command, cwd=clone, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return clone / "_build/html"
+
+
+def pages(folder):
+    """Every page, but not index.html, which only leads on to the front page."""
+    found = sorted(path for path in folder.rglob("*.html") if "_static" not in path.parts)
+    return [path for path in found if 'http-equiv="Refresh"' not in path.read_text()]
+
+
+class Links(HTMLParser):
+    """What a page points at, and what can be pointed at in it."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.targets, self.anchors = [], set()
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.targets += [attributes[key] for key in ("href", "src") if attributes.get(key)]
+        self.anchors |= {attributes[key] for key in ("id", "name") if attributes.get(key)}
+
+
+def broken_links(folder):
+    """Each link between pages whose file or anchor is missing."""
+    links = {path: Links(path) for path in pages(folder)}
+    broken = []
+    for path, page in links.items():
+        for target in page.targets:
+            parts = urlsplit(target)
+            if parts.scheme or parts.netloc:
+                continue
+            wanted = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            anchors = links[wanted].anchors if wanted in links else set()
+            if not wanted.exists() or (parts.fragment and wanted.suffix == ".html" and unquote(parts.fragment) not in anchors):
+                broken.append(f"{path.relative_to(folder)} -> {target}")
+    return broken
+
+
+def test_links_between_pages_lead_somewhere(site):
+    assert broken_links(site) == []
+
+
+def test_a_broken_link_is_caught(tmp_path):
+    (tmp_path / "a.html").write_text('<a href="b.html#here"></a><a href="b.html#gone"></a><a href="c.html"></a><img src="d.png">')
+    (tmp_path / "b.html").write_text('<p id="here"></p>')
+    assert broken_links(tmp_path) == ["a.html -> b.html#gone", "a.html -> c.html", "a.html -> d.png"]
+
+
+def test_the_download_button_gives_the_notebook_with_its_outputs(site, root):
+    for page in site.glob("notebooks/*.html"):
+        download = f"_sources/notebooks/{page.stem}.ipynb"
+        assert f'href="../{download}"' in page.read_text()
+        assert json.loads((site / download).read_text()) == json.loads((root / f"notebooks/{page.stem}.ipynb").read_text())
+
+
+def test_the_site_is_small(site):
+    size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
+    # The theme and MathJax take 10 MB; a page that embeds data by mistake would show here.
+    assert size < 40e6
+
+
+# What the browser says of one open page, as one list per kind of fault.
+FAULTS = r"""
+() => {
+  const all = selector => [...document.querySelectorAll(selector)];
+  const short = text => text.trim().replace(/\s+/g, " ").slice(0, 80);
+  const tex = all('mjx-merror, merror, [data-mml-node="merror"], [data-mjx-error], [data-mml-node="mtext"][fill="red"]')
+    .map(node => short(node.closest("mjx-container")?.parentElement?.textContent || node.textContent || "error"))
+    .concat(all(".math").filter(node => !node.querySelector("mjx-container") && /\\[([]/.test(node.textContent)).map(node => short(node.textContent)));
+  const dollars = [];
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node; (node = walk.nextNode());)
+    if (node.data.includes("$") && !node.parentElement.closest("code, pre, script, style, template, mjx-container")) dollars.push(short(node.data));
+  const images = all("img").filter(node => !node.getAttribute("alt"))
+    .concat(all("svg").filter(node => !node.closest("mjx-container, [aria-hidden=true], button") && !node.getAttribute("aria-label") && !node.querySelector("title")))
+    .map(node => short(node.outerHTML));
+  const wide = document.documentElement.scrollWidth > window.innerWidth ? [document.documentElement.scrollWidth + " pixels"] : [];
+
+  const rgb = colour => { const c = colour.match(/[\d.]+/g).map(Number); return {rgb: c.slice(0, 3), alpha: c.length > 3 ? c[3] : 1}; };
+  const light = ([r, g, b]) => { const f = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; return 0.2126 * f(r) + 0.7152 * f(g) + 0.0722 * f(b); };
+  const ground = node => { for (; node; node = node.parentElement) { const c = rgb(getComputedStyle(node).backgroundColor); if (c.alpha > 0.5) return c.rgb; } return [255, 255, 255]; };
+  const contrast = (node, colour) => { const [a, b] = [light(rgb(colour).rgb), light(ground(node))]; return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05); };
+  const faint = [];
+  for (const node of all(".lb-badge, .lb-claim, .lb-where, .lb-verdict p, figure.lb-row figcaption"))
+    if (contrast(node, getComputedStyle(node).color) < READABLE) faint.push(short(node.textContent));
+  for (const node of all("figure.lb-row svg text, figure.lb-row svg g[id*=text_] path, figure.lb-row svg g[id*=text_] use")) {
+    const fill = getComputedStyle(node).fill;
+    if (fill !== "none" && contrast(node, fill) < READABLE) faint.push(short(node.textContent || node.parentElement.id) + " " + fill);
+  }
+  return {tex, dollars, images, wide, faint};
+}
+""".replace("READABLE", str(READABLE))
+KINDS = ["tex", "dollars", "images", "wide", "faint", "console", "requests"]
+
+
+@pytest.fixture(scope="session")
+def browser():
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.fail("There is no chromium: install it (apt install chromium), or set LORABOOK_NO_BROWSER=1 to leave these tests out.")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+def visit(browser, url, width=1280, theme="light"):
+    """Open a page and list its faults, one list per kind."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+    page, console, requests = context.new_page(), [], []
+    page.on("console", lambda message: console.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: console.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url) if not request.url.startswith(("file:", "data:", "blob:")) else None)
+    page.goto(url)
+    page.evaluate("() => window.MathJax?.startup?.promise")
+    page.wait_for_timeout(50)
+    found = page.evaluate(FAULTS) | {"console": console, "requests": requests}
+    context.close()
+    return found
+
+
+@pytest.fixture(scope="session")
+def visits(site, browser):
+    """Every page, at desk and at phone width, light and dark."""
+    found = {}
+    for path in pages(site):
+        for width, theme in ((1280, "light"), (1280, "dark"), (PHONE, "light")):
+            found[f"{path.relative_to(site)} at {width}, {theme}"] = visit(browser, path.as_uri(), width, theme)
+    return found
+
+
+@without_browser
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_page_has_a_fault_of_this_kind(visits, kind):
+    assert {page: faults[kind] for page, faults in visits.items() if faults[kind]} == {}
+
+
+SPOILT = {
+    "tex": r'<div class="math">\[ \frac{1 \]</div><div class="math">\[ \nosuchmacro \]</div>',
+    "dollars": "<p>the norm $x$ of it <code>$HOME</code></p>",
+    "images": '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw="><svg width="9" height="9"></svg>',
+    "wide": '<div style="width: 2000px">wide</div>',
+    "faint": '<figure class="lb-row"><svg aria-label="a"><text fill="#bbbbbb">label</text></svg></figure>',
+    "console": "<script>undefinedFunction()</script>",
+    "requests": '<script async src="https://example.invalid/analytics.js"></script>',
+}
+
+
+@without_browser
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_with_a_fault_is_caught(site, browser, tmp_path, kind):
+    mathjax = (site / "_static/tex-svg.js").as_uri()
+    path = tmp_path / "spoilt.html"
+    path.write_text(f'<!DOCTYPE html><title>t</title><script defer src="{mathjax}"></script><body>{SPOILT[kind]}</body>')
+    found = visit(browser, path.as_uri(), PHONE)
+    assert found[kind], f"the fault was not seen: {found}"
+    # A refused request is rightly reported on the console as well.
+    assert {other for other in KINDS if found[other]} <= {kind, "console" if kind == "requests" else kind}
+    if kind == "tex":
+        assert len(found[kind]) >= 2, "a syntax error and an unknown macro are two faults"
+
+
+@without_browser
+def test_the_theme_switch_turns_the_page_dark_and_the_figures_follow(site, browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    page.goto((site / "book/index.html").as_uri())
+    ink = "() => getComputedStyle(document.querySelector('.lb-verdict')).color"
+    before = page.evaluate(ink)
+    for _ in range(3):
+        if page.evaluate("() => document.documentElement.dataset.theme") == "dark":
+            break
+        page.locator("button.theme-switch-button:visible").first.click()
+    assert page.evaluate("() => document.documentElement.dataset.theme") == "dark"
+    assert page.evaluate(ink) != before
+    page.close()
+
+
+@without_browser
+def test_the_search_finds_a_word_from_disk(site, browser):
+    page = browser.new_page()
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((site / "search.html").as_uri() + "?q=Fukumizu")
+    page.wait_for_selector("#search-results li a", timeout=10_000)
+    assert "references.html" in page.locator("#search-results").inner_html()
+    page.goto((site / "search.html").as_uri() + "?q=xyzzyplugh")
+    page.wait_for_selector("text=did not match any documents", timeout=10_000)
+    assert page.locator("#search-results li a").count() == 0
+    assert errors == []
+    page.close()
+
+
+@without_browser
+def test_panels_stand_beside_each_other_at_a_desk_and_below_each_other_on_a_phone(site, browser, tmp_path):
+    panel = '<div class="lb-panel"><svg viewBox="0 0 4 3" role="img" aria-label="a panel"></svg></div>'
+    path = tmp_path / "row.html"
+    style = (site / "_static/lorabook.css").as_uri()
+    path.write_text(f'<link rel="stylesheet" href="{style}"><figure class="lb-row">{panel * 2}<figcaption>A caption.</figcaption></figure>')
+    for width, rows in ((1280, 1), (PHONE, 2)):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.goto(path.as_uri())
+        tops = page.evaluate("() => [...document.querySelectorAll('.lb-panel')].map(node => node.getBoundingClientRect().top)")
+        assert len(set(tops)) == rows
+        page.close()
