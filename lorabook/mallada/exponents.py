@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import torch
 
+from lorabook import measure
+
 
 class Exponents(NamedTuple):
     """Powers of alpha; one number each, or one per entry of a broadcast shape."""
@@ -39,9 +41,7 @@ def fit(scales: torch.Tensor, values: torch.Tensor, dim: int) -> torch.Tensor:
     """
     if len(scales) < 2 or values.shape[dim] != len(scales):
         raise ValueError(f"A slope needs two scales or more and one value for each; got {len(scales)} scales and {values.shape[dim]} values.")
-    x = scales.log()
-    x = x - x.mean()
-    return torch.movedim(values.log(), dim, -1) @ x / x.square().sum()
+    return measure.log_slope(scales, torch.movedim(values, dim, -1))
 
 
 def predicted(c: torch.Tensor, ratio: torch.Tensor) -> Exponents:
