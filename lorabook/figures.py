@@ -17,6 +17,7 @@ import numpy as np
 import seaborn
 import torch
 from matplotlib.axes import Axes
+from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
 plt.style.use(Path(__file__).with_name("lorabook.mplstyle"))
 INK = "#010203"  # replaced by currentColor in the SVG
@@ -101,11 +102,13 @@ def strip(ax: Axes, low: float, high: float, label: str = "") -> Axes:
 
 def phases(ax: Axes, edges, names) -> Axes:
     """A bar of named phases under the time axis; ``edges`` has one entry more than ``names``."""
-    where = ax.get_xaxis_transform()
+    # the bar hangs at a fixed distance in points below the axis, so the layout knows where it ends
+    down = ScaledTranslation(0, -52 / 72, ax.figure.dpi_scale_trans)
+    where = blended_transform_factory(ax.transData, ax.transAxes + down)
     for k, (name, low, high) in enumerate(zip(names, edges[:-1], edges[1:], strict=True)):
-        ax.fill_betweenx([-0.42, -0.32], low, high, color=GREY, alpha=(0.45, 0.2)[k % 2], linewidth=0, transform=where, clip_on=False)
+        ax.fill_betweenx([0, 0.09], low, high, color=GREY, alpha=(0.45, 0.2)[k % 2], linewidth=0, transform=where, clip_on=False)
         middle = (low * high) ** 0.5 if ax.get_xscale() == "log" else (low + high) / 2
-        ax.text(middle, -0.375, name, transform=where, ha="center", va="center", fontsize="x-small")
+        ax.text(middle, 0.045, name, transform=where, ha="center", va="center", fontsize="small")
     return ax
 
 
