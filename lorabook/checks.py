@@ -31,7 +31,7 @@ def finite(value: torch.Tensor, name: str) -> None:
 def factors(B: torch.Tensor, A: torch.Tensor, W0: torch.Tensor | None = None) -> None:
     """Raise ValueError unless ``B`` (..., m, r), ``A`` (..., r, n) and ``W0`` (..., m, n) fit.
 
-    The rank may not exceed the smaller dimension.
+    The rank may not exceed the smaller dimension, the leading dimensions broadcast, and all live on one device.
     """
     matrix(B, "B"), matrix(A, "A")
     (m, r), (inner, n) = B.shape[-2:], A.shape[-2:]
@@ -41,22 +41,59 @@ def factors(B: torch.Tensor, A: torch.Tensor, W0: torch.Tensor | None = None) ->
         raise ValueError(f"The rank {r} is above the smaller dimension {min(m, n)} of the update.")
     if W0 is not None and matrix(W0, "W0").shape[-2:] != (m, n):
         raise ValueError(f"W0 {tuple(W0.shape)} and the update B A {(m, n)} have different shapes.")
+    given = {"B": B, "A": A} | ({} if W0 is None else {"W0": W0})
+    if len({value.device for value in given.values()}) > 1:
+        homes = ", ".join(f"{name} on {value.device}" for name, value in given.items())
+        raise ValueError(f"The matrices must live on one device; got {homes}.")
+    batch(**{name: value.shape[:-2] for name, value in given.items()})
 
 
-def times(values, like: torch.Tensor) -> torch.Tensor:
-    """Flow times as a float64 vector (T,) on the device of ``like``.
+def batch(**leading) -> torch.Size:
+    """The common leading dimensions of the named shapes.
 
     Raises:
-        ValueError: negative, NaN or infinite times, or more than one dimension.
+        ValueError: they do not broadcast; the sentence gives every one.
     """
-    values = torch.as_tensor(values, dtype=torch.float64, device=like.device)
-    if values.ndim > 1:
-        raise ValueError(f"times must be a number or a vector (T,); got shape {tuple(values.shape)}.")
-    values = values.reshape(-1)
-    finite(values, "times")
+    try:
+        return torch.broadcast_shapes(*leading.values())
+    except RuntimeError:
+        came = ", ".join(f"{name} {tuple(shape)}" for name, shape in leading.items())
+        raise ValueError(f"The leading dimensions do not fit each other: {came}.") from None
+
+
+def number(value, name: str, like: torch.Tensor | None = None) -> torch.Tensor:
+    """``value`` as a finite float64 tensor on the device of ``like``.
+
+    Raises:
+        ValueError: it is no number or tensor of numbers, or not finite.
+    """
+    try:
+        found = torch.as_tensor(value, dtype=torch.float64, device=None if like is None else like.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} must be a number or a tensor of numbers; got {value!r}.") from None
+    finite(found, name)
+    return found
+
+
+def count(value, name: str, least: int) -> int:
+    """``value`` if it is a whole number >= ``least``; else ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number >= {least}; got {value!r}.")
+    return value
+
+
+def times(values, like: torch.Tensor, name: str = "times") -> torch.Tensor:
+    """Flow times as a float64 vector (T,), T >= 1, on the device of ``like``.
+
+    Raises:
+        ValueError: negative, NaN or infinite times, none at all, or more than one dimension.
+    """
+    values = number(values, name, like)
+    if values.ndim > 1 or values.numel() == 0:
+        raise ValueError(f"{name} must be a number or a vector (T,) of at least one; got shape {tuple(values.shape)}.")
     if not is_fake(values) and bool((values < 0).any()):
-        raise ValueError(f"times must not be negative; the smallest is {values.min().item():g}.")
-    return values
+        raise ValueError(f"{name} must not be negative; the smallest is {values.min().item():g}.")
+    return values.reshape(-1)
 
 
 def together(*values) -> list[torch.Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import zlib
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -147,7 +148,7 @@ class Row:
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         parts = []
         for number, (text, drawing) in enumerate(zip(self.alt, self.drawings, strict=True)):
-            prefix = f"f{abs(_stable_hash(self.caption))}-{number}-"
+            prefix = f"f{_stable_hash(self.caption)}-{number}-"
             drawing = re.sub(r'\bid="', f'id="{prefix}', drawing)
             drawing = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}", drawing)
             label = html.escape(text, quote=True)
@@ -169,7 +170,7 @@ def _svg(ax: Axes) -> str:
 
 
 def _stable_hash(text: str) -> int:
-    return int.from_bytes(text.encode()[:64], "big") % 10**8
+    return zlib.crc32(text.encode())
 
 
 def _legend(ax: Axes, labels) -> Axes:
@@ -179,4 +180,8 @@ def _legend(ax: Axes, labels) -> Axes:
 
 
 def _numpy(values) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values, dtype=float)
+    if isinstance(values, torch.Tensor):
+        return values.detach().cpu().numpy()
+    if isinstance(values, (list, tuple)):  # of tensors, perhaps, on any device
+        values = [_numpy(value) if isinstance(value, (torch.Tensor, list, tuple)) else value for value in values]
+    return np.asarray(values, dtype=float)

@@ -51,6 +51,11 @@ def unchecked(verdicts: list[tuple[str, Verdict]]) -> list[str]:
     return [name for source in claims.sources() for name in claims.load(source) if name not in recorded]
 
 
+def loose_ends(verdicts: list[tuple[str, Verdict]]) -> list[str]:
+    """Verdicts that a published run may not have: no witness on one side, or a failure without its correction."""
+    return [f"{verdict.claim.id}: {verdict.note}" for _, verdict in verdicts if verdict.note]
+
+
 def counts(verdicts: list[tuple[str, Verdict]]) -> "Table":
     """How many claims of each source got which verdict."""
     tally = {source: Counter() for source in claims.sources()}

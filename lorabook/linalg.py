@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from lorabook.checks import matrix
+from lorabook.checks import count, matrix
 from lorabook.device import normal
 
 
@@ -23,7 +23,12 @@ def random_orthonormal(rows: int, columns: int, source: torch.Generator, device=
     """Matrix (rows, columns) with orthonormal columns, Haar distributed, the same on every device.
 
     Source: Mezzadri 2007 (signs of R's diagonal make QR unique, hence the measure invariant).
+
+    Raises:
+        ValueError: more columns than rows.
     """
+    if columns > rows:
+        raise ValueError(f"{columns} columns of length {rows} cannot be orthonormal; at most {rows} fit.")
     Q, R = torch.linalg.qr(normal((rows, columns), source, device))
     return Q * torch.sgn(R.diagonal(dim1=-2, dim2=-1))
 
@@ -47,6 +52,8 @@ def principal_sines(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         (Björck & Golub 1973).
     """
     U, V = orthonormal(left), orthonormal(right)
+    if U.shape[-2] != V.shape[-2]:
+        raise ValueError(f"left {tuple(left.shape)} and right {tuple(right.shape)} live in different spaces.")
     if U.shape[-1] > V.shape[-1]:
         raise ValueError(f"left has {U.shape[-1]} directions, right only {V.shape[-1]}: swap them.")
     return torch.linalg.svdvals(U - V @ (V.mT @ U)).clamp(max=1.0)
@@ -58,21 +65,25 @@ def truncate(W: torch.Tensor, rank: int) -> torch.Tensor:
     Source: Eckart & Young 1936; Mirsky 1960.
 
     Raises:
-        ValueError: ``rank`` is negative or above the smaller dimension.
+        ValueError: ``rank`` is no whole number, negative, or above the smaller dimension.
     """
     smaller = min(matrix(W, "W").shape[-2:])
-    if not 0 <= rank <= smaller:
-        raise ValueError(f"The rank {rank} must lie between 0 and the smaller dimension {smaller}.")
+    if count(rank, "rank", 0) > smaller:
+        raise ValueError(f"The rank {rank} is above the smaller dimension {smaller}.")
     U, s, Vh = torch.linalg.svd(W, full_matrices=False)
     return (U[..., :rank] * s[..., None, :rank]) @ Vh[..., :rank, :]
 
 
 def align_signs(vectors: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """``vectors`` (..., n, k) with each column's sign turned so that it agrees with ``reference`` (..., n, k)."""
+    if vectors.shape[-2:] != reference.shape[-2:]:
+        raise ValueError(f"vectors {tuple(vectors.shape)} and reference {tuple(reference.shape)} have different shapes.")
     overlap = (vectors * reference).sum(-2, keepdim=True)
     return torch.where(overlap < 0, -vectors, vectors)
 
 
 def balance(B: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
     """B^T B - A A^T (..., r, r): conserved by the gradient flow of every loss of the product B A."""
+    if B.shape[-1] != A.shape[-2]:
+        raise ValueError(f"B {tuple(B.shape)} and A {tuple(A.shape)} do not multiply: their ranks differ.")
     return B.mT @ B - A @ A.mT

@@ -10,6 +10,8 @@ Not here: which G a source means, and how long its early phase lasts.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from lorabook import checks
@@ -28,7 +30,7 @@ def propagate(G: torch.Tensor, B0: torch.Tensor, A0: torch.Tensor, times) -> tup
         ``B (T, ..., m, r)`` and ``A (T, ..., r, n)``.
 
     Holds when: the products of the factors are still small against G's scale.
-    Error: relative rounding; entries grow like ``exp(s_1 t)`` and are infinite once
+    Error: relative rounding; entries grow like ``exp(s_1 t)`` and are infinite or NaN once
     ``s_1 t`` exceeds 709, the range of float64.
 
     Raises:
@@ -59,12 +61,14 @@ def iterate(G: torch.Tensor, B0: torch.Tensor, A0: torch.Tensor, learning_rate: 
     Error: relative rounding times k.
 
     Raises:
-        ValueError: as for :func:`propagate`, or a step that is not positive.
+        ValueError: as for :func:`propagate`, or a step that is not positive and finite, or a number of steps that is not whole.
     """
     checks.factors(B0, A0, G)
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate must be positive; got {learning_rate!r}.")
-    steps = checks.times(steps, G)
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be positive and finite; got {learning_rate!r}.")
+    steps = checks.times(steps, G, "steps")
+    if not checks.is_fake(steps) and bool((steps != steps.round()).any()):
+        raise ValueError(f"steps must be whole numbers; got {steps[steps != steps.round()][0].item():g}.")
 
     def gains(s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         k = steps.reshape(-1, *[1] * s.ndim)
@@ -77,6 +81,8 @@ def iterate(G: torch.Tensor, B0: torch.Tensor, A0: torch.Tensor, learning_rate: 
 def _solve(G, B0, A0, gains):
     """Apply ``even - 1`` and ``odd`` functions of G's singular values; what G cannot see stays as it is."""
     U, s, Vh = torch.linalg.svd(G, full_matrices=False)
+    # all leading dimensions in s, so that the times stand before every one of them
+    s = s.expand(*torch.broadcast_shapes(G.shape[:-2], B0.shape[:-2], A0.shape[:-2]), -1)
     even, odd = (gain[..., None] for gain in gains(s))
     left, right = U.mT @ B0, Vh @ A0.mT
     B = B0 + U @ (even * left + odd * right)

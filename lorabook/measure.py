@@ -6,15 +6,18 @@ import torch
 
 
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Largest entry of ``|found - wanted|`` over the largest of ``|wanted|``; both finite, same shape.
+    """Largest entry of ``|found - wanted|`` over the largest of ``|wanted|``; both finite, same shape, wanted not 0.
 
     Raises:
-        ValueError: NaN or infinite entries, or shapes that differ: either would make a distance look small.
+        ValueError: NaN or infinite entries, shapes that differ, or nothing but zeros wanted: each would make a
+            distance look small, or no distance at all.
     """
     if found.shape != wanted.shape:
         raise ValueError(f"Shapes {tuple(found.shape)} and {tuple(wanted.shape)} differ.")
     if not bool(torch.isfinite(found).all() and torch.isfinite(wanted).all()):
         raise ValueError("A distance to NaN or infinity means nothing.")
+    if not bool((wanted != 0).any()):
+        raise ValueError("A relative distance to zero means nothing.")
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 

@@ -171,6 +171,12 @@ def test_a_change_of_package_notebook_or_lock_runs_the_notebook_again(book, path
     assert printed in book.printed("_build/pages/notebooks/alpha.ipynb")
 
 
+def test_another_device_runs_the_notebooks_again(book, monkeypatch):
+    monkeypatch.setenv("LORABOOK_DEVICE", "cpu")
+    assert ".  notebook:alpha" in book.doit("notebook:alpha").stdout
+    assert "-- notebook:alpha" in book.doit("notebook:alpha").stdout
+
+
 def test_a_changed_page_runs_no_notebook(book):
     book.replace("book/index.md", "# Front page", "# Another front page")
     run = book.doit("book")

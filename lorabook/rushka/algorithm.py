@@ -9,6 +9,7 @@ Not here: any particular loss.  A loss enters through its two partial gradients.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -24,7 +25,7 @@ def descend(
     gradient_A: Gradient,
     B0: torch.Tensor,
     A0: torch.Tensor,
-    step: float,
+    step: float | torch.Tensor,
     iterations: int,
     inner: int = 1,
     mixing: float = 1.0,
@@ -37,7 +38,7 @@ def descend(
         gradient_A: partial gradient, (B, A) -> (..., r, n).
         B0: (..., m, r) float64.
         A0: (..., r, n) float64.
-        step: the paper's alpha, > 0.
+        step: the paper's alpha, > 0; a tensor (..., 1, 1) gives every system its own.
         iterations: number of outer iterations, >= 0; the flow time passed is ``step * inner * iterations``.
         inner: k, steps on each factor per outer iteration.
         mixing: lambda in [0, 1]; 1 updates A from the old B (simultaneous), 0 from the new (sequential).
@@ -52,10 +53,10 @@ def descend(
         ValueError: shapes that do not fit, or a step, count or mixing out of range.
     """
     checks.factors(B0, A0)
-    if not step > 0:
-        raise ValueError(f"step must be positive; got {step!r}.")
-    if iterations < 0 or inner < 1:
-        raise ValueError(f"iterations must be >= 0 and inner >= 1; got {iterations} and {inner}.")
+    steps = torch.as_tensor(step, dtype=B0.dtype, device=B0.device)
+    if not checks.is_fake(steps) and not bool(((steps > 0) & (steps < math.inf)).all()):
+        raise ValueError(f"step must be positive and finite; got {step!r}.")
+    checks.count(iterations, "iterations", 0), checks.count(inner, "inner", 1)
     if not 0 <= mixing <= 1:
         raise ValueError(f"mixing must lie in [0, 1]; got {mixing!r}.")
     B, A, average = B0, A0, B0

@@ -36,10 +36,7 @@ def mode(s0, x0, times) -> torch.Tensor:
     Raises:
         ValueError: a negative singular value, NaN, negative times.
     """
-    s0, x0, times = checks.together(s0, x0, times)
-    checks.finite(s0, "s0"), checks.finite(x0, "x0")
-    if not checks.is_fake(s0) and bool((s0 < 0).any()):
-        raise ValueError(f"A singular value is not negative; the smallest s0 is {s0.min().item():g}.")
+    s0, x0, times = _modes(s0, x0, times)
     size = x0**2 + torch.zeros_like(s0)
     times = checks.times(times, size).reshape(-1, *[1] * size.ndim)
     at = riccati.exchange(s0 + torch.zeros_like(size), size, size, times)
@@ -54,9 +51,24 @@ def half_time(s0, x0) -> torch.Tensor:
 
     Returns:
         (...) flow times.  Error: absolute 1e-15 / s0.
+
+    Raises:
+        ValueError: a singular value that is not positive, a start of zero, or NaN.
     """
-    s0, x0 = checks.together(s0, x0)
+    s0, x0 = _modes(s0, x0)
+    if not checks.is_fake(s0) and bool((s0 == 0).any() | (x0 == 0).any()):
+        raise ValueError("A mode without a singular value or without a start is never half learned.")
     return riccati.time_to_residual(s0, x0**2, s0 / 2)
+
+
+def _modes(s0, x0, *others):
+    """The arguments as tensors on one device, after the checks of the public door."""
+    s0, x0, *others = checks.together(s0, x0, *others)
+    checks.finite(s0, "s0"), checks.finite(x0, "x0")
+    checks.batch(s0=s0.shape, x0=x0.shape)
+    if not checks.is_fake(s0) and bool((s0 < 0).any()):
+        raise ValueError(f"A singular value is not negative; the smallest s0 is {s0.min().item():g}.")
+    return s0, x0, *others
 
 
 def tail_sum(W0: torch.Tensor) -> torch.Tensor:
@@ -78,13 +90,18 @@ def spectral_start(W0: torch.Tensor, x0: torch.Tensor, triplets=None) -> tuple[t
         ``B0 (..., m, r)`` of zeros and ``A0 (..., r, n)``.
 
     Raises:
-        ValueError: more rows than singular triplets.
+        ValueError: more rows than singular triplets, NaN, or triplets that do not exist.
     """
     m, n = checks.matrix(W0, "W0").shape[-2:]
+    x0 = checks.number(x0, "x0", W0)
+    if x0.ndim < 1:
+        raise ValueError("x0 must be a vector (r,); got a number.")
     rank = x0.shape[-1]
     if rank > min(m, n):
         raise ValueError(f"The rank {rank} is above the smaller dimension {min(m, n)}.")
     chosen = torch.arange(rank, device=W0.device) if triplets is None else torch.as_tensor(triplets, device=W0.device)
+    if chosen.shape != (rank,) or not checks.is_fake(chosen) and bool(((chosen < 0) | (chosen >= min(m, n))).any()):
+        raise ValueError(f"triplets must be {rank} indices from 0 to {min(m, n) - 1}; got {triplets!r}.")
     Vh = torch.linalg.svd(W0, full_matrices=False).Vh
     A0 = x0[..., :, None] * Vh.index_select(-2, chosen)
     return torch.zeros(*W0.shape[:-1], rank, dtype=W0.dtype, device=W0.device), A0
@@ -115,6 +132,8 @@ def frobenius_flow(W0: torch.Tensor, B0: torch.Tensor, A0: torch.Tensor, times) 
     times = checks.times(times, W0)
     if bool((times.diff() < 0).any()):
         raise ValueError("times must not decrease: each answer continues from the one before.")
+    lead = checks.batch(B=B0.shape[:-2], A=A0.shape[:-2])
+    B0, A0 = B0.expand(*lead, *B0.shape[-2:]), A0.expand(*lead, *A0.shape[-2:])
     (m, r), n = B0.shape[-2:], A0.shape[-1]
     gap = balance(B0, A0)
     shift = gap.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]

@@ -1,0 +1,160 @@
+"""The ledger: verdicts as the notebooks recorded them, none twice, none lost, in tables that stay tables."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from lorabook import claims, ledger
+from lorabook.claims import ClaimError
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+BASE = {"where": "eq. (1)", "kind": "equation", "measured": "a distance", "band": [0, 1], "band_reason": "a bound", "probe": "another start"}
+LIST = [
+    BASE | {"id": "first", "statement": "The norm $|x| \\le \\|y\\|$."},
+    BASE | {"id": "second", "statement": "s", "scope": "exact"},
+    {**BASE, "id": "wrong", "statement": "w", "quote": "$|a| = b$", "right": "$a = b$", "ruled_out": "rounding"},
+    {"id": "history", "where": "section 1", "kind": "remark", "statement": "h", "reason": "A matter of history."},
+]
+
+
+@pytest.fixture
+def demo(monkeypatch, tmp_path):
+    (tmp_path / "lists").mkdir()
+    for name, entries in (("demo", LIST), ("empty", [LIST[3] | {"id": "none"}])):
+        text = {"source": name, "title": name.title(), "version": "v1,\nfirst print.", "read": "2026-01-01", "claims": entries}
+        (tmp_path / "lists" / f"{name}.yml").write_text(yaml.safe_dump(text))
+    monkeypatch.setattr(claims, "LISTS", tmp_path / "lists")
+    claims.load.cache_clear(), claims._read.cache_clear()
+    yield tmp_path
+    claims.load.cache_clear(), claims._read.cache_clear()
+
+
+def page(folder, name, *verdicts):
+    """An executed notebook whose cells show these verdicts, beside other output."""
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [nbformat.v4.new_markdown_cell("text"), nbformat.v4.new_code_cell("1 + 1", outputs=[nbformat.v4.new_output("stream", text="2")])]
+    for verdict in verdicts:
+        data, metadata = verdict._repr_mimebundle_()
+        output = nbformat.v4.new_output("execute_result", data=data, metadata=metadata, execution_count=1)
+        notebook.cells.append(nbformat.v4.new_code_cell("claims.check(...)", outputs=[output]))
+    nbformat.write(notebook, folder / f"{name}.ipynb")
+
+
+def verdicts():
+    return [
+        claims.check("demo.first", value=0.25, probe=2.0, over="n = 3"),
+        claims.check("demo.second", value=0.5, probe=2.0),
+        claims.check("demo.wrong", value=3.0, probe=2.0, repair=0.5),
+        claims.not_testable("demo.history"),
+    ]
+
+
+@pytest.fixture
+def collected(demo):
+    first, second, wrong, history = verdicts()
+    page(demo, "b_page", first)
+    page(demo, "a_page", second, wrong, history)
+    page(demo, "c_empty")
+    return ledger.collect(demo)
+
+
+def test_what_was_recorded_is_what_is_collected(collected):
+    first, second, wrong, history = verdicts()
+    assert collected == [("a_page", second), ("a_page", wrong), ("a_page", history), ("b_page", first)]
+
+
+def test_a_claim_that_two_notebooks_check_raises(demo):
+    page(demo, "a_page", verdicts()[0])
+    page(demo, "b_page", verdicts()[0])
+    with pytest.raises(ClaimError, match=r"^demo\.first is checked in a_page and again in b_page\.$"):
+        ledger.collect(demo)
+
+
+def test_a_claim_that_one_notebook_checks_twice_raises(demo):
+    page(demo, "a_page", verdicts()[0], verdicts()[0])
+    with pytest.raises(ClaimError, match="checked in a_page and again in a_page"):
+        ledger.collect(demo)
+
+
+def test_a_recorded_claim_that_no_list_has_raises(demo):
+    page(demo, "a_page", verdicts()[0])
+    text = (demo / "a_page.ipynb").read_text()
+    (demo / "a_page.ipynb").write_text(text.replace("demo.first", "demo.ghost"))
+    with pytest.raises(ClaimError, match=r"No claim list has the claim 'demo\.ghost'"):
+        ledger.collect(demo)
+
+
+def test_a_claim_that_no_notebook_checks_is_named(collected):
+    assert ledger.unchecked(collected) == ["empty.none"]
+    assert ledger.unchecked(collected[1:]) == ["demo.second", "empty.none"]
+
+
+def columns(markdown):
+    """Cells of each row of a Markdown table."""
+    return [re.split(r"(?<!\\)\|", row)[1:-1] for row in markdown.splitlines()]
+
+
+def test_counts_add_up(collected):
+    table = ledger.counts(collected)
+    assert table.head == ["source", *claims.VERDICTS, "claims"]
+    assert table.rows == [["Demo", "1", "0", "1", "1", "1", "4"], ["Empty", "0", "0", "0", "0", "0", "0"], ["all", "1", "0", "1", "1", "1", "4"]]
+
+
+def test_the_table_of_a_source_links_to_the_anchors_and_keeps_its_columns(collected):
+    table = ledger.table(collected, "demo")
+    rows = columns(table._repr_mimebundle_()["text/markdown"])
+    assert {len(row) for row in rows} == {5} and len(rows) == 2 + 4
+    assert "[first](#claim-demo-first)" in rows[-1][0] and "✓ holds in the range tested" in rows[-1][3] and rows[-1][4].strip() == "0.25"
+    # inside mathematics a pipe is said in words
+    assert rows[-1][2].strip() == r"The norm $\vert x\vert  \le \Vert y\Vert $."
+    assert ledger.table(collected, "empty").rows == []
+    plain = table._repr_mimebundle_()["text/plain"].splitlines()
+    assert plain[0] == "claim · where · statement · verdict · measured" and len(plain) == 5
+
+
+def test_a_source_is_not_mistaken_for_another_of_a_longer_name(collected):
+    assert ledger.table(collected, "dem").rows == [] and ledger.Errata(collected, "dem").entries == []
+
+
+def test_errata_say_what_is_printed_what_is_right_the_numbers_and_what_was_ruled_out(collected):
+    errata = ledger.Errata(collected, "demo")
+    assert [verdict.claim.id for verdict in errata.entries] == ["demo.wrong"]
+    text = errata._repr_mimebundle_()["text/markdown"]
+    for part in ("v1, first print. Read on 2026-01-01. 1 statement", "**1. Eq. (1)**", "*Printed.* “$|a| = b$”", "*Right.* $a = b$",
+                 "A distance: 3, wanted at most 1.", "Corrected statement: 0.5.", "[the run](#claim-demo-wrong)", "*Ruled out.* Rounding."):
+        assert part in text, part
+    none = ledger.Errata(collected, "empty")._repr_mimebundle_()["text/markdown"]
+    assert "0 statements" in none
+
+
+def test_every_verdict_has_a_mark_and_a_class():
+    assert set(ledger.MARKS) == set(claims.VERDICTS) and len(set(claims.VERDICTS.values())) == 5
+
+
+def test_the_reference_outputs_hold_a_verdict_on_every_claim():
+    found = ledger.collect(NOTEBOOKS)
+    assert ledger.unchecked(found) == [] and all(verdict.verdict in claims.VERDICTS for _, verdict in found)
+
+
+def test_no_published_verdict_lacks_a_witness_or_a_correction():
+    assert ledger.loose_ends(ledger.collect(NOTEBOOKS)) == []
+
+
+def test_a_failure_without_its_correction_is_a_loose_end():
+    claim = next(iter(claims.load("rushka").values()))
+    assert claim.probe
+    verdict = claims.check(claim.id, value=claim.band[1] + 1, probe=claim.band[1] + 2)
+    assert len(ledger.loose_ends([("page", verdict)])) == 1
+
+
+@pytest.mark.parametrize("source", claims.sources())
+def test_the_tables_of_the_reference_outputs_keep_their_columns(source):
+    found = ledger.collect(NOTEBOOKS)
+    rows = columns(ledger.table(found, source)._repr_mimebundle_()["text/markdown"])
+    assert {len(row) for row in rows} == {5}
+    for row in rows:
+        # a TeX command outside dollars would be read as it stands
+        assert not any(re.search(r"\\[a-zA-Z]", "".join(cell.split("$")[::2])) for cell in row)

