@@ -70,11 +70,11 @@ def counts(verdicts: list[tuple[str, Verdict]]) -> "Table":
 def table(verdicts: list[tuple[str, Verdict]], source: str) -> "Table":
     """All verdicts of one source, each linked to its place in the notebook."""
     rows = [
-        [_link(verdict.claim), _capital(verdict.claim.where), verdict.claim.statement, MARKS[verdict.verdict], verdict.value]
+        [_link(verdict.claim), MARKS[verdict.verdict], verdict.claim.statement, _capital(verdict.claim.where), verdict.value]
         for _, verdict in verdicts
         if verdict.claim.id.startswith(f"{source}.")
     ]
-    return Table(["claim", "where", "statement", "verdict", "measured"], rows)
+    return Table(["claim", "verdict", "statement", "where", "measured"], rows)
 
 
 class Table:

@@ -19,8 +19,10 @@ class Exchange(NamedTuple):
     """State of the scalar exchange at the times asked for; all fields have the broadcast shape."""
 
     residual: torch.Tensor  # a(t), what is left to learn
-    cosh: torch.Tensor  # cosh tau(t), tau = int_0^t a
-    sinh: torch.Tensor  # sinh tau(t)
+    grow: torch.Tensor  # exp(tau(t)), tau = int_0^t a
+    shrink: torch.Tensor  # exp(-tau(t))
+    rise: torch.Tensor  # exp(tau(t)) - 1
+    fall: torch.Tensor  # exp(-tau(t)) - 1
 
 
 def exchange(target: torch.Tensor, P: torch.Tensor, Q: torch.Tensor, times: torch.Tensor) -> Exchange:
@@ -33,9 +35,10 @@ def exchange(target: torch.Tensor, P: torch.Tensor, Q: torch.Tensor, times: torc
         times: flow times, >= 0.  All four broadcast.
 
     Returns:
-        :class:`Exchange`.  Where P = 0 the growing combination of the factors vanishes; then the
-        growing half of ``cosh`` and ``sinh``, which is unbounded and multiplies nothing, is left out.
-        Likewise the shrinking half where Q = 0.
+        :class:`Exchange`.  The combinations of the factors with squared norms P and Q are multiplied by
+        ``grow`` and ``shrink``; ``rise`` and ``fall`` keep their relative accuracy as tau -> 0.  Where P = 0
+        growth is unbounded and multiplies nothing: ``grow`` and ``rise`` are given as 0.  Likewise
+        ``shrink`` and ``fall`` where Q = 0.
 
     Holds when: always.  The residual tends to 0 unless (P = 0, c > 0) or (Q = 0, c < 0): such a start
     lies on the stable set of the saddle.
@@ -59,13 +62,29 @@ def exchange(target: torch.Tensor, P: torch.Tensor, Q: torch.Tensor, times: torc
     # a = 4 a0 decay / (v w); where v or w is 2 decay alone, decay cancels before it underflows;
     # its two halves are still there when it has underflowed over a small w
     residual = torch.where(down == 0, 2 * a0 / v, torch.where(up == 0, 2 * a0 / w, 4 * a0 * (half / v) * (half / w)))
+    # exp(tau) - 1 = (v - w) / (sqrt w (sqrt v + sqrt w)) with v - w = 4 a0 growth: no difference as tau -> 0
     root_v, root_w = v.sqrt(), w.sqrt()
-    grow, shrink = torch.where(P > 0, root_v / root_w, zero), torch.where(Q > 0, root_w / root_v, zero)
-    edge = P * Q == 0
-    # sinh tau = (u - 1) / (2 sqrt u) without the difference, so that it keeps its accuracy as tau -> 0
-    cosh = torch.where(edge, (grow + shrink) / 2, (v + w) / (2 * root_v * root_w))
-    sinh = torch.where(edge, (grow - shrink) / 2, 2 * a0 * growth / (root_v * root_w))
-    return Exchange(residual, cosh, sinh)
+    step = 4 * a0 * growth / (root_v + root_w)
+    up_gains = (torch.where(P > 0, gain, zero) for gain in (root_v / root_w, step / root_w))
+    down_gains = (torch.where(Q > 0, gain, zero) for gain in (root_w / root_v, -step / root_v))
+    (grow, rise), (shrink, fall) = up_gains, down_gains
+    return Exchange(residual, grow, shrink, rise, fall)
+
+
+def mode_product(target: torch.Tensor, size: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+    """Product ``y x`` of one mode ``y' = (c - y x) x``, ``x' = (c - y x) y`` from ``y = 0``, ``x^2 = size``.
+
+    Args:
+        target: c, the value that the product approaches.
+        size: squared start, >= 0; at 0 the mode stays at 0.
+        times: flow times, >= 0.  All three broadcast.
+
+    Returns:
+        ``size cosh(tau) sinh(tau)`` with tau of :func:`exchange` at P = Q = ``size``.
+        Error: relative 1e-13 at every time.
+    """
+    at = exchange(target + torch.zeros_like(size), size, size, times)
+    return (2 + at.rise + at.fall) * (at.rise - at.fall) / 4 * size
 
 
 def time_to_residual(target: torch.Tensor, size: torch.Tensor, epsilon: torch.Tensor) -> torch.Tensor:

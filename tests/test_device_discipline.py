@@ -57,6 +57,7 @@ FAKE = {
     "linalg.align_signs": lambda: linalg.align_signs(ones(5, 2), ones(5, 2)),
     "linalg.balance": lambda: linalg.balance(ones(5, 2), ones(2, 4)),
     "riccati.exchange": lambda: riccati.exchange(ones(3), ones(3), ones(3), ones(7, 1)),
+    "riccati.mode_product": lambda: riccati.mode_product(ones(3), ones(3), ones(7, 1)),
     "riccati.time_to_residual": lambda: riccati.time_to_residual(ones(3), ones(3), ones(3)),
     "linear_phase.propagate": lambda: linear_phase.propagate(ones(3, 5, 4), ones(5, 2), ones(2, 4), [0.0, 1.0]),
     "linear_phase.iterate": lambda: linear_phase.iterate(ones(5, 4), ones(3, 5, 2), ones(2, 4), 0.1, [0, 1]),

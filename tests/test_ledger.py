@@ -107,12 +107,12 @@ def test_the_table_of_a_source_links_to_the_anchors_and_keeps_its_columns(collec
     table = ledger.table(collected, "demo")
     rows = columns(table._repr_mimebundle_()["text/markdown"])
     assert {len(row) for row in rows} == {5} and len(rows) == 2 + 4
-    assert "[first](#claim-demo-first)" in rows[-1][0] and "✓ holds in the range tested" in rows[-1][3] and rows[-1][4].strip() == "0.25"
+    assert "[first](#claim-demo-first)" in rows[-1][0] and "✓ holds in the range tested" in rows[-1][1] and rows[-1][4].strip() == "0.25"
     # inside mathematics a pipe is said in words
     assert rows[-1][2].strip() == r"The norm $\vert x\vert  \le \Vert y\Vert $."
     assert ledger.table(collected, "empty").rows == []
     plain = table._repr_mimebundle_()["text/plain"].splitlines()
-    assert plain[0] == "claim · where · statement · verdict · measured" and len(plain) == 5
+    assert plain[0] == "claim · verdict · statement · where · measured" and len(plain) == 5
 
 
 def test_a_source_is_not_mistaken_for_another_of_a_longer_name(collected):

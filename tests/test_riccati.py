@@ -46,7 +46,7 @@ def test_the_exchange_agrees_with_700_digits_over_forty_orders_of_magnitude(seed
         allowed = 1e-15 * (4 + cancelled + pace * t)
         with mpmath.workdps(50):
             root = mpmath.sqrt(u)
-            wanted = a, (root + 1 / root) / 2, (root - 1 / root) / 2
+            wanted = a, root, 1 / root, root - 1, 1 / root - 1
             errors = [number.item() / exact - 1 for number, exact in zip(found, wanted, strict=True)]
         worst = max(worst, *(float(abs(error)) / allowed for error in errors))
     assert worst < 1
@@ -61,11 +61,10 @@ def test_the_exchange_agrees_with_scipy_dop853(c, P, Q):
     residual = c - (P * np.exp(2 * tau) - Q * np.exp(-2 * tau)) / 4
     # the integrator's error, absolute
     assert np.abs(at.residual.numpy() - residual).max() < 1e-10
-    # where P or Q is 0 its half is left out, because it multiplies a factor that is 0
-    up, down = np.exp(tau) * (P > 0) / 2, np.exp(-tau) * (Q > 0) / 2
-    for found, wanted in ((at.cosh, up + down), (at.sinh, up - down)):
+    # where P or Q is 0 its gain is given as 0, because it multiplies a factor that is 0
+    for found, wanted in ((at.rise, np.expm1(tau) * (P > 0)), (at.fall, np.expm1(-tau) * (Q > 0)), (at.grow, np.exp(tau) * (P > 0)), (at.shrink, np.exp(-tau) * (Q > 0))):
         # the integrator's absolute error in tau is the relative one of exp(tau)
-        assert np.abs(found.numpy() - wanted).max() < 1e-10 * np.abs(wanted).max()
+        assert np.abs(found.numpy() - wanted).max() < 1e-10 * np.exp(np.abs(tau)).max()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -74,7 +73,7 @@ def test_the_derivative_of_tau_is_the_residual(seed):
     c, P, Q, t = draw[0], draw[1].square(), draw[2].square(), draw[3].abs()
     t.requires_grad_()
     at = riccati.exchange(c, P, Q, t)
-    tau = torch.log(at.cosh + at.sinh)
+    tau = torch.log(at.grow)
     (rate,) = torch.autograd.grad(tau.sum(), t)
     # rounding of the logarithm of exp(tau)
     assert (rate - at.residual).abs().max() < 1e-11
@@ -84,10 +83,8 @@ def test_at_time_zero_nothing_has_moved():
     at = riccati.exchange(*scalar(3.0, [0.0, 1.0, 2.0, 5.0], [2.0, 0.0, 2.0, 1e-9], 0.0))
     # the subtraction of the start, to rounding
     assert torch.allclose(at.residual, 3 - torch.tensor([-2.0, 1.0, 0.0, 5 - 1e-9], dtype=f64) / 4, rtol=1e-15, atol=0)
-    # sinh vanishes exactly; cosh is 1 to the rounding of two square roots
-    assert torch.equal(at.sinh[2:], torch.zeros(2, dtype=f64)) and (at.cosh[2:] - 1).abs().max() < 1e-15
-    # with P = 0 or Q = 0 one half of cosh and of sinh is left out
-    assert at.cosh[:2].tolist() == [0.5, 0.5] and at.sinh[:2].tolist() == [-0.5, 0.5]
+    # no gain at all, exactly
+    assert torch.equal(at.rise, torch.zeros(4, dtype=f64)) and torch.equal(at.fall, torch.zeros(4, dtype=f64))
 
 
 def test_at_late_times_the_residual_is_zero_unless_the_start_lies_on_the_stable_set():
@@ -97,7 +94,7 @@ def test_at_late_times_the_residual_is_zero_unless_the_start_lies_on_the_stable_
         assert at.residual.tolist() == [0.0, 0.0, 1.0, -1.0, 0.0, 0.0]
         # u solves P u - Q / u = 4 c, rounding only; nothing is infinite
         assert all(field.isfinite().all() for field in at)
-        grow, shrink = (at.cosh + at.sinh)[:2], (at.cosh - at.sinh)[:2]
+        grow, shrink = at.grow[:2], at.shrink[:2]
         assert ((P[:2] * grow**2 - Q[:2] * shrink**2) / (4 * c[:2]) - 1).abs().max() < 1e-14
 
 
@@ -123,7 +120,7 @@ def test_mirrors_units_and_batches_of_the_exchange(seed):
     plain = riccati.exchange(c, P, Q, t)
     mirrored = riccati.exchange(-c, Q, P, t)
     scaled = riccati.exchange(8 * c, 8 * P, 8 * Q, t / 8)
-    for one, other in ((scaled.residual, 8 * plain.residual), (scaled.sinh, plain.sinh), (mirrored.residual, -plain.residual), (mirrored.cosh, plain.cosh), (mirrored.sinh, -plain.sinh)):
+    for one, other in ((scaled.residual, 8 * plain.residual), (scaled.rise, plain.rise), (mirrored.residual, -plain.residual), (mirrored.rise, plain.fall), (mirrored.grow, plain.shrink)):
         # rounding of rho t, up to 100 here, as a factor; the start's subtraction cancels by less than 100
         assert torch.allclose(one, other, rtol=1e-13, atol=0)
     alone = [riccati.exchange(*(x[k] for x in (c, P, Q, t))) for k in range(30)]

@@ -39,8 +39,7 @@ def mode(s0, x0, times) -> torch.Tensor:
     s0, x0, times = _modes(s0, x0, times)
     size = x0**2 + torch.zeros_like(s0)
     times = checks.times(times, size).reshape(-1, *[1] * size.ndim)
-    at = riccati.exchange(s0 + torch.zeros_like(size), size, size, times)
-    return at.cosh * at.sinh * size
+    return riccati.mode_product(s0, size, times)
 
 
 def half_time(s0, x0) -> torch.Tensor:

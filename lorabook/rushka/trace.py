@@ -50,8 +50,8 @@ def trace_flow(trace, B0: torch.Tensor, A0: torch.Tensor, times) -> TraceFlow:
 
     Source: (28)-(32), (313)-(315), (373)-(379) for ``B0 = 0``; the general start is not in the paper.
     Error: relative 1e-13 for the residual at every time, times ``(|c| + P + Q) / |a(0)|`` where a(0) itself
-        cancels; rounding for the factors, times ``exp(|tau|)`` (tau = int a), which is large only from starts
-        beside the stable set of the saddle.
+        cancels; relative rounding for the combinations
+        ``A +- B^T`` of the factors.
 
     Raises:
         ValueError: shapes that do not fit, not square, NaN, negative times, or zero trace with zero start.
@@ -59,8 +59,14 @@ def trace_flow(trace, B0: torch.Tensor, A0: torch.Tensor, times) -> TraceFlow:
     c, P, Q = _invariants(trace, B0, A0)
     times = checks.times(times, A0)
     at = riccati.exchange(c, P, Q, times.reshape(-1, *[1] * c.ndim))
-    cosh, sinh = at.cosh[..., None, None], at.sinh[..., None, None]
-    return TraceFlow(cosh * B0 + sinh * A0.mT, cosh * A0 + sinh * B0.mT, at.residual)
+    # of the sum and the difference of the factors one only grows and the other only shrinks;
+    # near the start it is their change that must be accurate, far from it they themselves
+    near = torch.minimum(at.grow, at.shrink) > 0.5
+    gains = torch.stack([near.to(A0.dtype), torch.where(near, at.rise, at.grow), torch.where(near, at.fall, at.shrink)], -1)
+    X, Y = torch.broadcast_tensors(A0, B0.mT)
+    A = torch.einsum("t...k,...krn->t...rn", gains, torch.stack([X, (X + Y) / 2, (X - Y) / 2], -3))
+    B = torch.einsum("t...k,...krn->t...nr", gains, torch.stack([Y, (X + Y) / 2, (Y - X) / 2], -3))
+    return TraceFlow(B, A, at.residual)
 
 
 def trace_limit(trace, B0: torch.Tensor, A0: torch.Tensor) -> torch.Tensor:
