@@ -18,6 +18,7 @@ import numpy as np
 import seaborn
 import torch
 from matplotlib.axes import Axes
+from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
 plt.style.use(Path(__file__).with_name("lorabook.mplstyle"))
 INK = "#010203"  # replaced by currentColor in the SVG
@@ -188,6 +189,32 @@ def contours(ax: Axes, x, y, height, points, source: str, levels: int = 14) -> A
     for k, (label, (across, up)) in enumerate(points.items()):
         ax.plot(across, up, MARKERS[k % 8], color=INK, label=label, markersize=6)
     return _legend(ax, list(points))
+
+def bands(ax: Axes, x, samples, labels, source: str) -> Axes:
+    """Median curve and the band from the 5th to the 95th percentile for each of K labels; samples (K, X, D) over D draws."""
+    for colour, label, draws in zip(family(source, len(labels)), labels, _numpy(samples), strict=True):
+        low, middle, high = np.nanquantile(draws, [0.05, 0.5, 0.95], axis=-1)
+        ax.fill_between(_numpy(x), low, high, color=colour, alpha=0.25, linewidth=0)
+        ax.plot(_numpy(x), middle, color=colour, label=label or None)
+    return _legend(ax, labels)
+
+
+def strip(ax: Axes, low: float, high: float, label: str = "") -> Axes:
+    """A range of the abscissa, as a grey strip from bottom to top."""
+    ax.axvspan(low, high, color=GREY, alpha=0.2, linewidth=0, label=label or None)
+    return _legend(ax, [label])
+
+
+def phases(ax: Axes, edges, names) -> Axes:
+    """A bar of named phases under the time axis; ``edges`` has one entry more than ``names``."""
+    # the bar hangs at a fixed distance in points below the axis, so the layout knows where it ends
+    down = ScaledTranslation(0, -52 / 72, ax.figure.dpi_scale_trans)
+    where = blended_transform_factory(ax.transData, ax.transAxes + down)
+    for k, (name, low, high) in enumerate(zip(names, edges[:-1], edges[1:], strict=True)):
+        ax.fill_betweenx([0, 0.09], low, high, color=GREY, alpha=(0.45, 0.2)[k % 2], linewidth=0, transform=where, clip_on=False)
+        middle = (low * high) ** 0.5 if ax.get_xscale() == "log" else (low + high) / 2
+        ax.text(middle, 0.045, name, transform=where, ha="center", va="center", fontsize="small")
+    return ax
 
 
 def tolerance(ax: Axes, low: float, high: float, label: str = "") -> Axes:

@@ -1,0 +1,60 @@
+"""Xu et al. as Mallada tells it: the two phases of LoRA on a two-layer linear network.
+
+Five pages of mathematics:
+
+- ``problem``: the objective, its gradient flow, and what a rank-one shift meets in the weights;
+- ``dynamics``: the linearised solution, the flow, the stiff tail, gradient descent, the invariants;
+- ``observe``: singular triplets, alignment, imbalance and their exact speeds;
+- ``scalar``: the growth phase in closed form, the losing adapter, the tangent kernel;
+- ``exponents``: powers of the start's size, measured, predicted and printed.
+
+House letters: ``sigma_W2`` of the talk is ``||W2^T u||`` here, and ``T_c = c log(1/alpha) / s1``.
+"""
+
+from lorabook.mallada import exponents
+from lorabook.mallada.dynamics import descend, flow, invariants, linear_solution, stiff_flow
+from lorabook.mallada.observe import (
+    Observation,
+    general_alignment,
+    misalignment,
+    observe,
+    printed_turn,
+    right_turn,
+    shares,
+    speeds,
+)
+from lorabook.mallada.problem import Factors, Mode, TwoLayer, generic, growth_rates, isotropic, loss, mode, starts, terms, update, velocity
+from lorabook.mallada.scalar import half_time, losing_size, scalar_product, tangent_kernel
+
+__all__ = [
+    "Factors",
+    "Mode",
+    "Observation",
+    "TwoLayer",
+    "descend",
+    "exponents",
+    "flow",
+    "general_alignment",
+    "generic",
+    "growth_rates",
+    "half_time",
+    "invariants",
+    "isotropic",
+    "linear_solution",
+    "losing_size",
+    "loss",
+    "misalignment",
+    "mode",
+    "observe",
+    "printed_turn",
+    "right_turn",
+    "scalar_product",
+    "shares",
+    "speeds",
+    "starts",
+    "stiff_flow",
+    "tangent_kernel",
+    "terms",
+    "update",
+    "velocity",
+]
