@@ -324,6 +324,18 @@ def test_half_time_is_where_half_is_learnt_and_has_the_logarithmic_law():
     torch.testing.assert_close(t, law, rtol=1e-3, atol=0)
 
 
+def test_losing_adapter_stops_at_the_scale_of_its_formula_for_every_start():
+    draws = device.generator(8)
+    problem = mallada.isotropic((2, 4, 2), draws, 0.5, 2.0, 1.5, count=16, device=CPU)
+    scales = numbers(1e-3, 1e-4, 1e-5)
+    A1, A2 = mallada.starts(problem, 1, scales, draws)
+    end = mallada.flow(problem, A1, A2, numbers(3.0), clock=-scales.log()[:, None] / 3.0)
+    quotient = (end.B2[0] @ end.A2[0]).norm(dim=(-2, -1)) / mallada.losing_size(problem, A1, A2)
+    # the factor is of order 1, and the same for every start up to the size of the losing adapter, 0.01
+    assert quotient.median() > 0.3 and quotient.median() < 3
+    assert (exponents.fit(scales, quotient, 0)).abs().median() < 0.02
+
+
 def test_tangent_kernel_moves_the_update_as_the_flow_does():
     problem, *_ = problem_and_start()
     f = random_factors(problem, 2)

@@ -3,10 +3,10 @@
 Once layer 1 leads, isotropic weights leave ``f = sigma_w b a`` with ``b' = sigma_w (sigma - f) a``,
 ``a' = sigma_w (sigma - f) b`` from ``b = 0``, ``a = |a0|``.  In the time ``sigma_w^2 t`` this is one mode of
 the plain low-rank problem with singular value ``sigma / sigma_w``, so one routine serves both:
-:func:`lorabook.riccati.exchange`.
+:func:`lorabook.riccati.mode_product`, on top of :func:`lorabook.riccati.exchange`.
 
-Both layers are driven by the same residual, so their exponents keep the ratio ``s2 / s1``; that gives
-the final size of the adapter that loses.
+Both layers are driven by the same residual, so until the growth phase their exponents keep the ratio
+``s2 / s1``; that gives the scale at which the losing adapter stops.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ def scalar_product(times, sigma, sigma_w, a0_squared) -> torch.Tensor:
     """
     sigma, sigma_w, size = _positive(sigma=sigma, sigma_w=sigma_w, a0_squared=a0_squared)
     times = checks.times(times, size).reshape(-1, *[1] * size.ndim)
-    at = riccati.exchange(sigma / sigma_w, size, size, sigma_w**2 * times)
-    return at.cosh * at.sinh * size
+    return riccati.mode_product(sigma / sigma_w, size, sigma_w**2 * times)
 
 
 def half_time(sigma, sigma_w, a0_squared) -> torch.Tensor:
@@ -50,11 +49,13 @@ def half_time(sigma, sigma_w, a0_squared) -> torch.Tensor:
 
 
 def losing_size(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor) -> torch.Tensor:
-    """Final ``||B2 A2||`` (...) when layer 1 learns the shift: ``(|b0|^2 / 2) sinh(d asinh(2 sigma / (||W2^T u|| |a0|^2)))``.
+    """Scale (...) of the final ``||B2 A2||`` when layer 1 learns: ``(|b0|^2 / 2) sinh(d asinh(2 sigma / (||W2^T u|| |a0|^2)))``.
 
     With ``a0 = A1 v``, ``b0 = A2 q``, ``d = s2 / s1``: of order ``alpha^(2 (1 - d))``.
 
-    Holds when: d < 1 and the start is small, so that B2 A2 W1 stays small beside the shift.
+    Holds when: d < 1 and the start is small.
+    Error: a factor of order 1 that does not depend on the size of the start.  It comes from the growth
+        phase, in which layer 2 also sees the grown B1 A1.
     """
     seen = mode(problem)
     a = (A1 @ seen.v[..., None]).square().sum((-2, -1))
