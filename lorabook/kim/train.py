@@ -6,7 +6,7 @@ by Newton steps on the Hessian with its eigenvalues made positive, which never c
 stationary is DONE or SADDLE, by the sign of the least Hessian eigenvalue; any other is UNCONVERGED
 and no statement about minima may rest on it.
 
-Not here: stochastic gradients (``stochastic.py``) and AdamW (``decoupled.py``).
+Not here: stochastic gradients and AdamW (both in ``decay.py``).
 """
 
 from __future__ import annotations
