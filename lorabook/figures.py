@@ -158,6 +158,7 @@ class Table:
         mark = lambda line: "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"  # noqa: E731
         return {"text/plain": plain, "text/markdown": "\n".join([mark(self.header), "|" + "---|" * len(self.header), *map(mark, self.rows)])}
 
+
 def rates(ax: Axes, x, rate, low, high, labels, source: str) -> Axes:
     """Shares with their binomial intervals as bars, one curve per label.
 
@@ -189,6 +190,7 @@ def contours(ax: Axes, x, y, height, points, source: str, levels: int = 14) -> A
     for k, (label, (across, up)) in enumerate(points.items()):
         ax.plot(across, up, MARKERS[k % 8], color=INK, label=label, markersize=6)
     return _legend(ax, list(points))
+
 
 def bands(ax: Axes, x, samples, labels, source: str) -> Axes:
     """Median curve and the band from the 5th to the 95th percentile for each of K labels; samples (K, X, D) over D draws."""

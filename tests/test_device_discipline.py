@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 import lorabook
-from lorabook import checks, device, figures, flow, linalg, linear_phase, measure, riccati, rushka, weights
+from lorabook import checks, descent, device, figures, flow, linalg, linear_phase, measure, riccati, rushka, weights
 from lorabook.rushka import printed
 
 f64 = torch.float64
@@ -23,7 +23,8 @@ f64 = torch.float64
 TEXT = {"claims", "ledger", "parameters"}
 NUMBERS = {
     "checks.batch", "checks.count", "checks.is_fake", "device.default_device", "device.describe", "device.generator",
-    "figures.family", "figures.floor", "figures.panel", "figures.row", "figures.tolerance", "weights.locate",
+    "figures.family", "figures.floor", "figures.panel", "figures.row", "figures.tolerance", "figures.strip", "figures.phases",
+    "figures.table", "weights.locate",
     "rushka.trace.error_floor", "rushka.trace.expected_squared_error",
 }  # fmt: skip
 
@@ -87,8 +88,22 @@ def draw(*shape):
     return device.normal(shape, device.generator(sum(shape)), "cpu")
 
 
+def step_by(rule):
+    """Five steps of one rule, and the draws it takes."""
+    forces = lambda B, A: (-B, -A)
+    return lambda B, A: descent.descend(forces, B, A, 0.1, 0.1, 5, rule=rule), lambda: (draw(3, 4, 2), draw(3, 2, 4))
+
+
 #: Calls on real tensors, made before the guard is up.
 GUARDED = {
+    "descent.descend": step_by(descent.plain),
+    "descent.plain": step_by(descent.plain),
+    "descent.preconditioned": step_by(descent.preconditioned(0.1)),
+    "descent.momentum": step_by(descent.momentum(0.5)),
+    "descent.decayed": step_by(descent.decayed(0.1)),
+    "descent.signed": step_by(descent.signed),
+    "descent.adam": step_by(descent.adam()),
+    "linalg.thin_svd": (linalg.thin_svd, lambda: (draw(80, 70),)),
     "checks.finite": (lambda x: checks.finite(x, "B"), lambda: (draw(3),)),
     "checks.factors": (checks.factors, lambda: (draw(3, 2), draw(2, 4), draw(3, 4))),
     "flow.integrate": (lambda y: flow.integrate(lambda y: -y, y, [1.0]), lambda: (draw(2, 3),)),
@@ -115,6 +130,13 @@ DRAWN = {
     "figures.scatter": lambda ax, x: figures.scatter(ax, x[None], x[None], ["a"], "rushka"),
     "figures.reference": lambda ax, x: figures.reference(ax, x, x, "a"),
     "figures.spread": lambda ax, x: figures.spread(ax, x, x[:, None] + x, "rushka", "a"),
+    "figures.bands": lambda ax, x: figures.bands(ax, x, (x[:, None] + x)[None], ["a"], "rushka"),
+    "figures.bars": lambda ax, x: figures.bars(ax, list("abcde"), x, "rushka"),
+    "figures.intervals": lambda ax, x: figures.intervals(ax, list("abcde"), x, x, "rushka"),
+    "figures.heat": lambda ax, x: figures.heat(ax, list("abcde"), list("abcde"), x[:, None] * x, [list("abcde")] * 5, "rushka"),
+    "figures.stream": lambda ax, x: figures.stream(ax, torch.linspace(0, 1, 5), torch.linspace(0, 1, 5), x[:, None] * x, x[:, None] + x),
+    "figures.rates": lambda ax, x: figures.rates(ax, x, x[None], x[None] / 2, x[None] * 2, ["a"], "rushka"),
+    "figures.contours": lambda ax, x: figures.contours(ax, x, x, x[:, None] * x, {}, "rushka"),
 }
 MOVED = {"weights.attention_matrices": lambda: weights.attention_matrices(device="meta")}
 
