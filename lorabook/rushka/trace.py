@@ -155,6 +155,7 @@ def relative_error(A0: torch.Tensor) -> torch.Tensor:
     r, n = checks.matrix(A0, "A0").shape[-2:]
     if r > n:
         raise ValueError(f"The rank {r} is above the dimension {n}.")
+    A0 = A0 / A0.abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(A0.dtype).tiny)  # a ratio: no square leaves float64
     gram = A0 @ A0.mT
     size = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     if not checks.is_fake(A0) and bool((size == 0).any()):
