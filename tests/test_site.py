@@ -2,35 +2,16 @@
 
 import json
 import os
-import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
 PHONE = 390
 READABLE = 4.5  # WCAG AA for text
 
 without_browser = pytest.mark.skipif(os.environ.get("LORABOOK_NO_BROWSER") == "1", reason="LORABOOK_NO_BROWSER=1")
-
-
-@pytest.fixture(scope="session")
-def site(root, tmp_path_factory):
-    """`jupyter-book build .` on a copy of the tracked files: no notebook is run."""
-    clone = tmp_path_factory.mktemp("clone")
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, tracked.split("\0")):
-        if (root / name).is_file():
-            (clone / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(root / name, clone / name)
-    command = [Path(sys.executable).parent / "jupyter-book", "build", ".", "-W", "-n", "--keep-going", "-q"]
-    built = subprocess.run(command, cwd=clone, capture_output=True, text=True)
-    assert built.returncode == 0, built.stdout + built.stderr
-    return clone / "_build/html"
 
 
 def pages(folder):
@@ -124,19 +105,6 @@ FAULTS = r"""
 }
 """.replace("READABLE", str(READABLE))
 KINDS = ["tex", "dollars", "images", "wide", "faint", "console", "requests"]
-
-
-@pytest.fixture(scope="session")
-def browser():
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.fail("There is no chromium: install it (apt install chromium), or set LORABOOK_NO_BROWSER=1 to leave these tests out.")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 def visit(browser, url, width=1280, theme="light"):
