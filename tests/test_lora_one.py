@@ -435,8 +435,9 @@ def test_the_tables_are_complete_and_their_arithmetic_is_right():
     assert sum(fits for *_, fits in tables.single_runs(glue, sizes)) == 5
     assert all(fits for *_, fits in tables.single_runs(glue, sizes, ("CoLA", "QNLI")))
     # 0.58 points over the root of (0.05^2 + 0.18^2) / 3
-    lead = {(d, r): z for d, r, _, _, z in tables.gaps(glue, "LoRA-One", 3)}
+    lead = {(d, r): z for d, r, _, _, z, _ in tables.gaps(glue, "LoRA-One", 3)}
     assert lead["SST-2", 8.0] == pytest.approx(0.58 / math.sqrt((0.05**2 + 0.18**2) / 3))
+    assert tables.sampling_error(50.0, 50.0, 50) == pytest.approx(10.0) and tables.sampling_error(100.0, 0.0, 7) == 0.0
     assert ("MNLI", 8.0, ["LoRA+", "LoRA-One"]) in tables.best_methods(glue)
 
 
