@@ -66,16 +66,10 @@ def curves(ax: Axes, x, measured, labels, source: str, predicted=None, every: in
 
 
 def by_source(ax: Axes, x, measured: dict, names: dict) -> Axes:
-    """One curve per source, each in its own colour and with its own marker.
-
-    Args:
-        x: abscissae (T,) for all, or a dictionary with those of each source.
-        measured: source -> (T,).
-        names: source -> text for the legend.
-    """
+    """One curve (T,) per source, in its own colour and with its own marker; ``x`` is (T,) or, as the others, a dictionary by source."""
     for source, values in measured.items():
-        across, number = _numpy(x[source] if isinstance(x, dict) else x), list(COLOURS).index(source)
-        ax.plot(across, _numpy(values), color=COLOURS[source], label=names[source], marker=MARKERS[number], markevery=max(1, len(across) // 9))
+        across, style = _numpy(x[source] if isinstance(x, dict) else x), {"color": COLOURS[source], "marker": MARKERS[list(COLOURS).index(source)]}
+        ax.plot(across, _numpy(values), label=names[source], markevery=max(1, len(across) // 9), **style)
     return _legend(ax, names.values())
 
 
