@@ -68,8 +68,8 @@ def curves(ax: Axes, x, measured, labels, source: str, predicted=None, every: in
 def by_source(ax: Axes, x, measured: dict, names: dict) -> Axes:
     """One curve (T,) per source, in its own colour and with its own marker; ``x`` is (T,) or, as the others, a dictionary by source."""
     for source, values in measured.items():
-        across, style = _numpy(x[source] if isinstance(x, dict) else x), {"color": COLOURS[source], "marker": MARKERS[list(COLOURS).index(source)]}
-        ax.plot(across, _numpy(values), label=names[source], markevery=max(1, len(across) // 9), **style)
+        across, marker = _numpy(x[source] if isinstance(x, dict) else x), MARKERS[list(COLOURS).index(source)]
+        ax.plot(across, _numpy(values), color=COLOURS[source], marker=marker, markevery=max(1, len(across) // 9), label=names[source])
     return _legend(ax, names.values())
 
 
@@ -144,9 +144,7 @@ def stream(ax: Axes, x, y, u, v, level=None) -> Axes:
 def table(header, rows) -> "Table":
     """A small table for a page: texts and numbers, numbers at three digits."""
     def text(value):
-        if isinstance(value, str):
-            return value
-        if isinstance(value, int):
+        if isinstance(value, (str, int)):
             return str(value)
         return f"{float(value):.3g}".replace("e-0", "e-").replace("e+0", "e")
 
