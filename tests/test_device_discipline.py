@@ -128,6 +128,8 @@ DRAWN = {
     "figures.curves": lambda ax, x: figures.curves(ax, x, x[None], ["a"], "rushka", x[None]),
     "figures.curves of a list": lambda ax, x: figures.curves(ax, x, [x, x], ["a", "b"], "rushka", [x, x]),
     "figures.scatter": lambda ax, x: figures.scatter(ax, x[None], x[None], ["a"], "rushka"),
+    "figures.by_source": lambda ax, x: figures.by_source(ax, x, {"kim": x, "rushka": x}, {"kim": "a", "rushka": "b"}),
+    "figures.by_source with its own abscissae": lambda ax, x: figures.by_source(ax, {"kim": x}, {"kim": x}, {"kim": "a"}),
     "figures.reference": lambda ax, x: figures.reference(ax, x, x, "a"),
     "figures.spread": lambda ax, x: figures.spread(ax, x, x[:, None] + x, "rushka", "a"),
     "figures.bands": lambda ax, x: figures.bands(ax, x, (x[:, None] + x)[None], ["a"], "rushka"),
@@ -212,7 +214,7 @@ def test_the_fake_gpu_refuses_a_tensor_of_the_cpu():
 
 def public_routines():
     """Names of all functions of the shared rooms and of rushka, as <module>.<function>."""
-    sources = {"mallada", "lora_one", "kim"}  # each chapter's own tests look after its rooms
+    sources = {"mallada", "lora_one", "kim", "one_dynamics"}  # each chapter's own tests look after its rooms
     found = set()
     for info in pkgutil.walk_packages(lorabook.__path__, "lorabook."):
         name = info.name.removeprefix("lorabook.")
