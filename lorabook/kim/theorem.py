@@ -40,9 +40,11 @@ def theorem_1(alpha: float, beta: float, X: torch.Tensor, X_star: torch.Tensor, 
         :class:`Theorem1`.  ``right`` is 0 where the theorem is silent (r = r*).
 
     Raises:
-        ValueError: r below r*, constants out of order, shapes that differ.
+        ValueError: r below r* or above the smaller side, constants out of order, shapes that differ, entries that are not finite.
     """
     _ranks(X, X_star, rank, rank_star)
+    if X.ndim != 2:
+        raise ValueError(f"Theorem 1 is evaluated at one matrix X (m, n); got shape {tuple(X.shape)}.")
     if not (0 < alpha <= beta and math.isfinite(beta)):
         raise ValueError(f"The theorem needs 0 < alpha <= beta; got alpha {alpha!r} and beta {beta!r}.")
     s = torch.linalg.svdvals(X)
@@ -165,6 +167,11 @@ def several_slack(alpha: float, betas: torch.Tensor, X: torch.Tensor, X_star: to
         betas: (L,) smoothness of each layer.  X: (..., L, m, n).  X_star: (L, m, n).
         ranks_star: L integers.  X_low: (L, m, n) of ranks r*_l, default X_star.
     """
+    checks.matrix(X, "X"), checks.matrix(X_star, "X_star")
+    if X.ndim < 3 or X.shape[-3:] != X_star.shape or not len(betas) == len(ranks_star) == len(X_star):
+        raise ValueError(f"Several matrices want X (..., L, m, n), X_star (L, m, n) and L constants and ranks; got {tuple(X.shape)}, "
+                         f"{tuple(X_star.shape)}, {len(betas)} and {len(ranks_star)}.")
+    _ranks(X, X_star, rank, max(ranks_star))
     s = torch.linalg.svdvals(X)
     off = torch.zeros_like(X_star) if X_low is None else X_low - X_star
     delta, nu = off.square().sum((-2, -1)).sqrt(), torch.linalg.matrix_norm(off, "nuc")
@@ -179,7 +186,10 @@ def several_slack(alpha: float, betas: torch.Tensor, X: torch.Tensor, X_star: to
 
 
 def _ranks(X, X_star, rank, rank_star):
+    checks.matrix(X, "X"), checks.matrix(X_star, "X_star")
     if X.shape[-2:] != X_star.shape[-2:]:
         raise ValueError(f"X {tuple(X.shape)} and X_star {tuple(X_star.shape)} have different shapes.")
     if not 1 <= rank_star <= rank:
         raise ValueError(f"The theorem needs 1 <= r* <= r; the rank {rank} came with r* = {rank_star}.")
+    if rank > min(X.shape[-2:]):
+        raise ValueError(f"The rank {rank} is above the smaller side {min(X.shape[-2:])} of X {tuple(X.shape)}.")
