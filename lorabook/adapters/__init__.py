@@ -1,0 +1,16 @@
+"""Real adapters: tools for those that HF PEFT makes and saves.
+
+- ``full_gradient``: the gradient over all batches, reduced layer by layer;
+- ``peft_targets``: which layers of a PEFT model the tools can work on;
+- ``peft_start``: LoRA-One's start;
+- ``inspect``: a saved adapter read without running anything; ``report``: as table, JSON and figure;
+- ``certify``: Kim et al.'s certificate, layer by layer.
+
+Stands above the sources: it uses ``lora_one`` and ``kim``, and none of them uses it.
+"""
+
+from lorabook.adapters.certify import Verdict, certify
+from lorabook.adapters.inspect import AdapterError, Measured, inspect
+from lorabook.adapters.peft_start import FORMS, lora_one_
+
+__all__ = ["FORMS", "AdapterError", "Measured", "Verdict", "certify", "inspect", "lora_one_"]
