@@ -4,13 +4,13 @@
 - ``peft_targets``: which layers of a PEFT model the tools can work on;
 - ``peft_start``: LoRA-One's start;
 - ``inspect``: a saved adapter read without running anything; ``report``: as table, JSON and figure;
-- ``certify``: Kim et al.'s certificate, layer by layer.
+- ``certificate``: Kim et al.'s certificate, layer by layer; ``certify_folder``: the same for a saved adapter.
 
 Stands above the sources: it uses ``lora_one`` and ``kim``, and none of them uses it.
 """
 
-from lorabook.adapters.certify import Verdict, certify
-from lorabook.adapters.inspect import AdapterError, Measured, inspect
+from lorabook.adapters.certificate import Verdict, certify
+from lorabook.adapters.inspect import AdapterError, Measured, inspect_folder
 from lorabook.adapters.peft_start import FORMS, lora_one_
 
-__all__ = ["FORMS", "AdapterError", "Measured", "Verdict", "certify", "inspect", "lora_one_"]
+__all__ = ["FORMS", "AdapterError", "Measured", "Verdict", "certify", "inspect_folder", "lora_one_"]

@@ -1,31 +1,30 @@
-"""The gradient of the whole-data loss with respect to some weights, without ever holding it whole.
+"""The gradient of the whole-data loss with respect to some weights, one layer at a time.
 
-``G = sum_b w_b G_b`` over the batches.  Backward hands over one weight's ``G_b`` at a time; a hook reduces it at
-once to products with thin matrices, which are linear in ``G_b`` and so can be added up, and frees it.  What is
-held is one layer's gradient and, per layer, matrices of a few columns.
+``G = sum_b w_b G_b`` over the batches.  Backward hands over one weight's ``G_b`` at a time; a hook adds it up.  In the
+last batch the sum is complete as soon as backward passes the weight: it is reduced there and freed.
 
-``leading_pairs`` finds the leading singular triplets of G that way, by subspace iteration: a pass over the batches
-gives ``G Q``, the next one ``G^T P``.
-
-Source: Halko, Martinsson & Tropp 2011, Algorithm 4.4, with every product spread over a pass.
+- One batch: one pass, and one gradient is held.
+- Several batches: the sums must wait for each other.  The layers are shared among passes over the batches, so that the
+  sums held at once take no more than the largest single gradient, or about one n-th of all for n ``passes``.  In a pass
+  nothing is kept for the layers below those it serves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lorabook.checks import count
-from lorabook.device import generator, normal
 
-Reduce = Callable[[str, Tensor], tuple[Tensor, ...]]
+T = TypeVar("T")
 
 
 @contextmanager
-def only_these(model: nn.Module, weights: dict[str, nn.Parameter]) -> Iterator[None]:
+def _only_these(model: nn.Module, weights: dict[str, nn.Parameter]) -> Iterator[None]:
     """Dropout off and gradients for ``weights`` alone; on leaving, also by an error, everything is as it was."""
     modes = [(module, module.training) for module in model.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
@@ -47,50 +46,86 @@ def only_these(model: nn.Module, weights: dict[str, nn.Parameter]) -> Iterator[N
             module.training = mode
 
 
-def summed(model: nn.Module, weights: dict[str, nn.Parameter], batches: Iterable, reduce: Reduce,
-           loss: Callable | None = None, progress: Callable[[str], None] | None = None) -> dict[str, list[Tensor]]:
-    """``sum_b w_b reduce(name, G_b)`` for every weight: one pass over the batches.
+def reduced(model: nn.Module, weights: dict[str, nn.Parameter], batches: Iterable, reduce: Callable[[str, Tensor], T], *,
+            loss: Callable | None = None, passes: int | None = None, progress: Callable[[str], None] | None = None) -> dict[str, T]:
+    """``reduce(name, G)`` for the full gradient G of every weight; no G outlives its reduction.
 
     Args:
-        model: any module.  Call inside :func:`only_these`.
-        weights: (m, n) parameters by name.
+        model: any module; on leaving, also by an error, it is as it was.
+        weights: (m, n) parameters of the model by name.
         batches: dictionaries for ``model(**batch)``, with labels; with ``loss``, whatever it takes.
-        reduce: linear maps of a gradient (m, n), float32 or float64; they stay on its device.
+        reduce: what is needed of G, which is float32, or float64 for a float64 weight, on the weight's device.
         loss: ``loss(model, batch)``, the mean over the batch, or a pair of it and the number of items; default the
             model's own loss, which counts the labels other than -100.
+        passes: over about how many passes the layers are shared; default as many as keep the sums within the largest gradient.
         progress: takes one line of text per batch.
 
     Returns:
-        The sums; the weights w_b are each batch's share of the items, so that G belongs to the mean over all.
+        By name, in the order of ``weights``.  The w_b are the batches' shares of the items: G belongs to the mean over all.
 
     Raises:
         ValueError: no batch, a batch or label that does not fit, a weight that the loss does not reach, NaN.
     """
-    sums: dict[str, list[Tensor]] = {}
-    share = [0.0]
+    if passes is not None:
+        count(passes, "passes", 1)
+    groups = [weights] if hasattr(batches, "__len__") and len(batches) == 1 else _groups(weights, passes)
+    if len(groups) > 1 and iter(batches) is batches:
+        raise ValueError("The batches are read several times: give a list or a DataLoader, not an iterator.")
+    found: dict[str, T] = {}
+    for turn, group in enumerate(groups, 1):
+        with _only_these(model, group):
+            note = (lambda line: progress(f"pass {turn} of {len(groups)}, {line}")) if progress else None  # noqa: E731
+            found |= _pass(model, group, batches, reduce, loss, note)
+    return {name: found[name] for name in weights}
+
+
+def _groups(weights, passes):
+    """Consecutive weights, packed so that a group's gradients fit into what may be held."""
+    sizes = {name: weight.numel() for name, weight in weights.items()}
+    room = max(max(sizes.values()), sum(sizes.values()) / passes if passes else 0)
+    groups, used = [{}], 0
+    for name, weight in weights.items():
+        if groups[-1] and used + sizes[name] > room * (1 + 1e-9):
+            groups.append({})
+            used = 0
+        groups[-1][name] = weight
+        used += sizes[name]
+    return groups
+
+
+def _pass(model, weights, batches, reduce, loss, progress):
+    """One pass over the batches for one group of weights."""
+    sums, found = {}, {}
+    now = {"items": 0.0, "all": 0.0, "last": False}
 
     def take(name):
         def hook(weight):
             gradient, weight.grad = weight.grad, None
-            if gradient.dtype not in (torch.float32, torch.float64):
-                gradient = gradient.float()
-            pieces = reduce(name, gradient)
+            gradient = gradient if gradient.dtype == torch.float64 else gradient.float()
             if name in sums:
-                for total, piece in zip(sums[name], pieces):
-                    total.add_(piece, alpha=share[0])
+                total = sums[name].add_(gradient, alpha=now["items"])
             else:
-                sums[name] = [share[0] * piece for piece in pieces]
+                total = gradient.mul_(now["items"])  # the tensor is ours alone now
+            if not now["last"]:
+                sums[name] = total
+                return
+            sums.pop(name, None)
+            total.div_(now["all"])
+            if not bool(torch.isfinite(total).all()):
+                raise ValueError(f"The gradient of {name} has entries that are NaN or infinite.")
+            found[name] = reduce(name, total)
         return hook
 
     hooks = [weight.register_post_accumulate_grad_hook(take(name)) for name, weight in weights.items()]
-    items, read = 0.0, 0
+    read = 0
     try:
         with torch.enable_grad():
-            for batch in batches:
-                mean, number = _loss(model, batch, loss, read)
-                share[0] = float(number)
+            for batch, now["last"] in _marked(batches):
+                mean, now["items"] = _loss(model, batch, loss, read)
+                now["all"] += now["items"]
                 mean.backward()
-                items, read = items + number, read + 1
+                del mean
+                read += 1
                 if progress:
                     progress(f"batch {read}")
     finally:
@@ -98,52 +133,23 @@ def summed(model: nn.Module, weights: dict[str, nn.Parameter], batches: Iterable
             hook.remove()
     if not read:
         raise ValueError("There are no batches: the gradient needs at least one.")
-    unreached = [name for name in weights if name not in sums]
+    unreached = [name for name in weights if name not in found]
     if unreached:
-        raise ValueError(f"The loss does not depend on the weight of {unreached[0]}: take it out of the adapter's targets.")
-    for name, pieces in sums.items():
-        for piece in pieces:
-            piece.div_(items)
-            if not bool(torch.isfinite(piece).all()):
-                raise ValueError(f"The gradient of {name} has entries that are NaN or infinite.")
-    return sums
+        raise ValueError(f"The loss of the last batch does not depend on the weight of {unreached[0]}: take it out of the adapter's targets.")
+    return found
 
 
-def leading_pairs(model: nn.Module, weights: dict[str, nn.Parameter], batches: Iterable, widths: dict[str, int], sweeps: int, seed: int = 0,
-                  loss: Callable | None = None, progress: Callable[[str], None] | None = None,
-                  extra: Reduce | None = None) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, list[Tensor]]]:
-    """Thin factors with ``P Z^T`` close to G: P (m, k) orthonormal and ``Z = G^T P`` (n, k), k the weight's width.
-
-    Args:
-        model, weights, batches, loss, progress: as for :func:`summed`.
-        widths: k for every weight, at most its smaller dimension; at that dimension the factors are exact.
-        sweeps: pairs of passes.
-        extra: further linear maps, summed in the first pass.
-
-    Returns:
-        The factors, and the extra sums.
-
-    Error:
-        A singular value ``s_i`` is too small by about ``(s_{k+1} / s_i)^{4 sweeps}`` of itself, never too large.
-    """
-    count(sweeps, "sweeps", 1)
-    if iter(batches) is batches:
-        raise ValueError("The batches are read several times: give a list or a DataLoader, not an iterator.")
-    source = generator(seed)
-    ends, extras = {}, {}
-    for name, weight in weights.items():
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        ends[name] = torch.linalg.qr(normal((weight.shape[1], widths[name]), source, weight.device).to(dtype)).Q
-    for sweep in range(sweeps):
-        note = (lambda half: (lambda line: progress(f"pass {2 * sweep + half} of {2 * sweeps}, {line}")) if progress else None)  # noqa: E731
-        more = extra if sweep == 0 and extra else (lambda name, G: ())
-        sums = summed(model, weights, batches, lambda name, G: (G @ ends[name], *more(name, G)), loss, note(1))
-        starts = {name: torch.linalg.qr(pieces[0]).Q for name, pieces in sums.items()}
-        extras = extras or {name: pieces[1:] for name, pieces in sums.items()}
-        sums = summed(model, weights, batches, lambda name, G: (G.mT @ starts[name],), loss, note(2))
-        if sweep == sweeps - 1:
-            return {name: (starts[name], sums[name][0]) for name in weights}, extras
-        ends = {name: torch.linalg.qr(pieces[0]).Q for name, pieces in sums.items()}
+def _marked(batches):
+    """Every batch with whether it is the last."""
+    rest = iter(batches)
+    try:
+        ahead = next(rest)
+    except StopIteration:
+        return
+    for batch in rest:
+        yield ahead, False
+        ahead = batch
+    yield ahead, True
 
 
 def _loss(model, batch, loss, read):
@@ -162,7 +168,7 @@ def _loss(model, batch, loss, read):
     if not number > 0:
         raise ValueError(f"Batch {read + 1} is empty: it has no label that counts.")
     if not found.requires_grad:
-        raise ValueError(f"The loss of batch {read + 1} does not depend on the weights of the adapter's targets.")
+        raise ValueError(f"The loss of batch {read + 1} does not depend on the weights of the adapter's targets: take them out.")
     return found, number
 
 

@@ -74,7 +74,7 @@ class Adapter:
             yield name, B, A, scale, eps
 
 
-def inspect(path: str | Path, progress: Callable[[str], None] | None = None) -> tuple[Adapter, list[Measured]]:
+def inspect_folder(path: str | Path, progress: Callable[[str], None] | None = None) -> tuple[Adapter, list[Measured]]:
     """What is in a PEFT adapter folder, and the measures of every module.
 
     Raises:

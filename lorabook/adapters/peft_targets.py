@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 
 class Target(NamedTuple):
@@ -82,7 +82,3 @@ def _trouble(layer, adapter: str, linear: type) -> str:
         return "has a bias in its adapter"
     return ""
 
-
-def double(value: Tensor) -> Tensor:
-    """``value`` in float64, free of the graph."""
-    return value.detach().double()

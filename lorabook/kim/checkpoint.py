@@ -48,18 +48,13 @@ def certificate(B: torch.Tensor, A: torch.Tensor, G: torch.Tensor, lam: float, s
         ValueError: lambda or scale not positive, shapes that do not fit.
     """
     checks.factors(B, A, G)
-    return certificate_of(B, A, G @ A.mT, B.mT @ G, float(torch.linalg.matrix_norm(G, 2)), lam, scale, tolerance)
-
-
-def certificate_of(B: torch.Tensor, A: torch.Tensor, GA: torch.Tensor, BG: torch.Tensor, top: float, lam: float, scale: float = 1.0,
-                   tolerance: float = 1e-2) -> Certificate:
-    """:func:`certificate` from what it needs of G: ``G A^T`` (m, r), ``B^T G`` (r, n) and ``top = ||G||_2``."""
     if not (lam > 0 and scale > 0):
         raise ValueError(f"The certificate needs a positive decay and scale; got {lam!r} and {scale!r}.")
     effective = lam / scale
     size = math.sqrt(float(B.square().sum() + A.square().sum()))
     imbalance = float(balance(B, A).norm() / (A @ A.mT).norm().clamp(min=1e-300)) if size else 0.0
-    slope = float(torch.cat([(GA + effective * B).flatten(), (BG + effective * A).flatten()]).norm()) / max(effective * size, 1e-300)
+    slope = float(torch.cat([(G @ A.mT + effective * B).flatten(), (B.mT @ G + effective * A).flatten()]).norm()) / max(effective * size, 1e-300)
+    top = float(torch.linalg.matrix_norm(G, 2))
     excess = top / effective
     if imbalance > tolerance or slope > tolerance:
         verdict = SILENT

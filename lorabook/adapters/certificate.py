@@ -20,22 +20,22 @@ import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from lorabook.adapters.full_gradient import leading_pairs, only_these
+from lorabook.adapters.full_gradient import reduced
 from lorabook.adapters.inspect import measure
-from lorabook.adapters.peft_targets import double, targets
-from lorabook.kim.checkpoint import OPTIMAL, SILENT, certificate_of
-from lorabook.linalg import thin_svd
+from lorabook.adapters.peft_targets import targets
+from lorabook.kim.checkpoint import OPTIMAL, SILENT
+from lorabook.kim.checkpoint import certificate as checkpoint_certificate
 
 NOT_STATIONARY, SADDLE, RANK_SATURATED, STATIONARY = "not stationary", "saddle", "rank-saturated", "stationary"
-WIDTH = 16
 
 
 class Verdict(NamedTuple):
     """What the gradient over all batches says about one layer."""
 
-    excess: float  # E = scale ||dL/dW||_2 / lambda; a lower bound, tight after a few sweeps
+    excess: float  # E = scale ||dL/dW||_2 / lambda
     slope: float  # gradient of the objective over the size of its decay part, 0 at a stationary point
     imbalance: float  # ||B^T B - A A^T||_F / ||A A^T||_F, 0 at a stationary point
     verdict: str
@@ -52,51 +52,41 @@ class Factors(NamedTuple):
 
 
 def certify(model: nn.Module, batches: Iterable, weight_decay: float, *, loss: Callable | None = None, adapter: str | None = None,
-            tolerance: float = 1e-2, sweeps: int = 2, progress: Callable[[str], None] | None = None) -> dict[str, Verdict]:
+            tolerance: float = 1e-2, passes: int | None = None, progress: Callable[[str], None] | None = None) -> dict[str, Verdict]:
     """The certificate of every layer of a PEFT model, at its present factors.
 
     Args:
         model: PEFT model with one LoRA adapter on linear layers; it is left as it was.
-        batches: a list or DataLoader over the whole training set; read 2 * sweeps times.
+        batches: a list or DataLoader over the whole training set.
         weight_decay: lambda > 0 that the factors were trained with.
-        loss, adapter, sweeps, progress: as for :func:`lorabook.adapters.lora_one_`.
+        loss, adapter, passes, progress: as for :func:`lorabook.adapters.lora_one_`.
         tolerance: on the slope, the imbalance, and on E - 1.
 
     Raises:
         ValueError: as :func:`lorabook.adapters.lora_one_`, and a decay or tolerance that is not positive.
     """
-    import torch
-
-    found = {name: Factors(target.weight, double(target.B), double(target.A), target.scale, torch.finfo(target.B.dtype).eps)
-             for name, target in targets(model, adapter).items()}
-    layers = [target.layer for target in targets(model, adapter).values()]
-    if any(layer.disable_adapters for layer in layers):
+    found = targets(model, adapter)
+    layers = {name: Factors(target.weight, target.B.detach().double(), target.A.detach().double(), target.scale, torch.finfo(target.B.dtype).eps)
+              for name, target in found.items()}
+    if any(target.layer.disable_adapters for target in found.values()):
         raise ValueError("The adapter is disabled: the gradient must be taken with it in force.")
-    return certify_layers(model, found, batches, weight_decay, loss=loss, tolerance=tolerance, sweeps=sweeps, progress=progress)
+    return certify_layers(model, layers, batches, weight_decay, loss=loss, tolerance=tolerance, passes=passes, progress=progress)
 
 
 def certify_layers(model: nn.Module, layers: dict[str, Factors], batches: Iterable, weight_decay: float, *, loss: Callable | None = None,
-                   tolerance: float = 1e-2, sweeps: int = 2, progress: Callable[[str], None] | None = None) -> dict[str, Verdict]:
+                   tolerance: float = 1e-2, passes: int | None = None, progress: Callable[[str], None] | None = None) -> dict[str, Verdict]:
     """:func:`certify` for any model whose weights are in ``layers``."""
     for value, what in ((weight_decay, "The weight decay"), (tolerance, "The tolerance")):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
             raise ValueError(f"{what} must be positive and finite; got {value!r}.")
 
-    def products(name, G):
-        layer = layers[name]
-        return G @ layer.A.mT.to(G), layer.B.mT.to(G) @ G
-
     weights = {name: layer.weight for name, layer in layers.items()}
-    widths = {name: min(WIDTH, *weight.shape) for name, weight in weights.items()}
-    with only_these(model, weights):
-        pairs, extras = leading_pairs(model, weights, batches, widths, sweeps, 0, loss, progress, products)
-    return {name: judge(layer, *map(double, extras[name]), float(thin_svd(double(pairs[name][1]))[1][0]), weight_decay, tolerance)
-            for name, layer in layers.items()}
+    return reduced(model, weights, batches, lambda name, G: judge(layers[name], G, weight_decay, tolerance), loss=loss, passes=passes, progress=progress)
 
 
-def judge(layer: Factors, GA: Tensor, BG: Tensor, top: float, weight_decay: float, tolerance: float) -> Verdict:
-    """The verdict from ``G A^T`` (m, r), ``B^T G`` (r, n) and ``||G||_2``."""
-    said = certificate_of(layer.B, layer.A, GA, BG, top, weight_decay, layer.scale, tolerance)
+def judge(layer: Factors, G: Tensor, weight_decay: float, tolerance: float = 1e-2) -> Verdict:
+    """The verdict for one layer from its gradient G (m, n)."""
+    said = checkpoint_certificate(layer.B, layer.A, G.double(), weight_decay, layer.scale, tolerance)
     if said.verdict == SILENT:
         word = NOT_STATIONARY
     elif said.verdict == OPTIMAL:
