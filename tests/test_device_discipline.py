@@ -214,7 +214,7 @@ def test_the_fake_gpu_refuses_a_tensor_of_the_cpu():
 
 def public_routines():
     """Names of all functions of the shared rooms and of rushka, as <module>.<function>."""
-    sources = {"mallada", "lora_one", "kim", "one_dynamics"}  # each chapter's own tests look after its rooms
+    sources = {"mallada", "lora_one", "kim", "one_dynamics", "adapters", "__main__"}  # each chapter's own tests look after its rooms
     found = set()
     for info in pkgutil.walk_packages(lorabook.__path__, "lorabook."):
         name = info.name.removeprefix("lorabook.")

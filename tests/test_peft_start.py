@@ -256,8 +256,8 @@ def merged():
 
 
 def two_active():
-    model = adapted()
-    model.add_adapter("more", LoraConfig(**LORA))
+    model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), LoraConfig(r=2, target_modules=["0"]))
+    model.add_adapter("more", LoraConfig(r=2, target_modules=["0"]))
     model.base_model.set_adapter(["default", "more"])
     return model
 
@@ -271,7 +271,7 @@ def two_active():
     (lambda: adapted(lora_bias=True), "has a bias in its adapter"),
     (merged, "is merged into its base weight"),
     (two_active, "Say which adapter is meant: 2 are active"),
-    (lambda: adapted(target_modules=["query", "classifier"], modules_to_save=[]), r"classifier: The rank 3 must be a whole number between 1 and the smaller dimension 2"),
+    (lambda: get_peft_model(nn.Sequential(nn.Linear(8, 2)), LoraConfig(r=3, target_modules=["0"])), r"0: The rank 3 must be a whole number between 1 and the smaller dimension 2"),
     (lambda: get_peft_model(Tied(), LoraConfig(r=2, target_modules=["first", "second"])), "first and second share one weight"),
 ])
 def test_a_model_that_does_not_fit_is_refused_with_one_sentence(model, sentence):
@@ -295,7 +295,7 @@ def bad(key, value):
     (iter(batches(4, 4)), {}, "give a list or a DataLoader, not an iterator"),
     (bad("labels", torch.tensor([0, 1, 2, 0])), {}, "labels of batch 2 must lie between 0 and 1; got 0 to 2"),
     (bad("labels", torch.tensor([0, 1, -1, 0])), {}, "labels of batch 2 must lie between 0 and 1; got -1 to 1"),
-    (bad("labels", torch.full((4,), -100)), {}, "Batch 2 is empty|loss of batch 2 must be one finite number"),
+    (bad("labels", torch.full((4,), -100)), {}, "Batch 2 is empty"),
     ([batches(4)[0], {"input_ids": torch.ones(2, 3, dtype=torch.long)}], {}, "Batch 2 must be a dictionary with a tensor of labels"),
     ([torch.ones(3)], {}, "Batch 1 must be a dictionary with a tensor of labels; got Tensor"),
     (batches(4), {"gamma": 0.0}, "gamma must be positive and finite"),
@@ -309,7 +309,7 @@ def bad(key, value):
     (batches(4), {"loss": lambda model, batch: (model(**batch).loss, 0)}, "Batch 1 is empty"),
     (batches(4), {"loss": lambda model, batch: model.base_model.model.bert.embeddings(batch["input_ids"]).sum()}, "does not depend on the weight"),
     (batches(4), {"loss": lambda model, batch: model.base_model.model.bert.encoder.layer[0].attention.self.query.base_layer.weight.sum()}, "does not depend on the weight of"),
-    (batches(4), {"loss": lambda model, batch: 1e300 * 1e7 * model(**batch).loss}, "NaN or infinite|one finite number"),
+    (batches(4), {"loss": lambda model, batch: torch.sqrt(0 * model(**batch).loss)}, "has entries that are NaN or infinite"),
 ])
 def test_bad_data_gets_one_sentence_and_changes_nothing(data, options, sentence):
     model = adapted(lora_dropout=0.1)

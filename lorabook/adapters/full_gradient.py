@@ -158,18 +158,19 @@ def _loss(model, batch, loss, read):
             raise ValueError(f"Batch {read + 1} must be a dictionary with a tensor of labels; got {type(batch).__name__}.")
         home = next(model.parameters()).device
         batch = {key: value.to(home) if isinstance(value, Tensor) else value for key, value in batch.items()}
-        found, number = model(**batch).loss, _labelled(model, batch["labels"], read)
+        number = _labelled(model, batch["labels"], read)
+        found = model(**batch).loss
     else:
         found = loss(model, batch)
         found, number = found if isinstance(found, tuple) else (found, 1)
-        number = float(number)
-    if not isinstance(found, Tensor) or found.ndim or not bool(torch.isfinite(found)):
-        raise ValueError(f"The loss of batch {read + 1} must be one finite number; got {found!r}.")
     if not number > 0:
         raise ValueError(f"Batch {read + 1} is empty: it has no label that counts.")
+    if not isinstance(found, Tensor) or found.ndim or not bool(torch.isfinite(found)):
+        came = type(found).__name__ if not isinstance(found, Tensor) else f"shape {tuple(found.shape)}" if found.ndim else f"{float(found):g}"
+        raise ValueError(f"The loss of batch {read + 1} must be one finite number; got {came}.")
     if not found.requires_grad:
         raise ValueError(f"The loss of batch {read + 1} does not depend on the weights of the adapter's targets: take them out.")
-    return found, number
+    return found, float(number)
 
 
 def _labelled(model, labels, read):

@@ -38,7 +38,7 @@ def targets(model: nn.Module, adapter: str | None = None) -> dict[str, Target]:
         raise ImportError("This needs PEFT: run `pip install peft`.") from None
     if not isinstance(model, PeftModel):
         raise ValueError(f"The model must be a PEFT model, as peft.get_peft_model makes it; got {type(model).__name__}.")
-    active = model.active_adapters
+    active = list(model.base_model.active_adapters)
     if adapter is None and len(active) != 1:
         raise ValueError(f"Say which adapter is meant: {len(active)} are active ({', '.join(active)}).")
     adapter = active[0] if adapter is None else adapter
