@@ -215,6 +215,17 @@ def test_wrong_options_are_exit_code_2(arguments, capsys):
     assert capsys.readouterr().err
 
 
+def test_the_example_on_the_page_prints_what_the_page_shows(root, tmp_path, monkeypatch, capsys):
+    page = (root / "book" / "adapter.md").read_text()
+    code = re.search(r"```python\n(.*?)```", page, re.S)[1]
+    shown = re.findall(r"```text\n(.*?)```", page, re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "adapter.md", "exec"), {})
+    assert capsys.readouterr().out == shown[0]
+    assert "python -m lorabook inspect my-adapter\n" in page and run("my-adapter") == 0
+    assert capsys.readouterr().out == shown[1]
+
+
 # ---------------------------------------------------------------- bad input
 
 

@@ -112,12 +112,16 @@ def _base(folder: Path, task: str, adapter: Adapter):
     # the head's last matrix has one row per class; it is the smallest of those that are saved
     heads = [len(value) for value in whole.values() if value.ndim == 2]
     options = {"num_labels": min(heads)} if heads and task == "SEQ_CLS" else {}
+    loud = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # its report of a missing head is checked below
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **safe)
         model, found = getattr(transformers, TASKS[task]).from_pretrained(
             folder, **safe, **options, use_safetensors=True, dtype=torch.float32, output_loading_info=True)
     except Exception as error:  # transformers raises many kinds for a folder that it cannot load
         raise AdapterError(f"{folder} cannot be loaded as a base model ({printable(str(error).strip().splitlines()[0])[:120] or type(error).__name__}).") from None
+    finally:
+        transformers.logging.set_verbosity(loud)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     blank = sorted(set(found["missing_keys"]) - whole.keys())

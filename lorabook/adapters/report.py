@@ -13,11 +13,12 @@ from lorabook.adapters.inspect import Adapter, AdapterError, Measured, printable
 
 WIDTH = 100
 LEGEND = """\
-rank: numerical rank of X = scale B A, of the r that the factors allow.  stable: ||X||_F^2 / ||X||_2^2.
-90%: how many singular values carry 90 % of ||X||_F^2.  norm: ||X||_F.
-imbalance: ||B'B - AA'|| / ||AA'||, 0 at a stationary point of training with decay as a penalty."""
+rank: numerical rank of X = scale B A; r is what the factors allow.
+stable: ||X||_F^2 / ||X||_2^2.  90%: singular values with 90 % of ||X||_F^2.  norm: ||X||_F.
+imbalance: ||B'B - AA'|| / ||AA'||, 0 where training with decay as a penalty is stationary."""
 LEGEND_VERDICT = """\
-excess: scale ||dL/dW||_2 / decay.  slope: the objective's gradient over its decay part, 0 when stationary."""
+excess: scale ||dL/dW||_2 / decay.
+slope: gradient of the objective over its decay part, 0 where training is stationary."""
 
 
 def as_text(adapter: Adapter, measured: list[Measured], verdicts: dict[str, Verdict] | None = None) -> str:
