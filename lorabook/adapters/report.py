@@ -71,8 +71,9 @@ def write_plot(path: str | Path, measured: list[Measured]) -> None:
 
     path = plot_file(path)
     x = range(1, len(measured) + 1)
-    ax = figures.panel("module, in the order of the table", "directions", yscale="log", width=7.0, height=3.6)
-    shown = [[max(one.rank, 0.5) for one in measured], [max(one.energy_90, 0.5) for one in measured], [max(one.stable_rank, 0.5) for one in measured]]
+    # linear up to 1, so that an untrained module stands at 0
+    ax = figures.panel("module, in the order of the table", "directions", yscale="symlog", ylim=(0, None), width=7.0, height=3.6)
+    shown = [[one.rank for one in measured], [one.energy_90 for one in measured], [one.stable_rank for one in measured]]
     figures.curves(ax, list(x), shown, ["numerical rank", "90 % of the energy", "stable rank"], "kim")
     figures.reference(ax, list(x), [one.allowed for one in measured], "r, the rank allowed")
     drawing = figures.row(ax, caption="Ranks by module", alt=["Numerical rank, directions with 90 % of the energy and stable rank of every module."]).drawings[0]
@@ -95,6 +96,8 @@ def plot_file(path: str | Path) -> Path:
 
 
 def _short(value: float) -> str:
+    if 10 <= value < 10000:
+        return f"{value:.0f}"
     return "inf" if math.isinf(value) else f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")
 
 
