@@ -189,7 +189,7 @@ def _finite(first: Tensor, second: Tensor) -> Tensor:
 
 def _step(value, name: str, lead, like: Tensor) -> Tensor:
     """The step as a tensor (S, 1, 1)."""
-    value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    value = checks.number(value, name, like)
     if not bool(((value > 0) & value.isfinite()).all()):
         raise ValueError(f"{name} must be positive and finite; the smallest is {value.min().item():g}.")
     try:

@@ -193,7 +193,7 @@ def test_bad_arguments_are_refused_in_one_sentence():
     forces = factorisation(target())
     for arguments, words in (
         ((B, A.mT, 0.1, 0.1, 1), "do not multiply"), ((B.to(torch.float32), A, 0.1, 0.1, 1), "float64"),
-        ((B, A, 0.0, 0.1, 1), "step_B"), ((B, A, 0.1, float("nan"), 1), "step_A"), ((B, A, 0.1, 0.1, -1), "iterations"),
+        ((B, A, 0.0, 0.1, 1), "step_B"), ((B, A, "0.1", 0.1, 1), "step_B must be a number"), ((B, A, 0.1, float("nan"), 1), "step_A"), ((B, A, 0.1, 0.1, -1), "iterations"),
         ((B, A, 0.1, 0.1, 2.5), "iterations"), ((B, A, torch.ones(3, dtype=torch.float64), 0.1, 1), "broadcast"), ((B * torch.nan, A, 0.1, 0.1, 1), "NaN"),
     ):
         with pytest.raises(ValueError, match=words):
