@@ -116,6 +116,13 @@ def moved(site, name, articles, shared):
 
     article = articles[name]
     article = re.sub(r'(?<=\s)((?:xlink:)?href|src)="([^"]*)"', reference, article)
+    once = set()
+
+    def first(match):
+        """A theorem names its anchor twice; the first one stays."""
+        return match.group() if match[1] not in once and not once.add(match[1]) else ""
+
+    article = re.sub(r'\sid="([^"]+)"', first, article)
     article = re.sub(r'(?<=\s)(id|for|aria-labelledby|aria-controls|aria-describedby)="([^"]+)"', lambda m: f'{m[1]}="{unique(name, m[2])}"', article)
     return re.sub(r"url\(#([^)]+)\)", lambda m: f"url(#{unique(name, m[1])})", article)
 

@@ -29,8 +29,11 @@ def link_cards(app, page, tree):
     ledger = app.builder.get_relative_uri(page, LEDGER)
     for raw in tree.findall(nodes.raw):
         if CARD.search(raw.astext()):
-            linked = CARD.sub(rf'<a class="lb-claim" href="{ledger}#row-\1-\2" title="Its row in the ledger">\1.\2</a>', raw.astext())
-            raw.replace_self(nodes.raw("", linked, format="html"))
+            def linked(found):
+                row = nodes.make_id(f"row-{found[1]}-{found[2]}")
+                return f'<a class="lb-claim" href="{ledger}#{row}" title="Its row in the ledger">{found[1]}.{found[2]}</a>'
+
+            raw.replace_self(nodes.raw("", CARD.sub(linked, raw.astext()), format="html"))
 
 
 def number(tree):
@@ -89,6 +92,12 @@ def resolved(app, tree, page):
         aids(app, page, tree, figures)
 
 
+def plain_bibliography(app, page, template, context, tree):
+    """A bibliography calls itself a list and has no list items, which misleads a screen reader."""
+    context["body"] = context.get("body", "").replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+
+
 def setup(app):
+    app.connect("html-page-context", plain_bibliography)
     app.connect("doctree-resolved", resolved, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
