@@ -46,6 +46,7 @@ FAKE = {
     "checks.matrix": lambda: checks.matrix(ones(2, 2), "B"),
     "checks.finite": lambda: checks.finite(ones(2), "B"),
     "checks.factors": lambda: checks.factors(ones(3, 2), ones(2, 4), ones(3, 4)),
+    "checks.sizes": lambda: checks.sizes(A0=ones(2)),
     "checks.number": lambda: [checks.number(value, "c", ones(1)) for value in (2.0, [1.0], ones(2, on="cpu"))],
     "checks.times": lambda: [checks.times(value, ones(1)) for value in (2.0, [0.0, 1.0], ones(2, on="cpu"), ones(2))],
     "checks.together": lambda: checks.together(1.0, ones(2), [3.0]),
@@ -105,6 +106,7 @@ GUARDED = {
     "descent.adam": step_by(descent.adam()),
     "linalg.thin_svd": (linalg.thin_svd, lambda: (draw(80, 70),)),
     "checks.finite": (lambda x: checks.finite(x, "B"), lambda: (draw(3),)),
+    "checks.sizes": (lambda x: checks.sizes(A0=x), lambda: (draw(3),)),
     "checks.factors": (checks.factors, lambda: (draw(3, 2), draw(2, 4), draw(3, 4))),
     "flow.integrate": (lambda y: flow.integrate(lambda y: -y, y, [1.0]), lambda: (draw(2, 3),)),
     "measure.relative": (measure.relative, lambda: (draw(3), draw(3))),
@@ -153,7 +155,7 @@ def tensors(value):
 def test_what_comes_from_a_gpu_stays_on_the_gpu(name):
     with fake_gpu():
         found = tensors(FAKE[name]())
-    assert name in ("checks.finite", "checks.factors") or found
+    assert name in ("checks.finite", "checks.factors", "checks.sizes") or found
     for tensor in found:
         assert isinstance(tensor, FakeTensor) and tensor.device.type == "cuda" and tensor.dtype == f64
 
