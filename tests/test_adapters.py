@@ -363,13 +363,13 @@ def test_impossible_ranks_and_unknown_starts_are_refused(W):
     with pytest.raises(ValueError, match="LoRA-GA takes 2 rank = 400"):
         starts.lora_ga(W, 200)
     with pytest.raises(ValueError, match="start must be lora, pissa, lora_ga, lora_one or full; got 'dora'"):
-        train.begin("dora", W, W, 2, 1.0, device.generator(0))
+        train.begin(train.Method("dora"), W, W, 2, 1.0, device.generator(0))
 
 
 @pytest.mark.parametrize("start", ["lora", "pissa", "lora_ga", "lora_one", "full"])
 def test_only_lora_one_changes_the_function_at_the_start(start, task, W):
     G = task.negative_gradient(W)
-    B, A, W0 = train.begin(start, W, G, 2, 1.0, device.generator(0))
+    B, A, W0 = train.begin(train.Method(start), W, G, 2, 1.0, device.generator(0))
     moved = (W0 + (B if start == "full" else B @ A) - W).abs().max()
     # an offset is taken off and put on again in float64
     assert (moved > 1e-4) if start == "lora_one" else (moved < 1e-14)

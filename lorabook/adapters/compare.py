@@ -11,7 +11,7 @@ APART = 2.0  # standard errors from which two methods count as told apart
 
 
 class Difference(NamedTuple):
-    mean: float  # accuracy of the first minus that of the second
+    mean: float  # of the first minus that of the second
     error: float  # standard error, over sentences and over seeds
 
     @property
@@ -25,14 +25,14 @@ def accuracy(correct: Tensor) -> Difference:
 
 
 def paired(first: Tensor, second: Tensor) -> Difference:
-    """Difference in accuracy on the same sentences.
+    """Difference of two methods on the same sentences: of their accuracies, or of their losses.
 
     The error adds the spread over sentences of the seeds' mean and the spread over seeds, so that it is
     rather too large than too small.  With one seed each it is McNemar's: (b + c - (b - c)^2 / N)^{1/2} / N up to
     a factor (N / (N - 1))^{1/2}, with b and c the sentences that only one method gets right.
 
     Args:
-        first, second: bool (K, N) over the same K seeds, or (N) for a method without one.
+        first, second: judgements, bool, or losses (K, N) over the same K seeds, or (N) for a method without one.
 
     Raises:
         ValueError: other sentences, or numbers of seeds that do not fit.

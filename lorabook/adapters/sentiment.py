@@ -57,9 +57,13 @@ class Task:
         """:meth:`logits`, chunk by chunk and without a graph."""
         return torch.cat([part.logits(stack) for part in self.chunks()])
 
+    def losses(self, stack: Tensor) -> Tensor:
+        """(N) logistic losses, float64, without a graph."""
+        return F.binary_cross_entropy_with_logits(self.scores(stack).double(), self.labels.double(), reduction="none")
+
     def loss(self, stack: Tensor) -> Tensor:
-        """Mean logistic loss, float64, without a graph."""
-        return F.binary_cross_entropy_with_logits(self.scores(stack).double(), self.labels.double())
+        """Their mean."""
+        return self.losses(stack).mean()
 
     def correct(self, stack: Tensor) -> Tensor:
         """(N) bool: which sentences are judged rightly."""

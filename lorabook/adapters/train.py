@@ -28,6 +28,7 @@ class Method:
     start: str  # lora, pissa, lora_ga, lora_one or full
     ratio: float = 1.0  # learning rate of B over that of A
     ridge: float | None = None  # preconditioned, with this ridge
+    init_scale: float = 1.0  # of LoRA's draw
 
 
 METHODS = {
@@ -79,11 +80,11 @@ def adamw(decay: float = 0.0, ridge: float | None = None) -> Callable:
     return rule
 
 
-def begin(start: str, W: Tensor, G: Tensor, rank: int, gamma: float, source: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def begin(method: Method, W: Tensor, G: Tensor, rank: int, gamma: float, source: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Factors of a method's start, and the frozen matrices that go with it.
 
     Args:
-        start: one of those of :class:`Method`.
+        method: its start is used.
         W: (L, m, n) float64 open matrices.  G: (L, m, n) negative gradient there.
         gamma: step of LoRA-One's start.
         source: generator of LoRA's draw.
@@ -94,10 +95,11 @@ def begin(start: str, W: Tensor, G: Tensor, rank: int, gamma: float, source: tor
     Raises:
         ValueError: an unknown start, a rank that does not fit.
     """
+    start = method.start
     if start == "full":
         return (*starts.full(W), W)
     if start == "lora":
-        return (*starts.lora(W, rank, source), W)
+        return (*starts.lora(W, rank, source, method.init_scale), W)
     if start == "lora_one":
         return (*starts.lora_one(G, rank, gamma)[:2], W)
     if start not in ("pissa", "lora_ga"):
@@ -133,12 +135,12 @@ def train(task: Task, watched: Task, method: Method, W: Tensor, G: Tensor, rank:
         ValueError: parameters out of range, a learning rate that is not positive.
         RuntimeError: a run diverged; no number is returned silently.
     """
-    B0, A0, W0 = begin(method.start, W, G, rank, gamma, generator(seed))
+    B0, A0, W0 = begin(method, W, G, rank, gamma, generator(seed))
     runs, rates = len(rates), torch.as_tensor(rates, dtype=W.dtype, device=W.device)
     B0, A0 = B0.expand(runs, *B0.shape), A0.expand(runs, *A0.shape)
     batches, fixed = order(len(task), batch, seed + 1), method.start == "full"
     leading = torch.linalg.svd(G, full_matrices=False)[0][..., :rank]
-    spent = [0.0]
+    spent, fresh = [0.0], [True]
 
     def forces(B, A):
         begun = time.perf_counter()
@@ -151,7 +153,10 @@ def train(task: Task, watched: Task, method: Method, W: Tensor, G: Tensor, rank:
         now = W0 + (B if fixed else B @ A)
         moved = now - W
         energy = (leading.mT @ moved).square().sum((-2, -1)) / moved.square().sum((-2, -1))
-        return torch.stack([watched.loss(one) for one in now])[:, None].expand(runs, len(W)), energy
+        # all runs start alike
+        losses = torch.stack([watched.loss(one) for one in (now[:1] if fresh else now)]).expand(runs)
+        fresh.clear()
+        return losses[:, None].expand(runs, len(W)), energy
 
     found = descent.descend(forces, B0, A0, (rates * method.ratio)[:, None], rates[:, None], steps, rule=adamw(ridge=method.ridge),
                             observe=look, every=every or max(steps, 1))
