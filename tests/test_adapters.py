@@ -8,7 +8,7 @@ import torch
 from device_discipline import no_hidden_host_transfers
 
 from lorabook import descent, device, kim, linalg, weights
-from lorabook.adapters import compare, encoder, one_matrix, sentiment, starts, train
+from lorabook.adapters import compare, encoder, factors, one_matrix, sentiment, starts, train
 from lorabook.sentences import Sentences
 
 f64 = torch.float64
@@ -531,6 +531,39 @@ def test_the_rooms_of_the_landscape_accept_one_matrix(one):
     # above the gradient's spectral norm the zero update is stationary
     answer = kim.solve(one_matrix.OneMatrix(one.task, one.stack, 2, 1.1 * top), steps=10, tolerance=1e-6, smoothness=10.0)
     assert bool(answer.converged) and int(kim.numerical_rank(answer.X)) == 0
+
+
+class Known:
+    """A convex problem whose answer is a formula: ``||X - M||^2 / 2``, so X soft-thresholds M."""
+
+    def __init__(self, M, lam):
+        self.M, self.lam, self.shape = M, lam, M.shape
+
+    def loss(self, X):
+        return (X - self.M).square().sum() / 2
+
+    def gradient(self, X):
+        return X - self.M
+
+
+def test_settled_factors_reach_the_nuclear_norm_solution():
+    problem = Known(draw(9, 7), 0.8)
+    B, A = factors.settle(problem, draw(9, 7, seed=1), draw(7, 7, seed=2), 300)
+    wanted = kim.prox_nuclear(problem.M, 0.8)
+    # L-BFGS stops where the objective no longer falls, at the root of rounding
+    assert (B @ A - wanted).abs().max() < 1e-5
+    full = problem.loss(wanted) + 0.8 * torch.linalg.matrix_norm(wanted, "nuc")
+    assert float(factors.objective(problem, B, A)) == pytest.approx(float(full), rel=1e-9)
+    few = factors.settle(problem, draw(9, 7, seed=1), draw(7, 7, seed=2), 2)
+    assert factors.objective(problem, *few) > factors.objective(problem, B, A)
+
+
+def test_a_start_of_the_wrong_shape_and_no_steps_are_refused():
+    problem = Known(draw(5, 4), 0.1)
+    with pytest.raises(ValueError, match="do not multiply"):
+        factors.settle(problem, draw(5, 2), draw(3, 4), 1)
+    with pytest.raises(ValueError, match="steps must be a whole number >= 1"):
+        factors.settle(problem, draw(5, 2), draw(2, 4), 0)
 
 
 def test_nothing_slips_to_another_device(task, W, one):
