@@ -16,7 +16,7 @@ from doit import get_var
 from doit.exceptions import TaskFailed
 from doit.tools import config_changed
 
-from tools import notebooks
+from tools import editions, notebooks
 
 PAGES = Path("_build/pages")
 SITE = PAGES / "_build/html"
@@ -106,6 +106,7 @@ def build_site():
     built = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if built.returncode:
         return TaskFailed(f"{built.stdout}\nThe site was not built; the warnings above say why. The previous site stays.")
+    editions.make(ASIDE / "_build/html", PAGES / "_toc.yml", editions.chromium())
     shutil.rmtree(SITE, ignore_errors=True)
     SITE.parent.mkdir(parents=True, exist_ok=True)
     os.replace(ASIDE / "_build/html", SITE)
@@ -113,10 +114,11 @@ def build_site():
 
 
 def task_site():
-    """build the site from the executed notebooks and the prose"""
+    """build the site from the executed notebooks and the prose, with the book in one file and as a PDF"""
     return {
         "actions": [build_site],
-        "file_dep": [f"{PAGES}/{path}" for path in PROSE] + [f"{PAGES}/notebooks/{name}.ipynb" for name in NOTEBOOKS],
+        "file_dep": [f"{PAGES}/{path}" for path in PROSE] + [f"{PAGES}/notebooks/{name}.ipynb" for name in NOTEBOOKS] + files("tools/edition*"),
+        "uptodate": [config_changed({"printed by": editions.chromium()})],
         "targets": [f"{SITE}/index.html"],
     }
 

@@ -1,8 +1,10 @@
 """Cost of descent against the dimension, with and without the exact reduction; of a sweep in one batch and one by one.
 
-Run with ``python -m benchmarks.lora_one``.  Ratios within one run are what counts; nothing is asserted.
+Run with ``python -m benchmarks.lora_one``.  Times are those of the processor, not of the clock, so that other
+work on the machine counts little.  Ratios within one run are what counts; nothing is asserted.
 """
 
+import os
 import time
 
 import torch
@@ -13,12 +15,12 @@ STEPS, RANK, SHIFT_RANK = 50, 8, 4
 
 
 def timed(call, repeats=3):
-    """Shortest of a few runs, in seconds."""
+    """Shortest processor time of a few runs, in seconds."""
     best = float("inf")
     for _ in range(repeats):
-        begun = time.perf_counter()
+        begun = time.process_time()
         call()
-        best = min(best, time.perf_counter() - begun)
+        best = min(best, time.process_time() - begun)
     return best
 
 
@@ -42,15 +44,15 @@ def full(problem, B0, A0):
 def main():
     draws = device.generator(0)
     lora_one.reduced(*population(32, draws))  # the first call loads the linear algebra
-    print(f"{device.describe()}; {STEPS} steps, rank {RANK}, r* = {SHIFT_RANK}, population")
+    print(f"{device.describe()}; load {os.getloadavg()[0]:.1f}; {STEPS} steps, rank {RANK}, r* = {SHIFT_RANK}, population")
     print("    d   reduction, ms   reduced steps, ms   full steps, ms   full / (reduction + reduced)   distance of the products")
     for d in (64, 128, 256, 512, 1024, 2048, 4096):
         problem, B0, A0 = population(d, draws)
         repeats = 3 if d <= 1024 else 1
         # the reduction is made once per problem and start; descent itself is timed without it
-        begun = time.perf_counter()
+        begun = time.process_time()
         small, b, a, L, R = lora_one.reduced(problem, B0, A0)
-        once = time.perf_counter() - begun
+        once = time.process_time() - begun
         short, long = timed(lambda: full(small, b, a), repeats), timed(lambda: full(problem, B0, A0), repeats)
         one, other = full(small, b, a), full(problem, B0, A0)
         wanted = other.B @ other.A

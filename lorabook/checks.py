@@ -28,8 +28,22 @@ def finite(value: torch.Tensor, name: str) -> None:
         raise ValueError(f"{name} has entries that are NaN or infinite.")
 
 
-def factors(B: torch.Tensor, A: torch.Tensor, W0: torch.Tensor | None = None) -> None:
-    """Raise ValueError unless ``B`` (..., m, r), ``A`` (..., r, n) and ``W0`` (..., m, n) fit.
+#: Closed forms take squares of squares, so their sizes must lie in this range, whose fourth powers fit into float64.
+SMALLEST, LARGEST = 1e-75, 1e75
+
+
+def sizes(**named: torch.Tensor) -> None:
+    """Raise ValueError where a size that is not 0 lies outside 1e-75 to 1e75.  Tensors without data pass."""
+    for name, value in named.items():
+        if not is_fake(value):
+            size = value.abs()
+            out = size[(size != 0) & ((size < SMALLEST) | (size > LARGEST))]
+            if out.numel():
+                raise ValueError(f"{name} must be 0 or of a size between {SMALLEST:g} and {LARGEST:g}; got {out[0].item():g}. Rescale the problem.")
+
+
+def factors(B: torch.Tensor, A: torch.Tensor, W0: torch.Tensor | None = None, target: str = "W0") -> None:
+    """Raise ValueError unless ``B`` (..., m, r), ``A`` (..., r, n) and ``W0`` (..., m, n), called ``target``, fit.
 
     The rank may not exceed the smaller dimension, the leading dimensions broadcast, and all live on one device.
     """
@@ -39,9 +53,9 @@ def factors(B: torch.Tensor, A: torch.Tensor, W0: torch.Tensor | None = None) ->
         raise ValueError(f"B {tuple(B.shape)} and A {tuple(A.shape)} do not multiply: ranks {r} and {inner} differ.")
     if r > min(m, n):
         raise ValueError(f"The rank {r} is above the smaller dimension {min(m, n)} of the update.")
-    if W0 is not None and matrix(W0, "W0").shape[-2:] != (m, n):
-        raise ValueError(f"W0 {tuple(W0.shape)} and the update B A {(m, n)} have different shapes.")
-    given = {"B": B, "A": A} | ({} if W0 is None else {"W0": W0})
+    if W0 is not None and matrix(W0, target).shape[-2:] != (m, n):
+        raise ValueError(f"{target} {tuple(W0.shape)} and the update B A {(m, n)} have different shapes.")
+    given = {"B": B, "A": A} | ({} if W0 is None else {target: W0})
     if len({value.device for value in given.values()}) > 1:
         homes = ", ".join(f"{name} on {value.device}" for name, value in given.items())
         raise ValueError(f"The matrices must live on one device; got {homes}.")

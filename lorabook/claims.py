@@ -56,6 +56,7 @@ class Claim:
     probe: str = ""  # which hypothesis the counter-probe breaks
     right: str = ""  # the corrected statement, where the printed one is suspected
     ruled_out: str = ""  # what else could have explained a failure, and does not
+    consequence: str = ""  # whether the source's conclusion stands without the printed statement
     constant: str = ""  # the constant that the source lacks or hides
     reason: str = ""  # why it cannot be tested here
     floor: float = 1e-12  # numbers below are rounding and are not told apart

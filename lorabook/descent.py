@@ -70,10 +70,9 @@ def descend(forces: Callable[[Tensor, Tensor], Pair], B0: Tensor, A0: Tensor, st
     # a rank above the update's smaller dimension is allowed: reduced coordinates may have one
     if checks.matrix(B0, "B0").shape[-1] != checks.matrix(A0, "A0").shape[-2]:
         raise ValueError(f"B0 {tuple(B0.shape)} and A0 {tuple(A0.shape)} do not multiply.")
-    lead = torch.broadcast_shapes(B0.shape[:-2], A0.shape[:-2])
+    lead = checks.batch(B0=B0.shape[:-2], A0=A0.shape[:-2])
     step_B, step_A = (_step(value, name, lead, B0) for value, name in ((step_B, "step_B"), (step_A, "step_A")))
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0 or every < 1:
-        raise ValueError(f"iterations must be a whole number >= 0 and every >= 1; got {iterations!r} and {every!r}.")
+    checks.count(iterations, "iterations", 0), checks.count(every, "every", 1)
     B, A = B0.expand(*lead, *B0.shape[-2:]).clone(), A0.expand(*lead, *A0.shape[-2:]).clone()
     limit = ceiling * torch.maximum(B.abs().amax((-2, -1)), A.abs().amax((-2, -1))).clamp(min=1.0)
     alive = torch.ones(lead, dtype=torch.bool, device=B.device)
@@ -123,8 +122,8 @@ def preconditioned(ridge: float = 0.0) -> Callable:
     Source: Tong, Ma & Chi 2021; Zhang & Pilanci 2024.
     Raises (in the first step): ValueError where a Gram matrix is singular; later that system stops as SINGULAR.
     """
-    if not ridge >= 0:
-        raise ValueError(f"ridge must not be negative; got {ridge!r}.")
+    if isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not 0 <= ridge < float("inf"):
+        raise ValueError(f"ridge must be a finite number >= 0; got {ridge!r}.")
 
     def rule(B, A, F_B, F_A, memory):
         first = memory is None
@@ -189,8 +188,8 @@ def _finite(first: Tensor, second: Tensor) -> Tensor:
 
 def _step(value, name: str, lead, like: Tensor) -> Tensor:
     """The step as a tensor (S, 1, 1)."""
-    value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
-    if not bool(((value > 0) & value.isfinite()).all()):
+    value = checks.number(value, name, like)
+    if not bool((value > 0).all()):
         raise ValueError(f"{name} must be positive and finite; the smallest is {value.min().item():g}.")
     try:
         return value.expand(lead)[..., None, None]

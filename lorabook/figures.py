@@ -23,7 +23,7 @@ from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 plt.style.use(Path(__file__).with_name("lorabook.mplstyle"))
 INK = "#010203"  # replaced by currentColor in the SVG
 GREY = "#888888"
-COLOURS = {"rushka": "#0072B2", "mallada": "#D55E00", "lora_one": "#009E73", "kim": "#CC79A7"}
+COLOURS = {"rushka": "#0072B2", "mallada": "#D55E00", "lora_one": "#009E73", "kim": "#CC79A7", "one_dynamics": "#8A6FC4"}
 MARKERS = "osD^vP*X"
 
 
@@ -63,6 +63,14 @@ def curves(ax: Axes, x, measured, labels, source: str, predicted=None, every: in
             ax.plot(x[k], _numpy(predicted)[k], color=INK, linestyle="--", linewidth=1.0, zorder=5,
                     label="prediction" if k == len(measured) - 1 else None)
     return _legend(ax, labels)
+
+
+def by_source(ax: Axes, x, measured: dict, names: dict) -> Axes:
+    """One curve (T,) per source, in its own colour and with its own marker; ``x`` is (T,) or, as the others, a dictionary by source."""
+    for source, values in measured.items():
+        across, marker = _numpy(x[source] if isinstance(x, dict) else x), MARKERS[list(COLOURS).index(source)]
+        ax.plot(across, _numpy(values), color=COLOURS[source], marker=marker, markevery=max(1, len(across) // 9), label=names[source])
+    return _legend(ax, names.values())
 
 
 def scatter(ax: Axes, x, y, labels, source: str) -> Axes:
@@ -136,9 +144,7 @@ def stream(ax: Axes, x, y, u, v, level=None) -> Axes:
 def table(header, rows) -> "Table":
     """A small table for a page: texts and numbers, numbers at three digits."""
     def text(value):
-        if isinstance(value, str):
-            return value
-        if isinstance(value, int):
+        if isinstance(value, (str, int)):
             return str(value)
         return f"{float(value):.3g}".replace("e-0", "e-").replace("e+0", "e")
 

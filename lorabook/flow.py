@@ -252,7 +252,10 @@ def _checked_times(times, first):
     """The times as a float64 tensor (T,) on the device of the start."""
     if isinstance(times, torch.Tensor) and times.dtype != torch.float64:
         raise TypeError(f"times must be float64; got {times.dtype}.")
-    times = torch.as_tensor(times, dtype=torch.float64, device=first.device)
+    try:
+        times = torch.as_tensor(times, dtype=torch.float64, device=first.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"times must be a vector of numbers; got {times!r}.") from None
     if times.ndim != 1 or times.numel() == 0:
         raise ValueError(f"times must be a vector (T,) of at least one; got shape {tuple(times.shape)}.")
     if not bool(times.isfinite().all() & (times >= 0).all() & (times.diff() > 0).all()):

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from lorabook import claims
+from lorabook import claims, figures
 from lorabook.claims import Claim, ClaimError, Verdict
 
 MARKS = {
@@ -56,25 +56,74 @@ def loose_ends(verdicts: list[tuple[str, Verdict]]) -> list[str]:
     return [f"{verdict.claim.id}: {verdict.note}" for _, verdict in verdicts if verdict.note]
 
 
-def counts(verdicts: list[tuple[str, Verdict]]) -> "Table":
+def counts(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
     """How many claims of each source got which verdict."""
     tally = {source: Counter() for source in claims.sources()}
     for _, verdict in verdicts:
-        tally[verdict.claim.id.split(".")[0]][verdict.verdict] += 1
-    rows = [[claims.title(source), *(str(of[word]) for word in claims.VERDICTS), str(of.total())] for source, of in tally.items()]
+        tally[_source(verdict)][verdict.verdict] += 1
+    rows = [[claims.title(source), *(of[word] for word in claims.VERDICTS), of.total()] for source, of in tally.items()]
     if len(rows) > 1:
-        rows.append(["all", *(str(sum(int(row[k]) for row in rows)) for k in range(1, len(rows[0])))])
-    return Table(["source", *claims.VERDICTS, "claims"], rows)
+        rows.append(["all", *(sum(row[k] for row in rows) for k in range(1, len(rows[0])))])
+    return figures.table(["source", *claims.VERDICTS, "claims"], rows)
 
 
-def table(verdicts: list[tuple[str, Verdict]], source: str) -> "Table":
-    """All verdicts of one source, each linked to its place in the notebook."""
-    rows = [
-        [_link(verdict.claim), MARKS[verdict.verdict], verdict.claim.statement, _capital(verdict.claim.where), verdict.value]
-        for _, verdict in verdicts
-        if verdict.claim.id.startswith(f"{source}.")
-    ]
-    return Table(["claim", "verdict", "statement", "where", "measured"], rows)
+def table(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
+    """All verdicts, source by source: each name leads to its place in a notebook, each failure to its erratum."""
+    rows = []
+    for source in claims.sources():
+        for verdict in (verdict for _, verdict in verdicts if _source(verdict) == source):
+            claim, mark = verdict.claim, MARKS[verdict.verdict]
+            name = f"[[{claim.id.split('.', 1)[1]}](#{target(claim)})]{{#{target(claim, 'row')}}}"
+            word = f"[{mark}](#{target(claim, 'erratum')})" if verdict.verdict == claims.FAILS else mark
+            rows.append([name, short(source), claim.kind, word, claim.statement, _capital(claim.where), verdict.value])
+    return figures.table(["claim", "source", "kind", "verdict", "statement", "where", "measured"], rows)
+
+
+class Errata:
+    """What fails as printed in one source: place, printed, right, evidence, ruled out, consequence, version."""
+
+    def __init__(self, verdicts: list[tuple[str, Verdict]], source: str):
+        self.source = source
+        self.entries = [v for _, v in verdicts if v.verdict == claims.FAILS and _source(v) == source]
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        count = len(self.entries)
+        blocks = [f"{count} statement{'s do' if count != 1 else ' does'} not hold as printed. {claims.version(self.source)}"]
+        for number, verdict in enumerate(self.entries, 1):
+            claim = verdict.claim
+            parts = {
+                "Printed": f"“{claim.quote}”" if claim.quote else f"{claim.statement} (our wording)",
+                "Right": _sentence(claim.right),
+                "Evidence": f"{verdict.sentence()} [The run](#{target(claim)}), [its row in the ledger](#{target(claim, 'row')}).",
+                "Ruled out": _sentence(claim.ruled_out),
+                "Consequence": _sentence(claim.consequence),
+            }
+            lines = "\n".join(f"- *{name}.* {text}" for name, text in parts.items() if text)
+            blocks.append(f"[**{number}. {_capital(claim.where)}**]{{#{target(claim, 'erratum')}}}\n\n{lines}")
+        text = "\n\n".join(blocks)
+        return {"text/plain": text, "text/markdown": text}
+
+
+def target(claim: Claim, kind: str = "claim") -> str:
+    """Name of an anchor: where a notebook treats the claim, its ``row`` in the ledger or its ``erratum``."""
+    return f"{kind}-{claim.id.replace('.', '-')}"
+
+
+def short(source: str) -> str:
+    """What the book calls the source, without the subject."""
+    return claims.title(source).partition(":")[0]
+
+
+def _source(verdict: Verdict) -> str:
+    return verdict.claim.id.split(".", 1)[0]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _sentence(text: str) -> str:
+    return _capital(text) + ("." if text and text[-1] not in ".!?" else "")
 
 
 class Table:
@@ -88,43 +137,6 @@ class Table:
         markdown = "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
         plain = "\n".join(" · ".join(line) for line in [self.head, *self.rows])
         return {"text/plain": plain, "text/markdown": markdown}
-
-
-class Errata:
-    """What fails as printed, source by source: place, printed, right, evidence, ruled out."""
-
-    def __init__(self, verdicts: list[tuple[str, Verdict]], source: str):
-        self.source = source
-        self.entries = [v for _, v in verdicts if v.verdict == claims.FAILS and v.claim.id.startswith(f"{source}.")]
-
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
-        blocks = [f"{claims.version(self.source)} {len(self.entries)} statements do not hold as printed."]
-        for number, verdict in enumerate(self.entries, 1):
-            claim = verdict.claim
-            printed = f"“{claim.quote}”" if claim.quote else claim.statement
-            parts = {
-                "Printed": printed,
-                "Right": claim.right,
-                "Evidence": f"{verdict.sentence()} See [the run](#{target(claim)}).",
-                "Ruled out": claim.ruled_out and f"{_capital(claim.ruled_out)}.",
-            }
-            lines = "\n".join(f"- *{name}.* {text}" for name, text in parts.items() if text)
-            blocks.append(f"**{number}. {_capital(claim.where)}**\n\n{lines}")
-        text = "\n\n".join(blocks)
-        return {"text/plain": text, "text/markdown": text}
-
-
-def target(claim: Claim) -> str:
-    """Name of the anchor at which a notebook treats the claim."""
-    return "claim-" + claim.id.replace(".", "-")
-
-
-def _link(claim: Claim) -> str:
-    return f"[{claim.id.split('.', 1)[1]}](#{target(claim)})"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _cell(text: str) -> str:

@@ -36,7 +36,7 @@ def propagate(G: torch.Tensor, B0: torch.Tensor, A0: torch.Tensor, times) -> tup
     Raises:
         ValueError: shapes that do not fit, NaN, negative times.
     """
-    checks.factors(B0, A0, G)
+    checks.factors(B0, A0, G, "G")
     times = checks.times(times, G)
 
     def gains(s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,8 +63,8 @@ def iterate(G: torch.Tensor, B0: torch.Tensor, A0: torch.Tensor, learning_rate: 
     Raises:
         ValueError: as for :func:`propagate`, or a step that is not positive and finite, or a number of steps that is not whole.
     """
-    checks.factors(B0, A0, G)
-    if not 0 < learning_rate < math.inf:
+    checks.factors(B0, A0, G, "G")
+    if not isinstance(learning_rate, (int, float)) or not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate must be positive and finite; got {learning_rate!r}.")
     steps = checks.times(steps, G, "steps")
     if not checks.is_fake(steps) and bool((steps != steps.round()).any()):

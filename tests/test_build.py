@@ -79,7 +79,8 @@ class Book:
         return subprocess.run(command, cwd=self.folder, env=self.environment(), capture_output=True, text=True)
 
     def environment(self):
-        return os.environ | {"PYTHONPATH": str(self.folder)}
+        # Without a browser no PDF is printed, which most of these builds have no use for.
+        return {"LORABOOK_NO_BROWSER": "1"} | os.environ | {"PYTHONPATH": str(self.folder)}
 
     def write(self, path, text):
         (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +114,7 @@ def built(tmp_path_factory, root):
     book.write("notebooks/profiles/full/alpha.yml", "n: 48\n")
     book.write("_toc.yml", TOC)
     # The front page of the real book points at notebooks that the small one lacks.
-    book.write("book/index.md", "# Front page\n\nSee {cite:t}`hu2022lora`.\n")
+    book.write("book/index.md", "# Front page\n\n<!-- editions -->\n\nSee {cite:t}`hu2022lora`.\n")
     book.reference = book.doit("reference")
     book.first = book.doit("-n", "2", "book")
     return book
@@ -132,6 +133,14 @@ def test_the_book_is_built_and_says_where_it_is(built):
     assert (built.folder / "_build/pages/_build/html/index.html").as_uri() in built.first.stdout
     assert "alpha: " in built.first.stderr, "no progress was shown"
     assert "collected ['alpha']" in built.page("ledger") and "collected ['alpha']" in built.printed("notebooks/ledger.ipynb")
+
+
+def test_without_a_chromium_the_book_is_one_file_too_and_there_is_no_dead_link(built):
+    site = built.folder / "_build/pages/_build/html"
+    assert "There is no Chromium here, so the site has no PDF." in built.first.stdout
+    front = (site / "book/index.html").read_text()
+    assert (site / "lorabook.html").exists() and '<a href="../lorabook.html">' in front
+    assert not (site / "lorabook.pdf").exists() and "lorabook.pdf" not in front
 
 
 def test_the_graph_is_listed_with_a_sentence_for_each_task(built):

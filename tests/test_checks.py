@@ -149,3 +149,10 @@ def test_tensors_without_data_are_recognised():
     with FakeTensorMode():
         assert checks.is_fake(torch.ones(2))
     assert checks.is_fake(torch.ones(2, device="meta")) and not checks.is_fake(W0)
+
+
+def test_sizes_whose_fourth_power_leaves_float64_are_refused_and_zero_is_not():
+    checks.sizes(A0=torch.tensor([0.0, 1e-75, -1e75], dtype=torch.float64))
+    for size in (1e-160, -1e-160, 1e160, 2e75):
+        with pytest.raises(ValueError, match="^A0 must be 0 or of a size between 1e-75 and 1e.75; got .* Rescale the problem.$"):
+            checks.sizes(A0=torch.tensor([1.0, size], dtype=torch.float64))

@@ -194,12 +194,16 @@ def test_bad_arguments_are_refused_in_one_sentence():
     for arguments, words in (
         ((B, A.mT, 0.1, 0.1, 1), "do not multiply"), ((B.to(torch.float32), A, 0.1, 0.1, 1), "float64"),
         ((B, A, 0.0, 0.1, 1), "step_B"), ((B, A, 0.1, float("nan"), 1), "step_A"), ((B, A, 0.1, 0.1, -1), "iterations"),
-        ((B, A, 0.1, 0.1, 2.5), "iterations"), ((B, A, torch.ones(3, dtype=torch.float64), 0.1, 1), "broadcast"), ((B * torch.nan, A, 0.1, 0.1, 1), "NaN"),
+        ((B, A, 0.1, 0.1, 2.5), "iterations"), ((B, A, "a", 0.1, 1), "step_B"),
+        ((torch.stack([B] * 2), torch.stack([A] * 3), 0.1, 0.1, 1), "leading dimensions"), ((B, A, torch.ones(3, dtype=torch.float64), 0.1, 1), "broadcast"), ((B * torch.nan, A, 0.1, 0.1, 1), "NaN"),
     ):
         with pytest.raises(ValueError, match=words):
             descent.descend(forces, *arguments)
-    with pytest.raises(ValueError, match="ridge"):
-        descent.preconditioned(-1.0)
+    with pytest.raises(ValueError, match="every"):
+        descent.descend(forces, B, A, 0.1, 0.1, 1, every=0)
+    for ridge in (-1.0, float("inf"), float("nan"), "a"):
+        with pytest.raises(ValueError, match="ridge"):
+            descent.preconditioned(ridge)
 
 
 def test_nothing_slips_to_another_device():

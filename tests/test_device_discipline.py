@@ -47,6 +47,7 @@ FAKE = {
     "checks.matrix": lambda: checks.matrix(ones(2, 2), "B"),
     "checks.finite": lambda: checks.finite(ones(2), "B"),
     "checks.factors": lambda: checks.factors(ones(3, 2), ones(2, 4), ones(3, 4)),
+    "checks.sizes": lambda: checks.sizes(A0=ones(2)),
     "checks.number": lambda: [checks.number(value, "c", ones(1)) for value in (2.0, [1.0], ones(2, on="cpu"))],
     "checks.times": lambda: [checks.times(value, ones(1)) for value in (2.0, [0.0, 1.0], ones(2, on="cpu"), ones(2))],
     "checks.together": lambda: checks.together(1.0, ones(2), [3.0]),
@@ -106,6 +107,7 @@ GUARDED = {
     "descent.adam": step_by(descent.adam()),
     "linalg.thin_svd": (linalg.thin_svd, lambda: (draw(80, 70),)),
     "checks.finite": (lambda x: checks.finite(x, "B"), lambda: (draw(3),)),
+    "checks.sizes": (lambda x: checks.sizes(A0=x), lambda: (draw(3),)),
     "checks.factors": (checks.factors, lambda: (draw(3, 2), draw(2, 4), draw(3, 4))),
     "flow.integrate": (lambda y: flow.integrate(lambda y: -y, y, [1.0]), lambda: (draw(2, 3),)),
     "measure.relative": (measure.relative, lambda: (draw(3), draw(3))),
@@ -129,6 +131,8 @@ DRAWN = {
     "figures.curves": lambda ax, x: figures.curves(ax, x, x[None], ["a"], "rushka", x[None]),
     "figures.curves of a list": lambda ax, x: figures.curves(ax, x, [x, x], ["a", "b"], "rushka", [x, x]),
     "figures.scatter": lambda ax, x: figures.scatter(ax, x[None], x[None], ["a"], "rushka"),
+    "figures.by_source": lambda ax, x: figures.by_source(ax, x, {"kim": x, "rushka": x}, {"kim": "a", "rushka": "b"}),
+    "figures.by_source with its own abscissae": lambda ax, x: figures.by_source(ax, {"kim": x}, {"kim": x}, {"kim": "a"}),
     "figures.reference": lambda ax, x: figures.reference(ax, x, x, "a"),
     "figures.spread": lambda ax, x: figures.spread(ax, x, x[:, None] + x, "rushka", "a"),
     "figures.bands": lambda ax, x: figures.bands(ax, x, (x[:, None] + x)[None], ["a"], "rushka"),
@@ -152,7 +156,7 @@ def tensors(value):
 def test_what_comes_from_a_gpu_stays_on_the_gpu(name):
     with fake_gpu():
         found = tensors(FAKE[name]())
-    assert name in ("checks.finite", "checks.factors") or found
+    assert name in ("checks.finite", "checks.factors", "checks.sizes") or found
     for tensor in found:
         assert isinstance(tensor, FakeTensor) and tensor.device.type == "cuda" and tensor.dtype == f64
 
@@ -213,7 +217,7 @@ def test_the_fake_gpu_refuses_a_tensor_of_the_cpu():
 
 def public_routines():
     """Names of all functions of the shared rooms and of rushka, as <module>.<function>."""
-    sources = {"mallada", "lora_one", "kim", "adapters"}  # each chapter's own tests look after its rooms
+    sources = {"mallada", "lora_one", "kim", "one_dynamics", "adapters", "__main__"}  # each chapter's own tests look after its rooms
     found = set()
     for info in pkgutil.walk_packages(lorabook.__path__, "lorabook."):
         name = info.name.removeprefix("lorabook.")

@@ -67,6 +67,13 @@ def test_curves_share_their_abscissae_or_bring_their_own():
     assert [list(line.get_xdata()) for line in ax.lines] == [[1, 2], [3, 4]] and ax.get_legend() is None
 
 
+def test_sources_differ_in_colour_and_in_marker():
+    ax = figures.by_source(a_panel(), {"kim": [1, 2], "rushka": [3, 4]}, {"kim": [5, 6], "rushka": [7, 8]}, {"kim": "K", "rushka": "R"})
+    kim, rushka = ax.lines
+    assert (kim.get_color(), rushka.get_color()) == (figures.COLOURS["kim"], figures.COLOURS["rushka"]) and kim.get_marker() != rushka.get_marker()
+    assert list(kim.get_xdata()) == [1, 2] and list(rushka.get_ydata()) == [7, 8] and [t.get_text() for t in ax.get_legend().get_texts()] == ["K", "R"]
+
+
 def test_labels_that_do_not_fit_the_curves_are_refused():
     with pytest.raises(ValueError):
         figures.curves(a_panel(), X, [X, X], ["a"], "rushka")

@@ -400,6 +400,7 @@ def test_the_start_is_left_alone_and_a_run_repeats_bit_for_bit():
         ({"times": [float("nan")]}, ValueError, "finite"),
         ({"times": []}, ValueError, "at least one"),
         ({"times": [[1.0]]}, ValueError, "vector"),
+        ({"times": ["a"]}, ValueError, r"times must be a vector of numbers; got \['a'\]"),
         ({"times": torch.ones(1)}, TypeError, "times must be float64; got torch.float32"),
         ({"rtol": 0.0}, ValueError, "rtol must be positive and finite; got 0.0"),
         ({"atol": float("nan")}, ValueError, "atol must be positive and finite; got nan"),

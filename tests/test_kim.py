@@ -334,7 +334,7 @@ def test_every_inequality_of_the_proof_holds_at_converged_points(name):
     runs = kim.survey([name], ("zero", "gaussian"), (0.1, 1.0), 60, 3)
     assert kim.points(runs) == 240
     # the runs stop at a gradient of 1e-9
-    assert min(kim.slacks(runs).values()) > -1e-7
+    assert min(float(slack.min()) for slack in kim.slacks(runs).values()) > -1e-7
     assert kim.worst_ratio(runs) <= 1 and kim.corollary_violations(runs)[0] == 0
 
 
@@ -394,6 +394,47 @@ def test_convexity_is_tight_where_alpha_is_attained():
     B[1] = t**0.5
     assert float(kim.spine(problem, B, B.mT, problem.solution, alpha, beta, 1).convexity) == pytest.approx(0, abs=1e-12)
     assert float(kim.spine(problem, B, B.mT, problem.solution, 1.1 * alpha, beta, 1).convexity) < -0.01
+
+
+def test_the_spines_conclusion_is_the_slack_of_each_theorem():
+    low = torch.zeros(2, 5, 5, dtype=DTYPE)
+    low[:, 0, 0] = 0.9
+    pair = coupled_pair()
+    B, A = kim.starts(pair, 2, 6, 1.0, generator(0), device="cpu")
+    betas = torch.tensor([6.0, 11.0], dtype=DTYPE)
+    found = kim.spine(pair, B, A, pair.solution, 0.09, betas, 1, low)
+    # the same sums in another order
+    assert torch.allclose(found.conclusion, kim.several_slack(0.09, betas, B @ A, pair.solution, 2, (1, 1), low), rtol=1e-12, atol=1e-12)
+    alone = kim.instance("degenerate")
+    found = kim.spine(alone, B[:, 0], A[:, 0], alone.solution, 0.3, 6.0, 1, low[0])
+    assert torch.allclose(found.conclusion, 3.0 * kim.approximate_slack(0.3, 6.0, B[:, 0] @ A[:, 0], alone.solution, low[0], 2, 1), rtol=1e-12, atol=1e-12)
+
+
+def test_every_inequality_holds_for_several_matrices_and_fails_at_a_saddle():
+    pair = coupled_pair()
+    alpha, betas = float(torch.linalg.eigvalsh(pair.H)[0]), torch.tensor([6.0, 11.0], dtype=DTYPE)
+    ended = kim.train(pair, *kim.starts(pair, 2, 40, 1.0, generator(0), device="cpu"), steps=1500)
+    assert bool((ended.status == kim.DONE).all())
+    # the runs stop at a gradient of 1e-9
+    assert min(float(slack.min()) for slack in kim.spine(pair, ended.B, ended.A, pair.solution, alpha, betas, 1)) > -1e-7
+    zero = torch.zeros(2, 5, 2, dtype=DTYPE)
+    assert float(kim.spine(pair, zero, zero.mT, pair.solution, alpha, betas, 1).excess) < -1
+
+
+def test_the_quiet_traps_are_smaller_than_the_truth_also_where_the_corollary_speaks():
+    for name, norm, rank in (("quiet", 0.3, 1), ("magnet", 0.276, 2)):
+        problem = kim.instance(name)
+        X = torch.matmul(*problem.spurious_factors())
+        alpha, beta = kim.exact_constants(problem)
+        # three digits of sqrt(r) (c - lambda) / b
+        assert float(X.norm()) == pytest.approx(norm, abs=5e-4) and problem.rank == rank
+        assert float(kim.least_norm(2 * alpha / beta, torch.linalg.svdvals(X), 1.0, rank, 1)) < 0
+
+
+def test_starts_that_used_up_their_steps_are_counted():
+    runs = kim.survey(["strict"], ("zero",), (1.0,), 30, 0, steps=40)
+    assert kim.late(runs, 40) == 30 and kim.late(runs, 41) == 0
+    assert all(int((run.rate.trained.status == kim.DONE).sum()) == 30 for run in runs)
 
 
 def test_the_sharper_norm_is_half_the_truth_at_theta_one():
@@ -525,6 +566,9 @@ def test_no_routine_leaves_its_device():
         kim.solve(problem, steps=50)
         kim.stationarity(problem, ended.B, ended.A)
         kim.spine(problem, ended.B, ended.A, problem.solution, 0.3, 6.0, 1)
+        kim.several_slack(0.3, torch.tensor([6.0], dtype=DTYPE, device="cpu"), ended.X[:, None], problem.solution[None], 2, (1,))
+        kim.append_pair(ended.B, ended.A, problem.gradient(ended.X), 1e-2)
+        kim.prox_nuclear(ended.X, 0.1)
         kim.approximate_slack(0.3, 6.0, ended.X, problem.solution, problem.solution, 2, 1)
         kim.decoy_family(4, 1, 2.0, 1.0, 1.0, 6.0, 0.1, device="cpu")
         kim.adam(problem, B, A, 1e-2, 3, True)
@@ -558,6 +602,31 @@ def decoy(**changes):
         (lambda: kim.certificate(draw(3, 1), draw(1, 3), draw(3, 3), 0.0), "positive decay"),
         (lambda: kim.digits(samples=5), "20 to 800 samples"),
         (lambda: kim.sample(kim.instance("strict"), kim.instance("strict").solution, 1, 0.5, 3, generator(0)), "must exceed"),
+        (lambda: kim.sample(kim.instance("strict"), kim.instance("strict").solution, 9, 5.0, 3, generator(0)), "rank 9 must lie between 1 and 3"),
+        (lambda: kim.theorem_1(1.0, 5.0, draw(3, 3), draw(3, 3), 4, 1), "rank 4 is above the smaller side 3"),
+        (lambda: kim.theorem_1(1.0, 5.0, math.nan * draw(3, 3), draw(3, 3), 2, 1), "X has entries that are NaN"),
+        (lambda: kim.theorem_1(1.0, 5.0, draw(3, 3), math.inf * draw(3, 3), 2, 1), "X_star has entries that are NaN"),
+        (lambda: kim.theorem_1(math.nan, 5.0, draw(3, 3), draw(3, 3), 2, 1), "0 < alpha <= beta"),
+        (lambda: kim.theorem_1(1.0, 5.0, draw(2, 3, 3), draw(3, 3), 2, 1), "one matrix X"),
+        (lambda: kim.several_slack(1.0, torch.ones(3, dtype=DTYPE), draw(2, 3, 3), draw(2, 3, 3), 2, (1, 1)), "L constants and ranks"),
+        (lambda: kim.approximate_slack(1.0, 5.0, draw(3, 3), draw(3, 3), draw(3, 3), 1, 2), "r* = 2"),
+        (lambda: kim.proximal_gradient(kim.instance("strict"), draw(4, 3)), "or a batch of them, was wanted; got"),
+        (lambda: kim.proximal_gradient(kim.instance("strict"), steps=0), "steps must be a whole number >= 1"),
+        (lambda: kim.prox_nuclear(draw(3, 3), math.nan), "tau has entries that are NaN"),
+        (lambda: kim.prox_nuclear(math.nan * draw(3, 3), 1.0), "X has entries that are NaN"),
+        (lambda: kim.rank_path(kim.instance("strict"), [0.1, -0.1]), "must not be negative; got -0.1"),
+        (lambda: kim.rank_path(kim.instance("strict"), []), "at least one decay"),
+        (lambda: kim.redecayed(kim.instance("strict"), math.nan), "must not be negative"),
+        (lambda: kim.trap_rate(kim.instance("strict"), 1, 0, 1.0), "count must be a whole number >= 1; got 0"),
+        (lambda: kim.trap_rate(kim.instance("strict"), 1, 5, 0.0), "scale of a start must be positive"),
+        (lambda: kim.train(kim.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), steps=-1), "steps must be a whole number >= 0; got -1"),
+        (lambda: kim.train(kim.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), newton=-1), "newton must be a whole number >= 0"),
+        (lambda: kim.append_pair(draw(3, 1), draw(1, 3), draw(4, 3), 0.1), "different shapes"),
+        (lambda: kim.append_pair(draw(3, 2), draw(1, 3), draw(3, 3), 0.1), "ranks 2 and 1 differ"),
+        (lambda: kim.append_pair(draw(3, 3), draw(3, 3), draw(3, 3), 0.1), "already have every rank"),
+        (lambda: kim.wilson(3, 0), "hits <= count"),
+        (lambda: kim.adam(kim.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), 1e-2, 0, True), "steps must be a whole number >= 1"),
+        (lambda: kim.stochastic_descent(draw(4, 3), draw(4, 3), draw(1, 3, 1), draw(1, 1, 3), 2, 0.1, 0.1, 10, generator(0)), "more steps than its window"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(call, sentence):

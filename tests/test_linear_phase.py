@@ -159,8 +159,8 @@ GOOD = problem(0, 5, 4, 2)
 @pytest.mark.parametrize(
     "change, came",
     [
-        ({"G": GOOD[0].mT}, r"W0 \(4, 5\) and the update B A \(5, 4\)"),
-        ({"G": GOOD[0] * math.nan}, "W0 has entries that are NaN"),
+        ({"G": GOOD[0].mT}, r"^G \(4, 5\) and the update B A \(5, 4\)"),
+        ({"G": GOOD[0] * math.nan}, "^G has entries that are NaN"),
         ({"B0": GOOD[1].float()}, "B must be a float64 tensor; got torch.float32"),
         ({"A0": GOOD[2][:1]}, "ranks 2 and 1 differ"),
         ({"B0": torch.ones(5, 5, dtype=f64), "A0": torch.ones(5, 4, dtype=f64)}, "The rank 5 is above the smaller dimension 4"),

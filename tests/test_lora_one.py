@@ -134,11 +134,24 @@ def test_the_population_is_the_limit_of_many_samples():
 
 
 def test_the_start_error_has_the_exact_mean_square():
-    squares = start_runs.start_errors(16, 12, 2, [4, 16], 400, 1) / 17
+    squares = start_runs.start_errors(16, 12, 2, [64, 256], 400, 1) / 17
     # the relative spread of one is near sqrt(2 / (d r*)) = 0.25, of the mean over 400 a twentieth of that; three of these
     assert float((squares.mean(-1) - 1).abs().max()) < 0.04
-    coloured = start_runs.start_errors(16, 12, 2, [16], 100, 1, spread=0.5) / 17
+    coloured = start_runs.start_errors(16, 12, 2, [256], 100, 1, spread=0.5) / 17
     assert float(coloured.mean()) > 1.2
+
+
+def test_the_printed_probability_asks_for_a_constant_that_grows_with_the_dimension():
+    # a start that fails up to x with share p: C >= p exp(x); corrected, p exp((sqrt(x) - sqrt(d + 1))^2 / 4)
+    x = torch.linspace(0, 100, 101, dtype=f64)[None]
+    printed, corrected = start_runs.least_constants([15], x, (0.5, 0.25))
+    assert float(printed) == pytest.approx(75 + math.log(0.25))
+    assert float(corrected) == pytest.approx((75**0.5 - 4) ** 2 / 4 + math.log(0.25))
+    dims = [4, 16, 64]
+    squares = torch.cat([start_runs.start_errors(d, 2, 1, [8 * d], 200, 3) for d in dims])
+    printed, corrected = start_runs.least_constants(dims, squares)
+    # half of the starts fail at d; the corrected bound is Gaussian concentration, whose constant is 1
+    assert bool((printed > torch.tensor(dims) - 3).all()) and bool((corrected < 0.5).all())
 
 
 # The starts
@@ -422,8 +435,9 @@ def test_the_tables_are_complete_and_their_arithmetic_is_right():
     assert sum(fits for *_, fits in tables.single_runs(glue, sizes)) == 5
     assert all(fits for *_, fits in tables.single_runs(glue, sizes, ("CoLA", "QNLI")))
     # 0.58 points over the root of (0.05^2 + 0.18^2) / 3
-    lead = {(d, r): z for d, r, _, _, z in tables.gaps(glue, "LoRA-One", 3)}
+    lead = {(d, r): z for d, r, _, _, z, _ in tables.gaps(glue, "LoRA-One", 3)}
     assert lead["SST-2", 8.0] == pytest.approx(0.58 / math.sqrt((0.05**2 + 0.18**2) / 3))
+    assert tables.sampling_error(50.0, 50.0, 50) == pytest.approx(10.0) and tables.sampling_error(100.0, 0.0, 7) == 0.0
     assert ("MNLI", 8.0, ["LoRA+", "LoRA-One"]) in tables.best_methods(glue)
 
 
@@ -439,6 +453,7 @@ def test_bad_input_is_refused_in_one_sentence():
     X, W, shift, G = normal(30, 6), normal(6, 5), normal(6, 5, seed=1), normal(6, 5)
     B, A = factors(6, 5, 2)
     p = lora_one.Regression(X, W, shift)
+    hollow = replace(p, X=None, W=W * (torch.arange(5) > 0), activation="relu")  # its first column is zero
     refused = [
         (lambda: lora_one.Regression(X[:4], W, shift), "N > d"),
         (lambda: lora_one.Regression(X[:, :5], W, shift), "columns"),
@@ -456,6 +471,23 @@ def test_bad_input_is_refused_in_one_sentence():
         (lambda: lora_one.spectral_init(G, 6), "rank"),
         (lambda: lora_one.spectral_init(G, 2, 0.0), "gamma"),
         (lambda: lora_one.spectral_init(G, 2, math.inf), "gamma"),
+        (lambda: lora_one.spectral_init(G, 2, "a"), "gamma must be a positive finite number; got 'a'"),
+        (lambda: lora_one.spectral_init(G, "2"), "rank"),
+        (lambda: lora_one.spectral_init([[1.0]], 1), "float64 tensor; got list"),
+        (lambda: lora_one.lora_ga_init(G, 2, -1.0), "gamma"),
+        (lambda: lora_one.lora_init((6, 5), 7, 0.1, device.generator(0)), "rank"),
+        (lambda: lora_one.lora_init((6, 5), 2, "a", device.generator(0)), "init_scale"),
+        (lambda: lora_one.algorithm_start(0 * G, 2, 1.0, "code"), "zero"),
+        (lambda: lora_one.negative_gradient(hollow), "zero column"),
+        (lambda: lora_one.negative_gradient(replace(hollow, W=W), -W @ torch.eye(5, 2, dtype=f64), torch.eye(2, 5, dtype=f64)), "zero column"),
+        (lambda: lora_one.descend(hollow, B, A, 0.1, 0.1, 3), "zero column"),
+        (lambda: lora_one.loss(replace(p, X=None), B, A), "samples"),
+        (lambda: lora_one.Regression(torch.stack([X] * 2), W, torch.stack([shift] * 3)), "leading dimensions"),
+        (lambda: lora_one.descend(lora_one.Regression(torch.stack([X] * 2), W, shift), torch.stack([B] * 3), A, 0.1, 0.1, 3), "leading dimensions"),
+        (lambda: lora_one.descend(p, B, A, "a", 0.1, 3), "step_B"),
+        (lambda: lora_one.descend(p, B, A, 0.1, 0.1, 2.5), "iterations"),
+        (lambda: lora_one.descend(p, B, A, 0.1, 0.1, 3, preconditioned=True, ridge=-1.0), "ridge"),
+        (lambda: lora_one.linear_phase(G, B, A, 0.1, "a", 3), "step_A"),
         (lambda: lora_one.lora_ga_init(G, 3), "2 rank"),
         (lambda: lora_one.algorithm_start(G, 2, 1.0, "paper"), "form"),
         (lambda: lora_one.descend(p, B, A, -0.1, 0.1, 3), "step_B"),

@@ -232,6 +232,43 @@ def test_observation_does_not_change_under_rotations(seed):
         torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-13)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_one_sided_misalignments_are_those_of_the_two_vectors(seed):
+    problem, *_ = problem_and_start(seed, isotropic=False)
+    f = random_factors(problem, 2, seed)
+    left, right = mallada.one_sided(problem, f)
+    U, _, Vh = torch.linalg.svd(mallada.update(problem, f))
+    seen = mallada.mode(problem)
+    # vectors of large angle, so 1 - |cos| loses nothing but rounding
+    torch.testing.assert_close(left, 1 - (U[..., 0] * seen.u).sum(-1).abs(), rtol=0, atol=1e-13)
+    torch.testing.assert_close(right, 1 - (Vh[..., 0, :] * seen.v).sum(-1).abs(), rtol=0, atol=1e-13)
+
+
+def test_joint_misalignment_is_the_mean_of_the_one_sided_ones_once_the_signs_agree():
+    problem, A1, A2 = problem_and_start(scale=1e-3, isotropic=False)
+    late = mallada.flow(problem, A1, A2, numbers(2.0, 4.0))
+    left, right = mallada.one_sided(problem, late)
+    # the same sums in another order
+    torch.testing.assert_close(mallada.observe(problem, late).misalignment, (left + right) / 2, rtol=1e-9, atol=1e-30)
+
+
+def test_left_vector_is_aligned_at_once_for_isotropic_weights_and_only_the_right_one_turns():
+    problem, A1, A2 = problem_and_start(scale=1e-4)
+    left, right = mallada.one_sided(problem, mallada.linear_solution(problem, A1, A2, numbers(0.1, 2.0, 4.0)))
+    # F = u x^T up to the product of the four factors, which is 1e-8 of it; the squared angle is below 1e-14
+    assert left.max() < 1e-14
+    assert (right[0] > 1e-3).all() and (right[2] < right[0] / 5).all()
+
+
+def test_a_state_that_was_not_reached_is_observed_as_nan_and_its_neighbours_as_they_are():
+    problem, A1, A2 = problem_and_start()
+    whole = mallada.linear_solution(problem, A1, A2, numbers(1.0))
+    holed = whole._replace(B1=whole.B1.clone())
+    holed.B1[0, 1] = torch.nan
+    for spoilt, kept in zip(mallada.observe(problem, holed), mallada.observe(problem, whole), strict=True):
+        assert spoilt[0, 1].isnan().all() and torch.equal(spoilt[0, [0, 2, 3]], kept[0, [0, 2, 3]])
+
+
 def test_observation_at_the_start_has_no_direction_and_no_imbalance():
     problem, A1, A2 = problem_and_start()
     seen = mallada.observe(problem, mallada.linear_solution(problem, A1, A2, numbers(0.0, 0.1)))
@@ -453,6 +490,10 @@ def test_starts_trained_side_by_side_do_not_mix(optimiser):
 eye = torch.eye(2, dtype=torch.float64)
 
 
+def factors_of(problem):
+    return random_factors(problem, 2)
+
+
 @pytest.mark.parametrize(("call", "sentence"), [
     (lambda p, A, B: mallada.TwoLayer(p.W1[..., :3, :], p.W2, p.shift), "do not multiply"),
     (lambda p, A, B: mallada.TwoLayer(p.W1, p.W2, p.shift.mT), "shift must have the shape"),
@@ -471,6 +512,26 @@ eye = torch.eye(2, dtype=torch.float64)
     (lambda p, A, B: mallada.stiff_flow(p, A, B, [1.0]), "one system at a time"),
     (lambda p, A, B: mallada.descend(p, A, B, 0.0, 3), "learning_rate must be positive"),
     (lambda p, A, B: mallada.scalar_product([1.0], 1.0, 0.0, 1e-4), "sigma_w must be positive"),
+    (lambda p, A, B: mallada.scalar_product([2.0, 1.0], 1.0, 1.0, 1e-4), "times must increase"),
+    (lambda p, A, B: mallada.scalar_product([1.0], numbers(1.0, 2.0), numbers(1.0, 2.0, 3.0), 1e-4), "do not fit each other: sigma"),
+    (lambda p, A, B: mallada.TwoLayer(p.W1[:3], p.W2[:2], p.shift), "do not fit each other: W1"),
+    (lambda p, A, B: mallada.flow(p, A[:3], B[:3], [1.0]), "do not fit each other: problem"),
+    (lambda p, A, B: mallada.flow(p, A, B, [1.0], clock=numbers(1.0, 2.0)), "do not fit each other: start"),
+    (lambda p, A, B: mallada.flow(p, A, B, [1.0], clock=-1.0), "clock must be positive"),
+    (lambda p, A, B: mallada.flow(mallada.TwoLayer(0 * p.W1, 0 * p.W2, p.shift), A, B, [1.0]), "W1 and W2 are zero"),
+    (lambda p, A, B: mallada.descend(mallada.TwoLayer(0 * p.W1, 0 * p.W2, p.shift), A, B, 0.1, 1), "W1 and W2 are zero"),
+    (lambda p, A, B: mallada.losing_size(mallada.TwoLayer(p.W1, 0 * p.W2, p.shift), A, B), "W2\\^T u is zero"),
+    (lambda p, A, B: mallada.losing_size(p, A.mT, B), "A1 must be"),
+    (lambda p, A, B: mallada.general_alignment(mallada.TwoLayer(p.W1, 0 * p.W2, p.shift)), "W2\\^T u is zero"),
+    (lambda p, A, B: mallada.observe(mallada.TwoLayer(p.W1, p.W2, 0 * p.shift), factors_of(p)), "shift is zero"),
+    (lambda p, A, B: mallada.speeds(mallada.TwoLayer(p.W1, p.W2, 0 * p.shift), factors_of(p)), "shift is zero"),
+    (lambda p, A, B: mallada.observe(p, factors_of(p)._replace(B1=A)), "B1 must be"),
+    (lambda p, A, B: mallada.one_sided(p, factors_of(p)._replace(B2=A[:3].mT[:, :3])), "do not fit each other"),
+    (lambda p, A, B: mallada.starts(p, 1, math.nan, device.generator(0)), "init_scale has entries that are NaN"),
+    (lambda p, A, B: mallada.descend(p, A, B, 0.1, -1), "steps must be a whole number >= 0"),
+    (lambda p, A, B: mallada.descend(p, A, B, math.nan, 1), "learning_rate has entries that are NaN"),
+    (lambda p, A, B: mallada.isotropic((2, 3, 2), device.generator(0), ratio=-1), "ratio must be positive"),
+    (lambda p, A, B: mallada.generic((2, 3, 2), device.generator(0), sigma=0.0), "sigma must be positive"),
     (lambda p, A, B: mallada.scalar_product([1.0], 1.0, 1.0, 0.0), "a0_squared must be positive"),
     (lambda p, A, B: mallada.isotropic((3, 2, 2), device.generator(0)), "hidden size of at least 3"),
     (lambda p, A, B: exponents.fit(numbers(1.0), numbers(1.0), 0), "two scales or more"),
@@ -496,6 +557,7 @@ def test_no_hidden_transfers_to_the_host():
         mallada.observe(problem, run)
         mallada.speeds(problem, run)
         mallada.shares(problem, run)
+        mallada.one_sided(problem, run)
         mallada.tangent_kernel(problem, run)
         mallada.general_alignment(problem)
         mallada.scalar_product(times, times, times, times)

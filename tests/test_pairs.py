@@ -88,6 +88,16 @@ def test_every_profile_belongs_to_a_notebook_and_sets_only_its_parameters():
         notebooks.profile_values(path, nbformat.read(FOLDER / f"{path.stem}.ipynb", as_version=4))
 
 
+@pytest.mark.parametrize("line", ["n = 2 * 3", "n = other", "n, m = (1, 2)", "n: int"])
+def test_a_parameter_that_is_no_plain_value_is_refused_with_one_sentence(line):
+    from tools import notebooks
+
+    notebook = a_notebook()
+    notebook.cells[1].source = line
+    with pytest.raises(notebooks.Trouble, match=f"^the parameters cell may set names to plain values only, and has: {re.escape(line)}$"):
+        notebooks.defaults(notebook)
+
+
 def a_notebook():
     notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
     notebook.cells = [nbformat.v4.new_markdown_cell("# Title"), nbformat.v4.new_code_cell("n = 3", metadata={"tags": ["parameters"]})]

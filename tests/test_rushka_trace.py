@@ -379,3 +379,26 @@ def test_a_bad_argument_gets_one_sentence(call, came):
     with pytest.raises(ValueError, match=came) as raised:
         call()
     one_sentence(raised)
+
+
+@pytest.mark.parametrize("scale", [1e-160, 1e160])
+def test_a_scale_at_which_squares_leave_float64_is_refused_and_not_answered_wrongly(scale):
+    B0, A0 = starts(0, 5, 2)
+    for call in (
+        lambda: rushka.trace_flow(1.0, scale * B0, scale * A0, [1.0]), lambda: rushka.trace_flow(scale, B0, A0, [1.0]),
+        lambda: rushka.trace_limit(1.0, 0 * B0, scale * A0), lambda: rushka.time_to_residual(1.0, scale * A0, 0.5),
+        lambda: rushka.mode(scale, 1.0, [1.0]), lambda: rushka.mode(1.0, scale, [1.0]), lambda: rushka.half_time(1.0, scale),
+    ):
+        with pytest.raises(ValueError, match="must be 0 or of a size between 1e-75 and 1e.75; got "):
+            call()
+
+
+@pytest.mark.parametrize("scale", [1e-70, 1e70])
+def test_the_closed_form_scales_exactly_up_to_the_edge_of_its_range(scale):
+    # the flow of (c s^2, B s, A s) at t / s^2 is s times the flow of (c, B, A) at t; powers of two would be exact, ten is not
+    B0, A0 = starts(0, 5, 2)
+    root, there = scale**0.5, rushka.trace_flow(1.0, B0, A0, [0.3])
+    far = rushka.trace_flow(scale, root * B0, root * A0, [0.3 / scale])
+    # scaling by a number that is no power of two rounds each entry once
+    assert (far.B / root - there.B).abs().max() < 1e-13 * there.B.abs().max()
+    assert (far.residual / scale - there.residual).abs().max() < 1e-13

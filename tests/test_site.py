@@ -2,35 +2,21 @@
 
 import json
 import os
-import shutil
-import subprocess
-import sys
+from collections import Counter
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
+from lorabook import claims, ledger
+from tools import editions
+
 PHONE = 390
 READABLE = 4.5  # WCAG AA for text
 
 without_browser = pytest.mark.skipif(os.environ.get("LORABOOK_NO_BROWSER") == "1", reason="LORABOOK_NO_BROWSER=1")
-
-
-@pytest.fixture(scope="session")
-def site(root, tmp_path_factory):
-    """`jupyter-book build .` on a copy of the tracked files: no notebook is run."""
-    clone = tmp_path_factory.mktemp("clone")
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, tracked.split("\0")):
-        if (root / name).is_file():
-            (clone / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(root / name, clone / name)
-    command = [Path(sys.executable).parent / "jupyter-book", "build", ".", "-W", "-n", "--keep-going", "-q"]
-    built = subprocess.run(command, cwd=clone, capture_output=True, text=True)
-    assert built.returncode == 0, built.stdout + built.stderr
-    return clone / "_build/html"
 
 
 def pages(folder):
@@ -44,12 +30,13 @@ class Links(HTMLParser):
 
     def __init__(self, path):
         super().__init__()
-        self.targets, self.anchors = [], set()
+        self.targets, self.anchors, self.ids = [], set(), []
         self.feed(path.read_text())
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         self.targets += [attributes[key] for key in ("href", "src") if attributes.get(key)]
+        self.ids += [attributes["id"]] if attributes.get("id") else []
         self.anchors |= {attributes[key] for key in ("id", "name") if attributes.get(key)}
 
 
@@ -86,10 +73,11 @@ def test_the_download_button_gives_the_notebook_with_its_outputs(site, root):
         assert json.loads((site / download).read_text()) == json.loads((root / f"notebooks/{page.stem}.ipynb").read_text())
 
 
-def test_the_site_is_small(site):
+def test_the_site_is_small(site, edition):
     size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
     # The theme and MathJax take 10 MB; a page that embeds data by mistake would show here.
-    assert size < 40e6
+    # `make book` adds the book in one file, and as a PDF of about the same size.
+    assert size + 2 * edition.stat().st_size < 40e6
 
 
 # What the browser says of one open page, as one list per kind of fault.
@@ -123,24 +111,27 @@ FAULTS = r"""
   return {tex, dollars, images, wide, faint};
 }
 """.replace("READABLE", str(READABLE))
-KINDS = ["tex", "dollars", "images", "wide", "faint", "console", "requests"]
+# axe-core's serious and critical findings, with every folded cell open.
+AXE = """
+async () => {
+  document.querySelectorAll("details").forEach(node => { node.open = true; });
+  // What is drawn is looked at above; each of its thousands of paths would cost its time here.
+  const found = await axe.run({exclude: [["svg > *"], ["mjx-container > *"]]}, {resultTypes: ["violations"], preload: false});
+  return found.violations.filter(one => ["serious", "critical"].includes(one.impact))
+    .flatMap(one => one.nodes.map(node => `${one.id}: ${node.html.slice(0, 160)}`));
+}
+"""
+KINDS = ["tex", "dollars", "images", "wide", "faint", "console", "requests", "axe"]
 
 
 @pytest.fixture(scope="session")
-def browser():
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.fail("There is no chromium: install it (apt install chromium), or set LORABOOK_NO_BROWSER=1 to leave these tests out.")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield opened
-        opened.close()
+def axe():
+    """The script of axe-core, which a Python package carries."""
+    return (Path(find_spec("axe_playwright_python").origin).parent / "axe.min.js").read_text()
 
 
-def visit(browser, url, width=1280, theme="light"):
-    """Open a page and list its faults, one list per kind."""
+def visit(browser, url, width=1280, theme="light", axe=""):
+    """Open a page and list its faults, one list per kind; axe-core runs where its script is given."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
     page, console, requests = context.new_page(), [], []
     page.on("console", lambda message: console.append(message.text) if message.type in ("error", "warning") else None)
@@ -149,18 +140,21 @@ def visit(browser, url, width=1280, theme="light"):
     page.goto(url)
     page.evaluate("() => window.MathJax?.startup?.promise")
     page.wait_for_timeout(50)
-    found = page.evaluate(FAULTS) | {"console": console, "requests": requests}
+    found = page.evaluate(FAULTS) | {"console": console, "requests": requests, "axe": []}
+    if axe:
+        page.evaluate(axe)
+        found["axe"] = page.evaluate(AXE)
     context.close()
     return found
 
 
 @pytest.fixture(scope="session")
-def visits(site, browser):
+def visits(site, browser, axe):
     """Every page, at desk and at phone width, light and dark."""
     found = {}
     for path in pages(site):
-        for width, theme in ((1280, "light"), (1280, "dark"), (PHONE, "light")):
-            found[f"{path.relative_to(site)} at {width}, {theme}"] = visit(browser, path.as_uri(), width, theme)
+        for width, theme, script in ((1280, "light", ""), (1280, "dark", axe), (PHONE, "light", axe)):
+            found[f"{path.relative_to(site)} at {width}, {theme}"] = visit(browser, path.as_uri(), width, theme, script)
     return found
 
 
@@ -178,21 +172,22 @@ SPOILT = {
     "faint": '<figure class="lb-row"><svg aria-label="a"><text fill="#bbbbbb">label</text></svg></figure>',
     "console": "<script>undefinedFunction()</script>",
     "requests": '<script async src="https://example.invalid/analytics.js"></script>',
+    "axe": '<p style="color: #999999">faint words</p><button></button>',
 }
+SEEN_TWICE = {"requests": {"console"}, "images": {"axe"}}  # a refused request is reported on the console as well
 
 
 @without_browser
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_page_with_a_fault_is_caught(site, browser, tmp_path, kind):
+def test_a_page_with_a_fault_is_caught(site, browser, axe, tmp_path, kind):
     mathjax = (site / "_static/tex-svg.js").as_uri()
     path = tmp_path / "spoilt.html"
-    path.write_text(f'<!DOCTYPE html><title>t</title><script defer src="{mathjax}"></script><body>{SPOILT[kind]}</body>')
-    found = visit(browser, path.as_uri(), PHONE)
+    path.write_text(f'<!DOCTYPE html><html lang="en"><title>t</title><script defer src="{mathjax}"></script><body>{SPOILT[kind]}</body>')
+    found = visit(browser, path.as_uri(), PHONE, axe=axe)
     assert found[kind], f"the fault was not seen: {found}"
-    # A refused request is rightly reported on the console as well.
-    assert {other for other in KINDS if found[other]} <= {kind, "console" if kind == "requests" else kind}
-    if kind == "tex":
-        assert len(found[kind]) >= 2, "a syntax error and an unknown macro are two faults"
+    assert {other for other in KINDS if found[other]} <= {kind} | SEEN_TWICE.get(kind, set())
+    if kind in ("tex", "axe"):
+        assert len(found[kind]) >= 2, "a syntax error and an unknown macro are two faults, faint words and a button without a name as well"
 
 
 @without_browser
@@ -237,3 +232,124 @@ def test_panels_stand_beside_each_other_at_a_desk_and_below_each_other_on_a_phon
         tops = page.evaluate("() => [...document.querySelectorAll('.lb-panel')].map(node => node.getBoundingClientRect().top)")
         assert len(set(tops)) == rows
         page.close()
+
+
+@pytest.fixture
+def opened(site, browser):
+    """A function that opens a page of the site; what it opened is closed afterwards."""
+    contexts = []
+
+    def open_page(path, **settings):
+        contexts.append(browser.new_context(**settings))
+        page = contexts[-1].new_page()
+        page.goto((site / path.partition("#")[0]).as_uri() + "".join(path.partition("#")[1:]))
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+SHOWN = "() => [...document.querySelectorAll('.tag_ledger tbody tr')].filter(row => !row.hidden).map(row => row.cells[0].textContent.trim())"
+
+
+@without_browser
+def test_the_ledger_filters_by_source_kind_verdict_and_words(opened, root):
+    page = opened("notebooks/ledger.html")
+    verdicts = [verdict for _, verdict in ledger.collect(root / "notebooks")]
+    assert len(page.evaluate(SHOWN)) == len(verdicts)
+    page.locator(".lb-filter").get_by_label("verdict").select_option(ledger.MARKS[claims.FAILS])
+    failing = [verdict.claim for verdict in verdicts if verdict.verdict == claims.FAILS]
+    assert len(page.evaluate(SHOWN)) == len(failing)
+    page.locator(".lb-filter").get_by_label("source").select_option(ledger.short("kim"))
+    page.locator(".lb-filter").get_by_label("kind").select_option("table")
+    wanted = [claim.id.partition(".")[2] for claim in failing if claim.id.startswith("kim.") and claim.kind == "table"]
+    assert page.evaluate(SHOWN) == wanted
+    assert page.locator(".lb-filter output").inner_text() == f"{len(wanted)} of {len(verdicts)} claims"
+    page.locator(".lb-filter").get_by_label("search").fill("appendix C.1")
+    assert page.evaluate(SHOWN) == ["table-1-grid"]
+    page.locator(".lb-filter").get_by_label("search").fill("xyzzyplugh")
+    assert page.evaluate(SHOWN) == []
+    page.get_by_role("button", name="Show all").click()
+    assert len(page.evaluate(SHOWN)) == len(verdicts)
+
+
+@without_browser
+def test_the_ledger_sorts_by_the_keyboard_both_ways_and_numbers_as_numbers(opened):
+    page = opened("notebooks/ledger.html")
+    before = page.evaluate(SHOWN)
+    head = page.locator(".tag_ledger th").filter(has_text="measured")
+    numbers = """() => [...document.querySelectorAll('.tag_ledger tbody tr')].map(row => row.cells[6].textContent)
+      .filter(text => /\\d/.test(text)).map(text => Number(text.replace("below ", "")))"""
+    for direction, sign in (("ascending", 1), ("descending", -1)):
+        head.get_by_role("button").press("Enter")
+        assert head.get_attribute("aria-sort") == direction
+        found = page.evaluate(numbers)
+        assert len(found) > 100 and found == sorted(found, key=lambda number: sign * number)
+    page.locator(".tag_ledger th button", has_text="claim").press("Enter")
+    assert page.evaluate(SHOWN) == sorted(page.evaluate(SHOWN)) != before
+    page.get_by_role("button", name="Show all").press("Enter")
+    assert page.evaluate(SHOWN) == before
+
+
+@without_browser
+def test_a_verdict_leads_to_its_row_and_the_row_back_even_past_a_filter(opened):
+    page = opened("notebooks/rushka_closed_forms.html")
+    page.get_by_role("link", name="rushka.eq-375").click()
+    page.wait_for_url("**/ledger.html#row-rushka-eq-375")
+    page.locator(".lb-filter").get_by_label("verdict").select_option(ledger.MARKS[claims.HOLDS])
+    assert "eq-375" not in page.evaluate(SHOWN)
+    page.evaluate("() => { location.hash = ''; location.hash = '#row-rushka-eq-375'; }")
+    page.wait_for_function("() => document.querySelector('#row-rushka-eq-375').checkVisibility()")
+    page.locator("#row-rushka-eq-375 a").click()
+    page.wait_for_url("**/rushka_closed_forms.html#claim-rushka-eq-375")
+
+
+@without_browser
+def test_the_ledger_reads_without_its_script(opened, root):
+    page = opened("notebooks/ledger.html", java_script_enabled=False)
+    assert page.locator(".tag_ledger tbody tr:visible").count() == len(ledger.collect(root / "notebooks"))
+    assert page.locator(".lb-filter").count() == 0
+
+
+def test_the_scripts_of_the_book_are_small(root):
+    assert {path.name: path.stat().st_size for path in (root / "book/_static").glob("*.js") if path.stat().st_size >= 10_000} == {}
+
+
+def test_figures_and_equations_are_numbered_in_order_and_every_chapter_says_how_long_it_is(site):
+    for page in site.glob("notebooks/*.html"):
+        text = page.read_text()
+        for name, mark in (("figure", '<figure class="lb-row" id="'), ("equation", '<span class="eqno">(')):
+            count = text.count('<figure class="lb-row"') if name == "figure" else text.count('class="eqno"')
+            assert text.count(mark) == count and all(f'id="{name}-{k}"' in text for k in range(1, count + 1)), f"{page.stem}: {name}"
+        assert ("min to read" in text) == (page.stem not in ("ledger", "errata")), page.stem
+
+
+@without_browser
+def test_wide_things_can_be_reached_by_the_keyboard(opened):
+    page = opened("notebooks/ledger.html", viewport={"width": PHONE, "height": 900})
+    page.wait_for_selector(".lb-scrolls")
+    assert page.evaluate("() => [...document.querySelectorAll('.lb-scrolls')].every(node => node.tabIndex === 0)")
+
+
+@pytest.fixture(scope="session")
+def edition(site, root, tmp_path_factory):
+    """The book in one file, away from every other file."""
+    path = tmp_path_factory.mktemp("edition") / editions.SINGLE
+    own = {path.name for path in (root / "book/_static").glob("*")}
+    path.write_text(editions.single_file(site, editions.contents(root / "_toc.yml"), own))
+    return path
+
+
+def test_in_the_book_in_one_file_every_anchor_is_one_and_every_link_leads_somewhere(edition):
+    text = edition.read_text()
+    body = text[text.index("<main"):text.index("</main>")]
+    assert [one for one, count in Counter(Links(edition).ids).items() if count > 1] == []
+    assert broken_links(edition.parent) == []
+    assert 'id="row-rushka-eq-20"' in body and 'href="#row-rushka-eq-20"' in body
+
+
+@without_browser
+@pytest.mark.parametrize("width, theme", [(1280, "light"), (PHONE, "dark")])
+def test_the_book_in_one_file_has_no_fault_and_asks_for_no_other_file(edition, browser, width, theme):
+    assert {kind: faults for kind, faults in visit(browser, edition.as_uri(), width, theme).items() if faults} == {}

@@ -36,7 +36,10 @@ def defaults(notebook):
     values = {}
     for node in ast.parse(parameter_cell(notebook).source).body:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        values.update({target.id: ast.literal_eval(node.value) for target in targets})
+        try:
+            values.update({target.id: ast.literal_eval(node.value) for target in targets})
+        except (ValueError, TypeError, AttributeError):
+            raise Trouble(f"the parameters cell may set names to plain values only, and has: {ast.unparse(node)}") from None
     return values
 
 

@@ -42,7 +42,7 @@ from lorabook.kim.lemmas import aligned_gap, orthogonal_part, shared_rotation
 from lorabook.kim.network import Network, digits
 from lorabook.kim.problem import DecoyFamily, Quadratic, decoy_family
 from lorabook.kim.proximal import Proximal, numerical_rank, prox_nuclear, proximal_gradient, rank_path, redecayed, solve
-from lorabook.kim.survey import Run, corollary_violations, points, slacks, survey, worst_norm_ratio, worst_ratio
+from lorabook.kim.survey import Run, corollary_violations, late, points, slacks, survey, worst_norm_ratio, worst_ratio
 from lorabook.kim.theorem import Spine, Theorem1, approximate_slack, bound, least_norm, several_slack, sharper_norm, spine, theorem_1
 from lorabook.kim.train import DONE, SADDLE, UNCONVERGED, Trained, starts, train
 
@@ -85,6 +85,7 @@ __all__ = [
     "gap_to_full",
     "hunt",
     "instance",
+    "late",
     "least_norm",
     "monte_carlo",
     "numerical_rank",

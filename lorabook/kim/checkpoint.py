@@ -67,7 +67,13 @@ def append_pair(B: torch.Tensor, A: torch.Tensor, G: torch.Tensor, size: float) 
     """Factors of rank r + 1 with ``size * (u, -v)`` from G's top singular pair appended: (..., m, r + 1), (..., r + 1, n).
 
     To second order the objective changes by ``- size^2 (||G||_2 - lambda)``.
+
+    Raises:
+        ValueError: shapes that do not fit, or factors that already have the full rank.
     """
+    checks.factors(B, A, G)
+    if B.shape[-1] == min(G.shape[-2:]):
+        raise ValueError(f"Factors of rank {B.shape[-1]} already have every rank of a matrix {tuple(G.shape[-2:])}.")
     U, _, Vh = torch.linalg.svd(G, full_matrices=False)
     return torch.cat([B, size * U[..., :1]], -1), torch.cat([A, -size * Vh[..., :1, :]], -2)
 

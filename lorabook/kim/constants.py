@@ -13,6 +13,7 @@ import math
 
 import torch
 
+from lorabook import checks
 from lorabook.device import normal
 from lorabook.kim.problem import DecoyFamily, squared_norm
 
@@ -54,7 +55,10 @@ def sample(problem, X_star: torch.Tensor, rank: int, radius: float, count: int, 
     X is a product of Gaussian factors, scaled to a norm uniform in (0, radius - ||X*||): the source does not
     say how it draws, and this draw keeps both of its conditions.
     """
+    checks.count(count, "count", 1)
     m, n = problem.shape
+    if not 1 <= rank <= min(m, n):
+        raise ValueError(f"The rank {rank} must lie between 1 and {min(m, n)}.")
     device = X_star.device
     reach = radius - float(X_star.norm())
     if reach <= 0:

@@ -59,6 +59,8 @@ def stochastic_descent(inputs: torch.Tensor, targets: torch.Tensor, B0: torch.Te
     checks.factors(B0, A0)
     if not 1 <= batch <= len(inputs):
         raise ValueError(f"The batch {batch} must lie between 1 and the number of samples {len(inputs)}.")
+    if not 2 <= window < steps:
+        raise ValueError(f"The run needs more steps than its window of at least 2; got {steps} steps and a window of {window}.")
     B, A, tail = B0.clone(), A0.clone(), []
     for k in range(steps):
         chosen = torch.randperm(len(inputs), generator=source, device="cpu")[:batch].to(inputs.device)
@@ -88,6 +90,7 @@ def adam(problem, B0: torch.Tensor, A0: torch.Tensor, learning_rate: float, step
     Source: Kingma & Ba 2015; Loshchilov & Hutter 2019, with beta = (0.9, 0.999) and eps = 1e-8.
     """
     checks.factors(B0, A0)
+    checks.count(steps, "steps", 1)
     state = [B0.clone(), A0.clone()]
     first, second = [torch.zeros_like(x) for x in state], [torch.zeros_like(x) for x in state]
     for k in range(1, steps + 1):

@@ -169,6 +169,8 @@ def trap_rate(problem, rank: int, count: int, scale: float, seed: int = 0, kind:
 
 def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's interval for a binomial rate."""
+    if not 0 <= hits <= count or count < 1:
+        raise ValueError(f"A rate needs 0 <= hits <= count and a count >= 1; got {hits} of {count}.")
     centre, spread = hits + z**2 / 2, z * (hits * (count - hits) / count + z**2 / 4) ** 0.5
     return max(0.0, (centre - spread) / (count + z**2)), min(1.0, (centre + spread) / (count + z**2))
 

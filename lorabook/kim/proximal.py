@@ -12,7 +12,7 @@ import torch
 
 from lorabook import checks
 from lorabook.kim.landscape import full_objective
-from lorabook.kim.problem import squared_norm
+from lorabook.kim.problem import decay, squared_norm
 
 
 class Proximal(NamedTuple):
@@ -36,10 +36,10 @@ def prox_nuclear(X: torch.Tensor, tau) -> torch.Tensor:
     Source: Parikh & Boyd 2014, section 6.7.3.
 
     Raises:
-        ValueError: tau is negative, X is not a finite float64 matrix.
+        ValueError: tau is negative or not finite, X is not a finite float64 matrix.
     """
     checks.matrix(X, "X")
-    tau = torch.as_tensor(tau, dtype=X.dtype, device=X.device)
+    tau = checks.number(tau, "tau", X)
     if not checks.is_fake(tau) and bool((tau < 0).any()):
         raise ValueError(f"tau must not be negative; got {float(tau.min())!r}.")
     U, s, Vh = torch.linalg.svd(X, full_matrices=False)
@@ -60,9 +60,17 @@ def solve(problem, start: torch.Tensor | None = None, steps: int = 20_000, toler
     Returns:
         :class:`Proximal`; ``converged`` says whether the stopping rule was met.
 
+    Raises:
+        ValueError: a start of another shape, no steps, no smoothness for a loss that is not quadratic.
+
     Source: Beck & Teboulle 2009; O'Donoghue & Candès 2015 (restart).
     """
+    checks.count(steps, "steps", 1)
+    if start is not None and checks.matrix(start, "start").shape[-problem.M.ndim :] != problem.M.shape:
+        raise ValueError(f"A start of shape {tuple(problem.M.shape)}, or a batch of them, was wanted; got {tuple(start.shape)}.")
     if smoothness is None:
+        if not hasattr(problem, "H"):
+            raise ValueError("A loss that is not quadratic needs a bound on its smoothness.")
         smoothness = float(torch.linalg.eigvalsh(problem.H)[..., -1].max())
     ndim = len(problem.shape)
     X = torch.zeros_like(problem.M) if start is None else start.clone()
@@ -110,7 +118,12 @@ def rank_path(problem, decays, **options) -> tuple[torch.Tensor, torch.Tensor]:
 
     Returns:
         ranks (K,) and minimisers (K, *shape).
+
+    Raises:
+        ValueError: no decay, or a negative one.
     """
+    if len(decays) == 0:
+        raise ValueError("A path of ranks needs at least one decay.")
     X, found = None, []
     for lam in decays:
         X = proximal_gradient(_Redecayed(problem, float(lam)), X, **options)
@@ -123,14 +136,14 @@ class _Redecayed:
     """The same loss with another weight decay."""
 
     def __init__(self, problem, lam):
-        self._problem, self.lam = problem, lam
+        self._problem, self.lam = problem, decay(lam)
 
     def __getattr__(self, name):
         return getattr(self._problem, name)
 
 
 def redecayed(problem, lam: float):
-    """``problem`` with the weight decay ``lam`` and the same loss (the target M stays)."""
+    """``problem`` with the weight decay ``lam`` >= 0 and the same loss (the target M stays)."""
     return _Redecayed(problem, lam)
 
 

@@ -66,15 +66,21 @@ def corollary_violations(runs) -> tuple[int, int]:
     return wrong, seen
 
 
-def slacks(runs) -> dict[str, float]:
-    """Smallest slack of each inequality of the proof over every second-order stationary point reached."""
-    least = dict.fromkeys(Spine._fields, float("inf"))
+def slacks(runs) -> dict[str, torch.Tensor]:
+    """Slack of each inequality of the proof at every second-order stationary point reached, (points,) each.
+
+    Infinite where the inequality says nothing: that of Eckart and Young at points of lower rank.
+    """
+    found = []
     for run in runs:
         trained, done = run.rate.trained, run.rate.trained.status == DONE
-        found = spine(run.problem, trained.B[done], trained.A[done], run.problem.solution, *exact_constants(run.problem), rank_star=1)
-        for name, slack in found._asdict().items():
-            least[name] = min([least[name], *slack[slack.isfinite()].tolist()])
-    return least
+        found.append(spine(run.problem, trained.B[done], trained.A[done], run.problem.solution, *exact_constants(run.problem), rank_star=1))
+    return {name: torch.cat(parts) for name, parts in zip(Spine._fields, zip(*found, strict=True), strict=True)}
+
+
+def late(runs, steps: int) -> int:
+    """Number of starts that used up all ``steps`` gradient steps, so that Newton steps finished them from farther away."""
+    return sum(int((run.rate.trained.steps == steps).sum()) for run in runs)
 
 
 def points(runs) -> int:

@@ -40,9 +40,11 @@ def theorem_1(alpha: float, beta: float, X: torch.Tensor, X_star: torch.Tensor, 
         :class:`Theorem1`.  ``right`` is 0 where the theorem is silent (r = r*).
 
     Raises:
-        ValueError: r below r*, constants out of order, shapes that differ.
+        ValueError: r below r* or above the smaller side, constants out of order, shapes that differ, entries that are not finite.
     """
     _ranks(X, X_star, rank, rank_star)
+    if X.ndim != 2:
+        raise ValueError(f"Theorem 1 is evaluated at one matrix X (m, n); got shape {tuple(X.shape)}.")
     if not (0 < alpha <= beta and math.isfinite(beta)):
         raise ValueError(f"The theorem needs 0 < alpha <= beta; got alpha {alpha!r} and beta {beta!r}.")
     s = torch.linalg.svdvals(X)
@@ -83,58 +85,65 @@ def sharper_norm(alpha, beta, star_norm, rank: int, rank_star: int) -> float:
 
 
 class Spine(NamedTuple):
-    """Slacks of the proof's inequalities, (...) each; a negative one would be a violation."""
+    """Slacks of the proof's inequalities, (...) each, the least over the layers; a negative one would be a violation."""
 
     balance: torch.Tensor  # - ||B^T B - A A^T|| / (||B||^2 + ||A||^2), an equality
     splitting: torch.Tensor  # - ||G + lambda U V^T off the orthogonal part|| / ||G||, an equality
     excess: torch.Tensor  # beta sigma_r - max(0, ||G||_2 - lambda): the second-order inequality
-    eckart_young: torch.Tensor  # (beta rho / 2)(d^2 - p^2) - <Z, X*>
+    eckart_young: torch.Tensor  # (beta rho / 2)(||X - X_low||^2 - p^2) - <Z, X_low>
     convexity: torch.Tensor  # <G - G*, X - X*> - alpha d^2
     monotone: torch.Tensor  # <Z, X*> - <G - G*, X - X*>
-    conclusion: torch.Tensor  # (beta rho / 2)(d^2 - p^2) - alpha d^2
+    conclusion: torch.Tensor  # (beta rho / 2)((d + delta)^2 - p^2) + beta sigma_r nu - alpha d^2
 
 
-def spine(problem, B: torch.Tensor, A: torch.Tensor, X_star: torch.Tensor, alpha: float, beta: float, rank_star: int) -> Spine:
-    """Every inequality of the proof of Theorem 1 at stationary pairs (B, A), as slacks.
+def spine(problem, B: torch.Tensor, A: torch.Tensor, X_star: torch.Tensor, alpha: float, beta, rank_star: int,
+          X_low: torch.Tensor | None = None) -> Spine:
+    """Every inequality of the proofs of Theorems 1, 2, 3 and A.1 at stationary pairs (B, A), as slacks.
 
     Args:
-        problem: ``lam`` > 0 and ``gradient``, for one matrix.
-        B: (..., m, r), A: (..., r, n): second-order stationary points.
-        X_star: (m, n) minimiser of the full problem.  alpha, beta: valid constants.
+        problem: ``lam`` > 0 and ``gradient``, for one matrix or L of them.
+        B: (..., [L,] m, r), A: (..., [L,] r, n): second-order stationary points.
+        X_star: ([L,] m, n) minimiser of the full problem.
+        alpha: valid constant of convexity, over all layers together.  beta: of smoothness, a number or (L,).
+        rank_star: of X_low, in every layer.  X_low: ([L,] m, n) of rank r* near X_star (Theorems 3, A.1), default X_star.
 
     Returns:
-        :class:`Spine`.  The inequality of Eckart and Young and the conclusion divide by ``sigma_r`` and are
-        infinite where X has a lower rank (there the theorem says "global").
+        :class:`Spine`.  Convexity, monotonicity and the conclusion are summed over the layers.  The inequality of
+        Eckart and Young divides by ``sigma_r`` and is infinite where X has a lower rank; there Z = 0.
     """
     checks.factors(B, A)
     X, rank = B @ A, B.shape[-1]
+    X_low = X_star if X_low is None else X_low
     _ranks(X, X_star, rank, rank_star)
+    layered = len(problem.shape) == 3
+    least = lambda slack: slack.amin(-1) if layered else slack
+    total = lambda term: term.sum(-1) if layered else term
+    norm = lambda Y: Y.square().sum((-2, -1)).sqrt()
+    inner = lambda Y, W: (Y * W).sum((-2, -1))
     G, G_star = problem.gradient(X), problem.gradient(X_star)
     gap = B.mT @ B - A @ A.mT
     size = B.square().sum((-2, -1)) + A.square().sum((-2, -1))
     U, s, Vh = torch.linalg.svd(X, full_matrices=False)
-    kept = (s > 1e-7 * s[..., :1].clamp(min=1e-3)).to(X.dtype)[..., None, :]
-    U, V = U * kept, Vh.mT * kept
+    nonzero = s > 1e-7 * s[..., :1].clamp(min=1e-3)
+    U, V = U * nonzero.to(X.dtype)[..., None, :], Vh.mT * nonzero.to(X.dtype)[..., None, :]
     eye_m, eye_n = (torch.eye(k, dtype=X.dtype, device=X.device) for k in X.shape[-2:])
     S = (eye_m - U @ U.mT) @ G @ (eye_n - V @ V.mT)
-    norm = lambda Y: Y.square().sum((-2, -1)).sqrt()
-    inner = lambda Y, W: (Y * W).sum((-2, -1))
     left, middle, right = torch.linalg.svd(-S, full_matrices=False)
     Z = (left * (middle - problem.lam).clamp(min=0)[..., None, :]) @ right
-    sigma_r = torch.where(s[..., rank - 1] > 1e-7 * s[..., 0].clamp(min=1e-3), s[..., rank - 1], 0.0)
-    rho = sigma_r / s[..., rank_star - 1]
-    d2, p2 = (X - X_star).square().sum((-2, -1)), s[..., rank_star:].square().sum(-1)
-    right_side = torch.where(sigma_r > 0, beta * rho / 2 * (d2 - p2), torch.inf)
-    along = inner(G - G_star, X - X_star)
-    full = sigma_r > 0
+    sigma_r = torch.where(nonzero[..., rank - 1], s[..., rank - 1], 0.0)
+    slope = beta * sigma_r / s[..., rank_star - 1].clamp(min=1e-300) / 2
+    p2 = s[..., rank_star:].square().sum(-1)
+    d, delta, nu = norm(X - X_star), norm(X_low - X_star), torch.linalg.matrix_norm(X_low - X_star, "nuc")
+    nearest = torch.where(sigma_r > 0, slope * (norm(X - X_low) ** 2 - p2), torch.inf)
+    along = total(inner(G - G_star, X - X_star))
     return Spine(
-        -norm(gap) / size.clamp(min=1e-300),
-        -norm(G + problem.lam * U @ V.mT - S) / norm(G).clamp(min=problem.lam),
-        beta * sigma_r - (torch.linalg.matrix_norm(G, 2) - problem.lam).clamp(min=0),
-        right_side - inner(Z, X_star),
-        along - alpha * d2,
-        inner(Z, X_star) - along,
-        torch.where(full, right_side - alpha * d2, torch.inf),
+        least(-norm(gap) / size.clamp(min=1e-300)),
+        least(-norm(G + problem.lam * U @ V.mT - S) / norm(G).clamp(min=problem.lam)),
+        least(beta * sigma_r - (torch.linalg.matrix_norm(G, 2) - problem.lam).clamp(min=0)),
+        least(nearest - inner(Z, X_low)),
+        along - alpha * total(d**2),
+        total(inner(Z, X_star)) - along,
+        total(slope * ((d + delta) ** 2 - p2) + beta * sigma_r * nu) - alpha * total(d**2),
     )
 
 
@@ -165,6 +174,11 @@ def several_slack(alpha: float, betas: torch.Tensor, X: torch.Tensor, X_star: to
         betas: (L,) smoothness of each layer.  X: (..., L, m, n).  X_star: (L, m, n).
         ranks_star: L integers.  X_low: (L, m, n) of ranks r*_l, default X_star.
     """
+    checks.matrix(X, "X"), checks.matrix(X_star, "X_star")
+    if X.ndim < 3 or X.shape[-3:] != X_star.shape or not len(betas) == len(ranks_star) == len(X_star):
+        raise ValueError(f"Several matrices want X (..., L, m, n), X_star (L, m, n) and L constants and ranks; got {tuple(X.shape)}, "
+                         f"{tuple(X_star.shape)}, {len(betas)} and {len(ranks_star)}.")
+    _ranks(X, X_star, rank, max(ranks_star))
     s = torch.linalg.svdvals(X)
     off = torch.zeros_like(X_star) if X_low is None else X_low - X_star
     delta, nu = off.square().sum((-2, -1)).sqrt(), torch.linalg.matrix_norm(off, "nuc")
@@ -179,7 +193,10 @@ def several_slack(alpha: float, betas: torch.Tensor, X: torch.Tensor, X_star: to
 
 
 def _ranks(X, X_star, rank, rank_star):
+    checks.matrix(X, "X"), checks.matrix(X_star, "X_star")
     if X.shape[-2:] != X_star.shape[-2:]:
         raise ValueError(f"X {tuple(X.shape)} and X_star {tuple(X_star.shape)} have different shapes.")
     if not 1 <= rank_star <= rank:
         raise ValueError(f"The theorem needs 1 <= r* <= r; the rank {rank} came with r* = {rank_star}.")
+    if rank > min(X.shape[-2:]):
+        raise ValueError(f"The rank {rank} is above the smaller side {min(X.shape[-2:])} of X {tuple(X.shape)}.")

@@ -46,13 +46,16 @@ def starts(problem, rank: int, count: int, scale: float, source: torch.Generator
     "near" adds the draw to the factors of a known spurious point (``problem.spurious_factors``).
 
     Raises:
-        ValueError: an unknown kind, or a rank that does not fit.
+        ValueError: an unknown kind, no starts, a scale that is not positive, or a rank that does not fit.
     """
+    checks.count(count, "count", 1)
     *layers, m, n = problem.shape
     if kind not in ("gaussian", "zero", "near"):
         raise ValueError(f"kind must be gaussian, zero or near; got {kind!r}.")
     if not 1 <= rank <= min(m, n):
         raise ValueError(f"The rank {rank} must lie between 1 and {min(m, n)}.")
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"The scale of a start must be positive; got {scale!r}.")
     A = scale * normal((count, *layers, rank, n), source, device)
     B = scale * normal((count, *layers, m, rank), source, device)
     if kind == "near":
@@ -69,7 +72,7 @@ def train(problem, B0: torch.Tensor, A0: torch.Tensor, steps: int = 4000, tolera
     Args:
         problem: ``lam``, ``loss``, ``gradient``, ``hessian``.
         B0: (S, [L,] m, r) float64.  A0: (S, [L,] r, n).
-        steps: gradient steps granted to each start, > 0.
+        steps: gradient steps granted to each start.
         tolerance: norm of the gradient below which a point counts as stationary, relative to ``1 + ||B|| + ||A||``.
         smoothness: bound on ``||Hess L||_2``; by default that of a quadratic, from its H.
         safety: fraction of the local bound's step.
@@ -80,9 +83,10 @@ def train(problem, B0: torch.Tensor, A0: torch.Tensor, steps: int = 4000, tolera
         :class:`Trained`.  A start with a non-finite state is UNCONVERGED with NaN.
 
     Raises:
-        ValueError: shapes that do not fit, or no smoothness for a loss that is not quadratic.
+        ValueError: shapes that do not fit, negative counts of steps, or no smoothness for a loss that is not quadratic.
     """
     checks.factors(B0, A0)
+    checks.count(steps, "steps", 0), checks.count(newton, "newton", 0)
     ndim = len(problem.shape)
     if B0.ndim != ndim + 1 or (B0 @ A0).shape[1:] != torch.Size(problem.shape):
         raise ValueError(f"A batch of starts (S, ...) of shape {problem.shape} was wanted; B A came as {tuple((B0 @ A0).shape)}.")

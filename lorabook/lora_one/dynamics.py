@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lorabook import checks, descent, linear_phase as shared_phase
 from lorabook.lora_one.problem import Regression, _negative_gradient, negative_gradient, reduced
+from lorabook.lora_one.starts import positive
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def descend(problem: Regression, B0: Tensor, A0: Tensor, step_B, step_A, iterati
     if preconditioned and rule is not None:
         raise ValueError("Give either preconditioned=True or a rule, not both.")
     exact = problem.activation == "linear" and problem.noise is None and rule is None
-    lead = torch.broadcast_shapes(B0.shape[:-2], A0.shape[:-2], problem.shift.shape[:-2])
+    lead = checks.batch(B0=B0.shape[:-2], A0=A0.shape[:-2], problem=problem.lead)
     B0, A0 = B0.expand(*lead, *B0.shape[-2:]), A0.expand(*lead, *A0.shape[-2:])
     small, B0, A0, *bases = reduced(problem, B0, A0) if exact else (problem, B0, A0)
     to_gradient = leading_left(negative_gradient(small, masked=masked), problem.rank)
@@ -142,8 +143,7 @@ def linear_phase(G: Tensor, B0: Tensor, A0: Tensor, step_B: float, step_A: float
     """
     checks.factors(B0, A0, G)
     for name, value in (("step_B", step_B), ("step_A", step_A)):
-        if not 0 < value < float("inf"):
-            raise ValueError(f"{name} must be positive and finite; got {value!r}.")
+        positive(value, name)
     lead = torch.broadcast_shapes(G.shape[:-2], B0.shape[:-2], A0.shape[:-2])
     G, B0, A0 = (x.expand(*lead, *x.shape[-2:]) for x in (G, B0, A0))
     c = (step_B / step_A) ** 0.25

@@ -34,7 +34,7 @@ class Regression:
         noise: (..., N, k) added to the labels, or None.
 
     Raises:
-        ValueError: shapes that do not fit, NaN, N < d, an unknown activation, a zero shift.
+        ValueError: shapes that do not fit or broadcast, NaN, N < d, an unknown activation, a zero shift.
     """
 
     X: Tensor | None
@@ -60,8 +60,15 @@ class Regression:
                 raise ValueError(f"The source assumes N > d; with N = {N} samples in d = {d} dimensions the shift is not determined.")
             if self.noise is not None and checks.matrix(self.noise, "noise").shape[-2:] != (N, k):
                 raise ValueError(f"noise must have shape (..., {N}, {k}); got {tuple(self.noise.shape)}.")
+        _ = self.lead  # refuses leading dimensions that do not fit
         if not checks.is_fake(self.shift) and not bool((self.shift != 0).flatten(-2).any(-1).all()):
             raise ValueError("The shift is zero: there is nothing to learn.")
+
+    @functools.cached_property
+    def lead(self) -> torch.Size:
+        """Leading shape of the batch, () for one problem."""
+        given = {"X": self.X, "W": self.W, "shift": self.shift, "noise": self.noise}
+        return checks.batch(**{name: value.shape[:-2] for name, value in given.items() if value is not None})
 
     @functools.cached_property
     def covariance(self) -> Tensor:
@@ -106,6 +113,8 @@ def act(Z: Tensor, activation: str) -> Tensor:
 
 def loss(problem: Regression, B: Tensor, A: Tensor) -> Tensor:
     """``(1/2N) ||sigma(X (W + B A)) - Y||_F^2`` (...), for problems with samples."""
+    if problem.X is None:
+        raise ValueError("The loss needs samples; the population has gradients only.")
     residual = act(problem.before + problem.X @ B @ A, problem.activation) - problem.labels
     return residual.square().sum((-2, -1)) / (2 * problem.X.shape[-2])
 
@@ -121,11 +130,14 @@ def negative_gradient(problem: Regression, B: Tensor | None = None, A: Tensor | 
         B: (..., d, r).  A: (..., r, k).  Both or neither.
 
     Error: relative rounding.  Convention: sigma'(0) = 0.
+    Raises: ValueError on one factor alone, shapes that do not fit, and, for the masked ReLU population, a zero column in ``W + B A``.
     """
     if (B is None) != (A is None):
         raise ValueError("Give both factors or neither.")
     if B is not None:
         checks.factors(B, A, problem.shift)
+    if problem.X is None and problem.activation == "relu" and masked:
+        _no_zero_column(problem.W if B is None else problem.W + B @ A)
     return _negative_gradient(problem, B, A, masked)
 
 
@@ -159,9 +171,13 @@ def mean_relu_gradient(W: Tensor, shift: Tensor) -> Tensor:
     """
     if checks.matrix(W, "W").shape[-2:] != checks.matrix(shift, "shift").shape[-2:]:
         raise ValueError(f"W {tuple(W.shape)} and shift {tuple(shift.shape)} must have the same last two dimensions.")
-    if not checks.is_fake(W) and not bool((W != 0).any(-2).all()):
-        raise ValueError("W has a zero column: its half-space, and with it the gradient's mean, is not defined.")
+    _no_zero_column(W)
     return _mean_relu_gradient(W, shift)
+
+
+def _no_zero_column(W):
+    if not checks.is_fake(W) and not bool((W != 0).any(-2).all()):
+        raise ValueError("The weights have a zero column: its half-space, and with it the gradient's mean, is not defined.")
 
 
 def _mean_relu_gradient(W, shift):

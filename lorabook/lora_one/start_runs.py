@@ -18,21 +18,34 @@ from lorabook.lora_one.settings import planted, single, spectrum
 from lorabook.lora_one.starts import algorithm_start, lora_init, spectral_init
 
 
-def start_errors(d: int, k: int, rank: int, ratios, seeds: int, seed: int, spread: float = 0.0) -> Tensor:
-    """``||B0 A0 - Delta||^2 N / ||Delta||_F^2`` (ratios, seeds) for the linear model, gamma = 1; variances of X between 1 -+ spread."""
+def start_errors(d: int, k: int, rank: int, samples, seeds: int, seed: int, spread: float = 0.0) -> Tensor:
+    """``||B0 A0 - Delta||^2 N / ||Delta||_F^2`` (samples, seeds) for the linear model, gamma = 1; variances of X between 1 -+ spread."""
     found = []
-    for index, ratio in enumerate(ratios):
-        problem = planted(d, k, ratio * d, spectrum(rank, 1.0), seeds, seed + index)
-        scale = torch.linspace(1 - spread, 1 + spread, d, dtype=DTYPE, device=problem.X.device).sqrt()
-        problem = replace(problem, X=problem.X * scale)
+    for index, N in enumerate(samples):
+        problem = planted(d, k, N, spectrum(rank, 1.0), seeds, seed + index)
+        if spread:
+            problem = replace(problem, X=problem.X * torch.linspace(1 - spread, 1 + spread, d, dtype=DTYPE, device=problem.X.device).sqrt())
         B0, A0 = spectral_init(negative_gradient(problem), rank)
-        found.append((B0 @ A0 - problem.shift).square().sum((-2, -1)) * ratio * d / rank)
+        found.append((B0 @ A0 - problem.shift).square().sum((-2, -1)) * N / rank)
     return torch.stack(found)
 
 
-def half_success(d: int, ratio: int, seeds: int, seed: int) -> float:
-    """``epsilon^2 N`` at which half of the starts have ``||B0 A0 - Delta||_F <= epsilon ||Delta||_op``, for r* = 1."""
-    return float(start_errors(d, d, 1, [ratio], seeds, seed).median())
+def least_constants(dims, squares: Tensor, levels=(0.5, 0.1, 0.02)) -> tuple[Tensor, Tensor]:
+    """ln C (D,), the smallest constants that the observed failures allow, printed and corrected.
+
+    With ``x`` the value of ``epsilon^2 N`` at which a share ``p`` of the starts fails, ``p <= C exp(-x)`` asks for
+    ``C >= p exp(x)``; the corrected exponent is ``(sqrt(x) - sqrt(d + 1))^2 / 4`` where ``x > d + 1``, else 0.
+
+    Args:
+        dims: the dimensions d.
+        squares: (D, seeds) ``epsilon^2 N`` from which on each start succeeds: :func:`start_errors` at r* = 1.
+        levels: shares p.
+    """
+    p = torch.tensor(levels, dtype=squares.dtype, device=squares.device)
+    x = torch.quantile(squares, 1 - p, dim=-1).mT
+    edge = torch.as_tensor(dims, dtype=x.dtype, device=x.device)[:, None] + 1
+    corrected = (x.sqrt() - edge.sqrt()).clamp(min=0.0).square() / 4
+    return (p.log() + x).amax(-1), (p.log() + corrected).amax(-1)
 
 
 def relu_start_errors(d: int, k: int, rank: int, ratios, seeds: int, seed: int) -> dict[str, Tensor]:

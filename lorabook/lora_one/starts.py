@@ -34,7 +34,7 @@ def lora_init(shape: tuple[int, ...], rank: int, init_scale, source: torch.Gener
     (*lead, d, k) = shape
     check_rank(rank, d, k)
     draw = normal((*lead, d, rank), source, device)
-    scale = torch.as_tensor(init_scale, dtype=draw.dtype, device=draw.device)
+    scale = checks.number(init_scale, "init_scale", draw)
     return scale[..., None, None] * draw, torch.zeros(*lead, rank, k, dtype=draw.dtype, device=draw.device)
 
 
@@ -83,11 +83,13 @@ def algorithm_start(G: Tensor, rank: int, gamma: float, form: str) -> tuple[Tens
         ``B0``, ``A0``, and whether the form takes ``B0 A0`` off W.
 
     Raises:
-        ValueError: an unknown form, or as :func:`spectral_init`.
+        ValueError: an unknown form, a zero G, or as :func:`spectral_init`.
     """
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}.")
     U, s, Vh = _svd(G, rank, gamma)
+    if not checks.is_fake(s) and not bool((s[..., 0] > 0).all()):
+        raise ValueError("G is zero: it has no directions to start from.")
     U, s, Vh = U[..., :rank], s[..., :rank], Vh[..., :rank, :]
     if form == "slides":
         # the SVD of +grad = -G turns the sign of one of the two bases
@@ -101,8 +103,12 @@ def check_rank(rank: int, d: int, k: int) -> None:
         raise ValueError(f"The rank {rank} must be a whole number between 1 and the smaller dimension {min(d, k)}.")
 
 
+def positive(value, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a positive finite number; got {value!r}.")
+
+
 def _svd(G, rank, gamma):
     check_rank(rank, *checks.matrix(G, "G").shape[-2:])
-    if not (math.isfinite(gamma) and gamma > 0):
-        raise ValueError(f"gamma must be positive and finite; got {gamma!r}.")
+    positive(gamma, "gamma")
     return torch.linalg.svd(G, full_matrices=False)

@@ -47,7 +47,7 @@ def gaps(rows: list[dict], method: str, runs: int) -> list[tuple]:
         runs: number of runs behind each mean; the slides do not say, so the caller must.
 
     Returns:
-        (dataset, rank, other method, difference, difference / sqrt((s1^2 + s2^2) / runs)).
+        (dataset, rank, other method, difference, difference / sqrt((s1^2 + s2^2) / runs), the two means).
     """
     answers = []
     for row in rows:
@@ -56,8 +56,13 @@ def gaps(rows: list[dict], method: str, runs: int) -> list[tuple]:
         others = [o for o in rows if (o["dataset"], o["rank"]) == (row["dataset"], row["rank"]) and o["method"] != method]
         best = max(others, key=lambda o: o["mean"])
         difference = row["mean"] - best["mean"]
-        answers.append((row["dataset"], row["rank"], best["method"], difference, difference / math.sqrt((row["std"] ** 2 + best["std"] ** 2) / runs)))
+        answers.append((row["dataset"], row["rank"], best["method"], difference, difference / math.sqrt((row["std"] ** 2 + best["std"] ** 2) / runs), (row["mean"], best["mean"])))
     return answers
+
+
+def sampling_error(first: float, second: float, n: int) -> float:
+    """Standard error, in points, of the difference of two accuracies in per cent, each over n examples of its own."""
+    return 100 * math.sqrt(sum(p / 100 * (1 - p / 100) for p in (first, second)) / n)
 
 
 def is_fraction(percent: float, n: int, decimals: int = 2) -> bool:

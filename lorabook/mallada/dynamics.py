@@ -37,8 +37,8 @@ def linear_solution(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor, times
     Raises:
         ValueError: shapes that do not fit, a zero start, times that do not increase.
     """
-    A1, A2, lead = _checked(problem, A1, A2)
-    times = _increasing(times, A1)
+    A1, A2, lead = checked_start(problem, A1, A2)
+    times = increasing(times, A1)
     G1, G2 = problem.W2.mT @ problem.shift, problem.shift @ problem.W1.mT
     (m, h), r = problem.W2.shape[-2:], A1.shape[-2]
     B1, A1 = linear_phase.propagate(G1.expand(*lead, *G1.shape[-2:]), A1.new_zeros(*lead, h, r), A1, times)
@@ -62,16 +62,18 @@ def flow(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor, times, rtol: flo
     Error: about 1e-9 of the factors at rtol 1e-10 up to the plateau; the invariants show it.
 
     Raises:
-        ValueError: as :func:`linear_solution`.
+        ValueError: as :func:`linear_solution`; a clock that is not positive or does not fit.
     """
-    A1, A2, lead = _checked(problem, A1, A2)
-    times = _increasing(times, A1)
+    A1, A2, lead = checked_start(problem, A1, A2)
+    times = increasing(times, A1)
+    clock = checks.number(1.0 if clock is None else clock, "clock", A1)
+    if checks.batch(start=lead, clock=clock.shape) != lead or not bool((clock > 0).all()):
+        raise ValueError(f"clock must be positive, one number or one per system {tuple(lead)}; got shape {tuple(clock.shape)} and least value {clock.min().item():g}.")
 
     def flat(tensor):
         return tensor.expand(*lead, *tensor.shape[-2:]).reshape(-1, *tensor.shape[-2:])
 
     unit = _size(A1, A2)
-    clock = A1.new_ones(()) if clock is None else torch.as_tensor(clock, dtype=A1.dtype, device=A1.device)
     parameters = [flat(t) for t in (problem.W1, problem.W2, problem.shift, unit**2, clock[..., None, None])]
     m, r = problem.W2.shape[-2], A1.shape[-2]
     h = problem.W2.shape[-1]
@@ -92,10 +94,10 @@ def stiff_flow(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor, times, rto
     Returns: :class:`Factors` (T, rows, columns) on the device of the start.
     Raises: ValueError as :func:`flow`; RuntimeError if the solver gives up.
     """
-    A1, A2, lead = _checked(problem, A1, A2)
+    A1, A2, lead = checked_start(problem, A1, A2)
     if lead:
         raise ValueError(f"stiff_flow takes one system at a time; got a batch of shape {tuple(lead)}.")
-    times = _increasing(times, A1)
+    times = increasing(times, A1)
     W1, W2, shift = (t.detach().to("cpu") for t in (problem.W1, problem.W2, problem.shift))
     (m, h), r, n = W2.shape, A1.shape[-2], A1.shape[-1]
     shapes = [(h, r), (r, n), (m, r), (r, h)]
@@ -128,12 +130,16 @@ def descend(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor, learning_rate
 
     Args:
         learning_rate: a number, or a tensor that broadcasts with the batch.
-        steps: how many; the flow time passed is ``learning_rate * steps``.
+        steps: how many, 0 or more; the flow time passed is ``learning_rate * steps``.
+
+    Raises:
+        ValueError: as :func:`linear_solution`; a learning rate that is not positive, a number of steps that is none.
     """
-    A1, A2, lead = _checked(problem, A1, A2)
-    rate = torch.as_tensor(learning_rate, dtype=A1.dtype, device=A1.device)[..., None, None]
+    A1, A2, lead = checked_start(problem, A1, A2)
+    rate = checks.number(learning_rate, "learning_rate", A1)[..., None, None]
     if not bool((rate > 0).all()):
         raise ValueError(f"learning_rate must be positive; got {learning_rate!r}.")
+    checks.batch(start=lead, learning_rate=rate.shape[:-2]), checks.count(steps, "steps", 0)
     (m, h), r = problem.W2.shape[-2:], A1.shape[-2]
     state = (A1.new_zeros(*lead, h, r), A1, A1.new_zeros(*lead, m, r), A2)
     for _ in range(steps):
@@ -153,22 +159,31 @@ def _size(A1: torch.Tensor, A2: torch.Tensor) -> torch.Tensor:
     return ((A1.square().sum((-2, -1), keepdim=True) + A2.square().sum((-2, -1), keepdim=True)) / entries).sqrt()
 
 
-def _checked(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor):
-    """The start with the whole batch's shape, and that shape."""
+def checked_start(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor):
+    """The start with the whole batch's shape, and that shape; ValueError if it does not fit, or if nothing can move."""
     checks.matrix(A1, "A1"), checks.matrix(A2, "A2")
     (h, n), m = problem.W1.shape[-2:], problem.W2.shape[-2]
     if A1.shape[-1] != n or A2.shape[-1] != h or A1.shape[-2] != A2.shape[-2]:
         raise ValueError(f"A1 must be (..., r, {n}) and A2 (..., r, {h}) with one r; got {tuple(A1.shape)} and {tuple(A2.shape)}.")
     if A1.shape[-2] > min(m, h, n):
         raise ValueError(f"The rank {A1.shape[-2]} is above the smallest dimension {min(m, h, n)} of the layers.")
-    lead = torch.broadcast_shapes(problem.batch, A1.shape[:-2], A2.shape[:-2])
+    lead = checks.batch(problem=problem.batch, A1=A1.shape[:-2], A2=A2.shape[:-2])
     A1, A2 = (A.expand(*lead, *A.shape[-2:]) for A in (A1, A2))
-    if not checks.is_fake(A1) and bool((_size(A1, A2) == 0).any()):
+    if checks.is_fake(A1):
+        return A1, A2, lead
+    if bool((_size(A1, A2) == 0).any()):
         raise ValueError("A1 and A2 are zero (init_scale 0): with B1 = B2 = 0 that start is stationary and nothing is ever learnt.")
+    if bool((_largest(problem.W1) + _largest(problem.W2) == 0).any()):
+        raise ValueError("W1 and W2 are zero: with B1 = B2 = 0 every start is stationary and nothing is ever learnt.")
     return A1, A2, lead
 
 
-def _increasing(times, like: torch.Tensor) -> torch.Tensor:
+def _largest(W: torch.Tensor) -> torch.Tensor:
+    return W.abs().amax((-2, -1))
+
+
+def increasing(times, like: torch.Tensor) -> torch.Tensor:
+    """Flow times (T,) that increase strictly; else ValueError."""
     times = checks.times(times, like)
     if not checks.is_fake(times) and bool((times.diff() <= 0).any()):
         raise ValueError(f"times must increase strictly; got {len(times)} from {times[0].item():g} to {times[-1].item():g}.")

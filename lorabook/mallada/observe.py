@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from lorabook.mallada.problem import Mode, TwoLayer, loss, mode, terms, update, velocity
+from lorabook.mallada.problem import TwoLayer, fitting, loss, mode, principal, selected, terms, update, velocity
 
 
 class Observation(NamedTuple):
@@ -36,13 +36,14 @@ def observe(problem: TwoLayer, factors) -> Observation:
         spectral norms of the talk.
         Error: relative rounding; the misalignment is accurate to 1e-30 where F's first singular value
         stands apart from the second.
+
+    Raises:
+        ValueError: factors that do not fit, a shift of zero.
     """
+    fitting(problem, factors)
     F = update(problem, factors)
-    U, s, Vh = torch.linalg.svd(F, full_matrices=False)
-    target = torch.linalg.svd(problem.shift, full_matrices=False)
-    u, v = target.U[..., 0], target.Vh[..., 0, :]
-    gap = misalignment(U[..., 0], Vh[..., 0, :], u, v)
-    gap = torch.where(s[..., 0] > 0, gap, torch.nan)
+    u1, s, v1 = _first(F)
+    gap = misalignment(u1, v1, *_target(problem))
     first, second = ((B @ A).square().sum((-2, -1)) for B, A in ((factors.B1, factors.A1), (factors.B2, factors.A2)))
     return Observation(loss(problem, factors), s, gap, first / second, F.norm(dim=(-2, -1)))
 
@@ -51,6 +52,19 @@ def misalignment(u1: torch.Tensor, v1: torch.Tensor, u: torch.Tensor, v: torch.T
     """``1 - cos`` (...) of the joint vectors (u1; v1) and (u; v) of unit vectors, after a joint choice of sign."""
     sign = torch.where((u1 * u).sum(-1) + (v1 * v).sum(-1) < 0, -1.0, 1.0)[..., None].to(u1.dtype)
     return ((sign * u1 - u).square().sum(-1) + (sign * v1 - v).square().sum(-1)) / 4
+
+
+def one_sided(problem: TwoLayer, factors) -> tuple[torch.Tensor, torch.Tensor]:
+    """``1 - |cos|`` (...) of u1 with u, and of v1 with v, each after its own choice of sign; NaN where F is 0.
+
+    Where the two signs agree, :func:`misalignment` is the mean of the two.
+
+    Raises:
+        ValueError: as :func:`observe`.
+    """
+    fitting(problem, factors)
+    u1, _, v1 = _first(update(problem, factors))
+    return tuple(misalignment(found, found, wanted, wanted) for found, wanted in zip((u1, v1), _target(problem), strict=True))
 
 
 def shares(problem: TwoLayer, factors) -> torch.Tensor:
@@ -89,7 +103,7 @@ def speeds(problem: TwoLayer, factors) -> Speeds:
     top, rest = vectors[..., -1], vectors[..., :-1]
     gaps = values[..., -1:] - values[..., :-1]
     turned = (rest.mT @ (_dilation(dF) @ top[..., None]))[..., 0] / gaps
-    sign = torch.where((top * _pair(problem)).sum(-1, keepdim=True) < 0, -1.0, 1.0).to(top.dtype) * 2**0.5
+    sign = torch.where((top * torch.cat(_target(problem), dim=-1)).sum(-1, keepdim=True) < 0, -1.0, 1.0).to(top.dtype) * 2**0.5
     turn = (rest @ turned[..., None])[..., 0]
     return Speeds(2 * (F * dF).sum((-2, -1)), rate(P1, dP1) - rate(P2, dP2), sign * turn, sign * top)
 
@@ -123,8 +137,11 @@ def general_alignment(problem: TwoLayer) -> torch.Tensor:
     """The misalignment (...) at which stage one stops when layer 1 leads: 1 - cos of (W2 W2^T u; v) and (u; v).
 
     It is 0 if and only if u is a left singular vector of W2.
+
+    Raises:
+        ValueError: a shift of zero or of rank above one, or W2^T u = 0.
     """
-    seen: Mode = mode(problem)
+    seen = selected(problem)
     left = (problem.W2 @ seen.p[..., None])[..., 0]
     return misalignment(left / left.norm(dim=-1, keepdim=True), seen.v, seen.u, seen.v)
 
@@ -136,6 +153,15 @@ def _dilation(F: torch.Tensor) -> torch.Tensor:
     return H
 
 
-def _pair(problem: TwoLayer) -> torch.Tensor:
-    target = torch.linalg.svd(problem.shift, full_matrices=False)
-    return torch.cat([target.U[..., 0], target.Vh[..., 0, :]], dim=-1)
+def _first(F: torch.Tensor):
+    """u1, the singular values and v1 of F; NaN where F is 0 or not finite, as after a solve that failed."""
+    lost = ~F.isfinite().all(-1).all(-1)[..., None]
+    U, s, Vh = torch.linalg.svd(torch.where(lost[..., None], 0.0, F), full_matrices=False)
+    still = lost | (s[..., :1] == 0)
+    return torch.where(still, torch.nan, U[..., 0]), torch.where(lost, torch.nan, s), torch.where(still, torch.nan, Vh[..., 0, :])
+
+
+def _target(problem: TwoLayer) -> tuple[torch.Tensor, torch.Tensor]:
+    """First singular pair (u, v) of the shift."""
+    target = principal(problem.shift)
+    return target.U[..., 0], target.Vh[..., 0, :]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from lorabook import checks
-from lorabook.device import normal
+from lorabook.device import default_device, normal
 from lorabook.linalg import random_orthonormal
 
 
@@ -36,6 +36,7 @@ class TwoLayer:
             raise ValueError(f"W2 {(m, inner)} and W1 {(h, n)} do not multiply: hidden sizes {inner} and {h} differ.")
         if came != (m, n):
             raise ValueError(f"shift must have the shape {(m, n)} of W2 W1; got {came}.")
+        checks.batch(**{name: getattr(self, name).shape[:-2] for name in ("W1", "W2", "shift")})
 
     @property
     def batch(self) -> torch.Size:
@@ -56,6 +57,16 @@ class Factors(NamedTuple):
     status: torch.Tensor | None = None
     steps: torch.Tensor | None = None
     rejections: torch.Tensor | None = None
+
+
+def fitting(problem: TwoLayer, factors) -> None:
+    """Raise ValueError unless the factors have the shapes of the problem."""
+    (m, h), n, r = problem.W2.shape[-2:], problem.W1.shape[-1], factors.A1.shape[-2]
+    for name, wanted in (("B1", (h, r)), ("A1", (r, n)), ("B2", (m, r)), ("A2", (r, h))):
+        came = tuple(getattr(factors, name).shape)
+        if came[-2:] != wanted:
+            raise ValueError(f"{name} must be (..., {wanted[0]}, {wanted[1]}) for this problem and rank {r}; got {came}.")
+    checks.batch(problem=problem.batch, **{name: getattr(factors, name).shape[:-2] for name in ("B1", "A1", "B2", "A2")})
 
 
 class Terms(NamedTuple):
@@ -121,10 +132,8 @@ def mode(problem: TwoLayer) -> Mode:
     Raises:
         ValueError: the shift is zero or its rank is above one, or neither layer can see it.
     """
-    U, s, Vh = torch.linalg.svd(problem.shift, full_matrices=False)
+    U, s, Vh = principal(problem.shift)
     if not checks.is_fake(s):
-        if bool((s[..., 0] == 0).any()):
-            raise ValueError("shift is zero: there is nothing to learn.")
         # 1e-12: the second singular value of a rank-one product is rounding, near 1e-16 of the first
         if s.shape[-1] > 1 and bool((s[..., 1] > 1e-12 * s[..., 0]).any()):
             ratio = (s[..., 1] / s[..., 0]).max().item()
@@ -138,6 +147,26 @@ def mode(problem: TwoLayer) -> Mode:
     tiny = torch.finfo(s.dtype).tiny
     p, q = left / size1.clamp(min=tiny)[..., None], right / size2.clamp(min=tiny)[..., None]
     return Mode(sigma, u, v, p, q, sigma * size1, sigma * size2)
+
+
+def principal(shift: torch.Tensor):
+    """Singular value decomposition of a shift that has a direction.
+
+    Raises:
+        ValueError: the shift is zero.
+    """
+    found = torch.linalg.svd(shift, full_matrices=False)
+    if not checks.is_fake(shift) and bool((found.S[..., 0] == 0).any()):
+        raise ValueError("shift is zero: there is nothing to learn.")
+    return found
+
+
+def selected(problem: TwoLayer) -> Mode:
+    """The mode as layer 1 learns it; ValueError if layer 1 cannot, since W2^T u is zero."""
+    seen = mode(problem)
+    if not checks.is_fake(seen.s1) and bool((seen.s1 == 0).any()):
+        raise ValueError("W2^T u is zero: W2 does not pass the shift on, so layer 1 cannot be the one that learns it.")
+    return seen
 
 
 def growth_rates(problem: TwoLayer) -> tuple[torch.Tensor, torch.Tensor]:
@@ -172,9 +201,10 @@ def isotropic(sizes: tuple[int, int, int], source: torch.Generator, ratio=0.5, s
         count: number of problems; None gives one without batch dimension.
 
     Raises:
-        ValueError: a hidden layer too narrow to be isotropic.
+        ValueError: a hidden layer too narrow to be isotropic, or a ratio, sigma or weight that is not positive.
     """
     m, h, n = sizes
+    ratio, sigma, weight = _positive(ratio, sigma, weight, device)
     if h < max(m, n):
         raise ValueError(f"Isotropic weights need a hidden size of at least {max(m, n)}; got {h}.")
 
@@ -183,7 +213,6 @@ def isotropic(sizes: tuple[int, int, int], source: torch.Generator, ratio=0.5, s
         return torch.stack(many) if count else many[0]
 
     W2, W1 = weight * draws(h, m).mT, weight * draws(h, n)
-    ratio = torch.as_tensor(ratio, dtype=W1.dtype, device=W1.device)
     return TwoLayer(ratio[..., None, None] * W1, W2, sigma * draws(m, 1) @ draws(n, 1).mT)
 
 
@@ -196,12 +225,12 @@ def generic(sizes: tuple[int, int, int], source: torch.Generator, ratio=0.5, sig
     Args: as for :func:`isotropic`; the batch dimension (count,) is always there.
     """
     m, h, n = sizes
+    ratio, sigma, weight = _positive(ratio, sigma, weight, device)
     W2, W1 = normal((count, m, h), source, device), normal((count, h, n), source, device)
     u, v = (normal((count, size, 1), source, device) for size in (m, n))
     u, v = u / u.norm(dim=-2, keepdim=True), v / v.norm(dim=-2, keepdim=True)
-    ratio = torch.as_tensor(ratio, dtype=W1.dtype, device=W1.device)[..., None, None]
     W2 = W2 * (weight / (W2.mT @ u).norm(dim=-2, keepdim=True))
-    W1 = W1 * (ratio * weight / (W1 @ v).norm(dim=-2, keepdim=True))
+    W1 = W1 * (ratio[..., None, None] * weight / (W1 @ v).norm(dim=-2, keepdim=True))
     return TwoLayer(W1, W2, sigma * u @ v.mT)
 
 
@@ -215,11 +244,22 @@ def starts(problem: TwoLayer, rank: int, init_scale, source: torch.Generator, co
     Raises:
         ValueError: an init_scale that is not positive.
     """
-    scale = torch.as_tensor(init_scale, dtype=torch.float64, device=problem.W1.device)
-    if bool((scale <= 0).any()):
+    scale = checks.number(init_scale, "init_scale", problem.W1)
+    if not bool((scale > 0).all()):
         raise ValueError(f"init_scale must be positive: from a zero start nothing moves; got {scale.min().item():g}.")
     h, n = problem.W1.shape[-2:]
     lead = problem.batch if count is None else (count,)
     Z1, Z2 = (normal((*lead, rank, size), source, problem.W1.device) for size in (n, h))
     scale = scale.reshape(*scale.shape, *[1] * Z1.ndim)
     return scale * Z1, scale * Z2
+
+
+def _positive(ratio, sigma, weight, device):
+    """The three numbers of a random problem as tensors on its device."""
+    home = default_device() if device is None else device
+    given = {"ratio": ratio, "sigma": sigma, "weight": weight}
+    found = [checks.number(value, name).to(home) for name, value in given.items()]
+    for name, value in zip(given, found, strict=True):
+        if not bool((value > 0).all()):
+            raise ValueError(f"{name} must be positive; got {value.min().item():g}.")
+    return found

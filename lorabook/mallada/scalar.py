@@ -14,7 +14,8 @@ from __future__ import annotations
 import torch
 
 from lorabook import checks, riccati
-from lorabook.mallada.problem import TwoLayer, mode
+from lorabook.mallada.dynamics import checked_start, increasing
+from lorabook.mallada.problem import TwoLayer, selected
 
 
 def scalar_product(times, sigma, sigma_w, a0_squared) -> torch.Tensor:
@@ -24,7 +25,7 @@ def scalar_product(times, sigma, sigma_w, a0_squared) -> torch.Tensor:
     ``(sigma - sigma_w * scalar_product)^2 / 2``; the product rises from 0 to ``sigma / sigma_w``.
 
     Args:
-        times: (T,) flow times (learning_rate x steps), >= 0, however large.
+        times: (T,) increasing flow times (learning_rate x steps), >= 0, however large.
         sigma: (...) size of the shift, > 0.
         sigma_w: (...) the weights' ``||W2^T u||``, > 0.
         a0_squared: (...) ``|A1(0) v|^2`` for layer 1, of any rank, > 0.
@@ -35,10 +36,10 @@ def scalar_product(times, sigma, sigma_w, a0_squared) -> torch.Tensor:
     Source: the talk's ``(1/2)(sigma - sigma_W2 sigma_B1 sigma_A1)^2``; the closed form is not on the slides.
 
     Raises:
-        ValueError: a number that is not positive, NaN, negative times.
+        ValueError: a number that is not positive, NaN, shapes that do not broadcast, times that are negative or do not increase.
     """
     sigma, sigma_w, size = _positive(sigma=sigma, sigma_w=sigma_w, a0_squared=a0_squared)
-    times = checks.times(times, size).reshape(-1, *[1] * size.ndim)
+    times = increasing(times, size).reshape(-1, *[1] * size.ndim)
     return riccati.mode_product(sigma / sigma_w, size, sigma_w**2 * times)
 
 
@@ -56,8 +57,12 @@ def losing_size(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor) -> torch.
     Holds when: d < 1 and the start is small.
     Error: a factor of order 1 that does not depend on the size of the start.  It comes from the growth
         phase, in which layer 2 also sees the grown B1 A1.
+
+    Raises:
+        ValueError: shapes that do not fit, a shift of rank above one, or W2^T u = 0, so that layer 1 cannot learn.
     """
-    seen = mode(problem)
+    A1, A2, _ = checked_start(problem, A1, A2)
+    seen = selected(problem)
     a = (A1 @ seen.v[..., None]).square().sum((-2, -1))
     b = (A2 @ seen.q[..., None]).square().sum((-2, -1))
     reach = torch.asinh(2 * seen.sigma**2 / (seen.s1 * a))
@@ -88,11 +93,11 @@ def _kron(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 def _positive(**numbers):
     """The numbers as float64 tensors of one shape on one device."""
-    tensors = [torch.as_tensor(number, dtype=torch.float64) for number in numbers.values()]
+    tensors = [checks.number(number, name) for name, number in numbers.items()]
+    checks.batch(**{name: tensor.shape for name, tensor in zip(numbers, tensors, strict=True)})
     home = next((t.device for t in tensors if t.ndim), tensors[0].device)
     tensors = torch.broadcast_tensors(*(t.to(home) for t in tensors))
     for name, tensor in zip(numbers, tensors, strict=True):
-        checks.finite(tensor, name)
         if not checks.is_fake(tensor) and bool((tensor <= 0).any()):
             raise ValueError(f"{name} must be positive; the smallest is {tensor.min().item():g}.")
     return tensors

@@ -53,11 +53,12 @@ def descend(
         ValueError: shapes that do not fit, or a step, count or mixing out of range.
     """
     checks.factors(B0, A0)
-    steps = torch.as_tensor(step, dtype=B0.dtype, device=B0.device)
+    numbers = (int, float, torch.Tensor)
+    steps = torch.as_tensor(step if isinstance(step, numbers) else math.nan, dtype=B0.dtype, device=B0.device)
     if not checks.is_fake(steps) and not bool(((steps > 0) & (steps < math.inf)).all()):
         raise ValueError(f"step must be positive and finite; got {step!r}.")
     checks.count(iterations, "iterations", 0), checks.count(inner, "inner", 1)
-    if not 0 <= mixing <= 1:
+    if not isinstance(mixing, numbers) or not 0 <= mixing <= 1:
         raise ValueError(f"mixing must lie in [0, 1]; got {mixing!r}.")
     B, A, average = B0, A0, B0
     for _ in range(iterations):

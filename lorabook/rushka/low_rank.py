@@ -34,7 +34,7 @@ def mode(s0, x0, times) -> torch.Tensor:
     Source: (46)-(51), (662)-(666).  Error: relative 1e-13 of ``s0``.
 
     Raises:
-        ValueError: a negative singular value, NaN, negative times.
+        ValueError: a negative singular value, NaN, negative times, or sizes outside 1e-75 to 1e75.
     """
     s0, x0, times = _modes(s0, x0, times)
     size = x0**2 + torch.zeros_like(s0)
@@ -65,6 +65,7 @@ def _modes(s0, x0, *others):
     s0, x0, *others = checks.together(s0, x0, *others)
     checks.finite(s0, "s0"), checks.finite(x0, "x0")
     checks.batch(s0=s0.shape, x0=x0.shape)
+    checks.sizes(s0=s0, x0=x0)
     if not checks.is_fake(s0) and bool((s0 < 0).any()):
         raise ValueError(f"A singular value is not negative; the smallest s0 is {s0.min().item():g}.")
     return s0, x0, *others

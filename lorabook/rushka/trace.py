@@ -54,7 +54,8 @@ def trace_flow(trace, B0: torch.Tensor, A0: torch.Tensor, times) -> TraceFlow:
         ``A +- B^T`` of the factors.
 
     Raises:
-        ValueError: shapes that do not fit, not square, NaN, negative times, or zero trace with zero start.
+        ValueError: shapes that do not fit, not square, NaN, negative times, zero trace with zero start, or sizes
+            outside 1e-75 to 1e75.
     """
     c, P, Q = _invariants(trace, B0, A0)
     times = checks.times(times, A0)
@@ -125,10 +126,11 @@ def time_to_residual(trace: float, A0: torch.Tensor, epsilon: float) -> torch.Te
         (...) times (learning_rate x steps).  Error: absolute 1e-15 in rho t.
 
     Raises:
-        ValueError: zero trace, zero start, or an epsilon that the flow does not pass.
+        ValueError: zero trace, zero start, an epsilon that the flow does not pass, or sizes outside 1e-75 to 1e75.
     """
     size = checks.matrix(A0, "A0").square().sum((-2, -1))
     c, wanted = checks.number(trace, "trace", A0), checks.number(epsilon, "epsilon", A0)
+    checks.sizes(trace=c, A0=A0.abs().amax((-2, -1)))
     checks.batch(trace=c.shape, A0=size.shape, epsilon=wanted.shape)
     if not checks.is_fake(size):
         if bool((c == 0).any()) or bool((size == 0).any()):
@@ -195,6 +197,7 @@ def _invariants(trace, B0, A0):
     if B0.shape[-2] != A0.shape[-1]:
         raise ValueError(f"The trace needs a square update; B0 A0 is {(B0.shape[-2], A0.shape[-1])}.")
     c = checks.number(trace, "trace", A0)
+    checks.sizes(trace=c, B0=B0.abs().amax((-2, -1)), A0=A0.abs().amax((-2, -1)))
     P, Q = (A0 + B0.mT).square().sum((-2, -1)), (A0 - B0.mT).square().sum((-2, -1))
     checks.batch(trace=c.shape, B0=B0.shape[:-2], A0=A0.shape[:-2])
     c = c + torch.zeros_like(P)

@@ -1,0 +1,97 @@
+"""Kim et al.'s certificate for every layer of a trained adapter: stationary, rank-saturated, or neither.
+
+With decay lambda on the factors, training minimises ``L(W0 + scale B A) + (lambda/2)(||B||^2 + ||A||^2)``.  Where that
+is stationary the factors are balanced and ``E = scale ||dL/dW||_2 / lambda`` decides:
+
+    not stationary    unbalanced factors, or a gradient that is not small: the theorem is silent
+    saddle            E > 1 and the update has a lower rank than its factors allow: training has not ended
+    rank-saturated    E > 1 and full rank: one more rank would lower the objective
+    stationary        E <= 1: the optimality condition of the problem with the nuclear norm and no bound on the rank
+
+For a loss that is convex in this layer's W, the last one means: no better adapter of any rank, the others fixed.
+
+Holds when: the decay is a penalty in the loss or in SGD (``weight_decay``), not AdamW's decoupled decay; the batches
+are the whole training set, without dropout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lorabook.adapters.full_gradient import reduced
+from lorabook.adapters.inspect import measure
+from lorabook.adapters.peft_targets import targets
+from lorabook.kim.checkpoint import OPTIMAL, SILENT
+from lorabook.kim.checkpoint import certificate as checkpoint_certificate
+
+NOT_STATIONARY, SADDLE, RANK_SATURATED, STATIONARY = "not stationary", "saddle", "rank-saturated", "stationary"
+
+
+class Verdict(NamedTuple):
+    """What the gradient over all batches says about one layer."""
+
+    excess: float  # E = scale ||dL/dW||_2 / lambda
+    slope: float  # gradient of the objective over the size of its decay part, 0 at a stationary point
+    imbalance: float  # ||B^T B - A A^T||_F / ||A A^T||_F, 0 at a stationary point
+    verdict: str
+
+
+class Factors(NamedTuple):
+    """A layer with ``W = W0 + scale * B @ A`` in force, however the model computes it."""
+
+    weight: nn.Parameter  # (m, n) whose gradient is dL/dW
+    B: Tensor  # (m, r) float64
+    A: Tensor  # (r, n) float64
+    scale: float
+    eps: float  # relative spacing of the stored factors
+
+
+def certify(model: nn.Module, batches: Iterable, weight_decay: float, *, loss: Callable | None = None, adapter: str | None = None,
+            tolerance: float = 1e-2, passes: int | None = None, progress: Callable[[str], None] | None = None) -> dict[str, Verdict]:
+    """The certificate of every layer of a PEFT model, at its present factors.
+
+    Args:
+        model: PEFT model with one LoRA adapter on linear layers; it is left as it was.
+        batches: a list or DataLoader over the whole training set.
+        weight_decay: lambda > 0 that the factors were trained with.
+        loss, adapter, passes, progress: as for :func:`lorabook.adapters.lora_one_`.
+        tolerance: on the slope, the imbalance, and on E - 1.
+
+    Raises:
+        ValueError: as :func:`lorabook.adapters.lora_one_`, and a decay or tolerance that is not positive.
+    """
+    found = targets(model, adapter)
+    layers = {name: Factors(target.weight, target.B.detach().double(), target.A.detach().double(), target.scale, torch.finfo(target.B.dtype).eps)
+              for name, target in found.items()}
+    if any(target.layer.disable_adapters for target in found.values()):
+        raise ValueError("The adapter is disabled: the gradient must be taken with it in force.")
+    return certify_layers(model, layers, batches, weight_decay, loss=loss, tolerance=tolerance, passes=passes, progress=progress)
+
+
+def certify_layers(model: nn.Module, layers: dict[str, Factors], batches: Iterable, weight_decay: float, *, loss: Callable | None = None,
+                   tolerance: float = 1e-2, passes: int | None = None, progress: Callable[[str], None] | None = None) -> dict[str, Verdict]:
+    """:func:`certify` for any model whose weights are in ``layers``."""
+    for value, what in ((weight_decay, "The weight decay"), (tolerance, "The tolerance")):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{what} must be positive and finite; got {value!r}.")
+
+    weights = {name: layer.weight for name, layer in layers.items()}
+    return reduced(model, weights, batches, lambda name, G: judge(layers[name], G, weight_decay, tolerance), loss=loss, passes=passes, progress=progress)
+
+
+def judge(layer: Factors, G: Tensor, weight_decay: float, tolerance: float = 1e-2) -> Verdict:
+    """The verdict for one layer from its gradient G (m, n)."""
+    said = checkpoint_certificate(layer.B, layer.A, G.double(), weight_decay, layer.scale, tolerance)
+    if said.verdict == SILENT:
+        word = NOT_STATIONARY
+    elif said.verdict == OPTIMAL:
+        word = STATIONARY
+    else:
+        allowed = min(*layer.B.shape, layer.A.shape[1])
+        word = RANK_SATURATED if measure("", layer.B, layer.A, layer.scale, layer.eps).rank == allowed else SADDLE
+    return Verdict(said.excess, said.slope, said.imbalance, word)

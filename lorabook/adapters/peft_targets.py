@@ -1,0 +1,84 @@
+"""Which layers of a PEFT model the tools work on: plain linear layers with plain LoRA, not merged.
+
+Everything else is refused by name, because its update is not ``scale * B @ A`` beside a weight with a gradient.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import nn
+
+
+class Target(NamedTuple):
+    """One adapted layer: ``W = base.weight + scale * B @ A``."""
+
+    layer: nn.Module  # PEFT's layer
+    weight: nn.Parameter  # (m, n) of the base
+    B: nn.Parameter  # (m, r)
+    A: nn.Parameter  # (r, n)
+    scale: float
+
+
+def targets(model: nn.Module, adapter: str | None = None) -> dict[str, Target]:
+    """The adapted layers of a PEFT model, by the name of the module in it.
+
+    Args:
+        model: what ``peft.get_peft_model`` returns.
+        adapter: name of the adapter; default the active one.
+
+    Raises:
+        ValueError: no PEFT model, several active adapters, or a layer that is not plain LoRA on ``nn.Linear``.
+        ImportError: PEFT is not installed.
+    """
+    try:
+        from peft import PeftModel
+        from peft.tuners.lora import Linear, LoraLayer
+    except ImportError:
+        raise ImportError("This needs PEFT: run `pip install peft`.") from None
+    if not isinstance(model, PeftModel):
+        raise ValueError(f"The model must be a PEFT model, as peft.get_peft_model makes it; got {type(model).__name__}.")
+    active = list(model.base_model.active_adapters)
+    if adapter is None and len(active) != 1:
+        raise ValueError(f"Say which adapter is meant: {len(active)} are active ({', '.join(active)}).")
+    adapter = active[0] if adapter is None else adapter
+    if adapter not in model.peft_config:
+        raise ValueError(f"The model has no adapter {adapter!r}; it has {', '.join(model.peft_config)}.")
+    kind = str(getattr(model.peft_config[adapter].peft_type, "value", model.peft_config[adapter].peft_type))
+    if kind != "LORA":
+        raise ValueError(f"The adapter {adapter!r} is of the kind {kind}; only LoRA has the factors B and A.")
+    found = {}
+    for name, layer in model.named_modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        if adapter not in {**layer.lora_A, **layer.lora_embedding_A}:
+            continue
+        name = name.removeprefix("base_model.model.")
+        refuse = _trouble(layer, adapter, Linear)
+        if refuse:
+            raise ValueError(f"{name} {refuse}: only plain LoRA on linear layers can be used.")
+        B, A = layer.lora_B[adapter].weight, layer.lora_A[adapter].weight
+        found[name] = Target(layer, layer.get_base_layer().weight, B, A, float(layer.scaling[adapter]))
+    if not found:
+        raise ValueError(f"The adapter {adapter!r} has no LoRA layer.")
+    seen: dict[int, str] = {}
+    for name, target in found.items():
+        if seen.setdefault(id(target.weight), name) != name:
+            raise ValueError(f"{seen[id(target.weight)]} and {name} share one weight, so their gradients cannot be told apart.")
+    return found
+
+
+def _trouble(layer, adapter: str, linear: type) -> str:
+    base = layer.get_base_layer()
+    if adapter in layer.lora_variant or layer.use_dora.get(adapter):
+        return f"uses the variant {type(layer.lora_variant.get(adapter)).__name__.removesuffix('LinearVariant') or 'DoRA'}"
+    if type(layer) is not linear or type(base) is not nn.Linear:
+        return f"adapts a layer of type {type(base).__name__}"
+    if not base.weight.is_floating_point() or base.weight.dtype.itemsize < 2 or base.weight.is_meta:
+        return f"has a base weight of type {base.weight.dtype} without gradients"
+    if layer.merged:
+        return "is merged into its base weight (call unmerge_adapter first)"
+    if layer.lora_bias.get(adapter):
+        return "has a bias in its adapter"
+    return ""
+

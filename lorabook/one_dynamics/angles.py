@@ -1,0 +1,58 @@
+"""Where the early direction points: the angle between the gradient and what is to be learnt.
+
+A regression with inputs of covariance Sigma has the gradient ``Sigma Delta``; the first of two layers moves the output
+along ``W2 W2^T Delta``.  So both turn the target's columns by one positive definite matrix M, and leave its rows.
+ReLU turns them by another amount.  Only where M is a multiple of the identity are gradient and target aligned.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lorabook import checks
+
+
+def sine(x: Tensor, u: Tensor) -> Tensor:
+    """Sine (...) of the angle between the vectors x and u (..., d), accurate where it is tiny."""
+    x, u = (w / w.norm(dim=-1, keepdim=True) for w in (x, u))
+    return (x - (x * u).sum(-1, keepdim=True) * u).norm(dim=-1)
+
+
+def worst_sine(condition) -> Tensor:
+    """``(kappa - 1) / (kappa + 1)``: the largest sine between ``M u`` and u over all u, for M > 0 of condition kappa.
+
+    Source: Kantorovich's inequality; attained between the extreme eigenvectors, at :func:`worst_direction`.
+    """
+    condition = checks.number(condition, "condition")
+    if not checks.is_fake(condition) and bool((condition < 1).any()):
+        raise ValueError(f"A condition number is at least 1; got {condition.min().item():g}.")
+    return (condition - 1) / (condition + 1)
+
+
+def worst_direction(M: Tensor) -> Tensor:
+    """Unit vector (..., d) that symmetric positive definite M (..., d, d) turns most."""
+    values, vectors = torch.linalg.eigh(checks.matrix(M, "M"))
+    low, high = values[..., :1], values[..., -1:]
+    return (high.sqrt() * vectors[..., 0] + low.sqrt() * vectors[..., -1]) / (low + high).sqrt()
+
+
+def mean_sampled_sine_squared(d: int, samples: int) -> float:
+    """``(d - 1) / (N + d - 1)``: mean of sin^2 between ``X^T X u`` and u for N standard normal rows in d dimensions.
+
+    Source: ours.  ``tan^2`` is the quotient of independent chi-squared variables with d - 1 and N degrees of freedom.
+    """
+    checks.count(d, "d", 1), checks.count(samples, "samples", 1)
+    return (d - 1) / (samples + d - 1)
+
+
+def relu_sine(ratio, angle) -> Tensor:
+    """Sine between the mean ReLU gradient of one neuron and its shift, to first order in ``ratio = ||shift|| / ||w||``.
+
+    ``ratio sin^2(angle) cos(angle) / pi`` with the angle between w and the shift; largest, ``2 ratio / (3 sqrt(3) pi)``, at
+    ``cos(angle) = 1 / sqrt(3)``.  Source: ours, from :func:`lorabook.lora_one.mean_relu_gradient`.
+    """
+    ratio, angle = checks.together(ratio, angle)
+    return ratio * angle.sin() ** 2 * angle.cos().abs() / math.pi

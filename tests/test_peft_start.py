@@ -1,0 +1,382 @@
+"""LoRA-One's start on PEFT models against plain autograd, and the certificate against Kim et al.'s; nothing half changed."""
+
+import copy
+import json
+import weakref
+
+import pytest
+import torch
+from device_discipline import no_hidden_host_transfers
+from peft import IA3Config, LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
+
+from lorabook import device, kim, lora_one, weights
+from lorabook.adapters import FORMS, certify, lora_one_
+from lorabook.adapters import certificate as certificates
+from lorabook.adapters.full_gradient import reduced
+from lorabook.adapters.peft_start import factors
+from lorabook.adapters.peft_targets import targets
+
+f64 = torch.float64
+LORA = {"r": 3, "lora_alpha": 6, "target_modules": ["query", "value", "intermediate.dense"], "task_type": "SEQ_CLS"}
+
+
+def bert(seed=0):
+    torch.manual_seed(seed)
+    config = BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, max_position_embeddings=16, num_labels=2)
+    return BertForSequenceClassification(config).to(f64)
+
+
+def adapted(seed=0, **options):
+    return get_peft_model(bert(seed), LoraConfig(**(LORA | options))).to(f64)
+
+
+def batches(*sizes, seed=0):
+    source = device.generator(seed)
+    draw = lambda high, *shape: torch.randint(0, high, shape, generator=source)  # noqa: E731
+    return [{"input_ids": draw(50, size, 7), "labels": draw(2, size)} for size in sizes]
+
+
+def autograd(model, data):
+    """The gradient of the mean loss over all rows, in one graph."""
+    model.eval()
+    rows = sum(len(batch["labels"]) for batch in data)
+    sum(model(**batch).loss * len(batch["labels"]) / rows for batch in data).backward()
+    return {name: module.weight.grad for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+
+
+def published(G, rank, gamma, form, scale):
+    """The forms from the chapter's own routines, applied to the whole gradient."""
+    if form == "spectral":
+        return torch.matmul(*lora_one.spectral_init(-G, rank, gamma)) / scale
+    if form == "slides":
+        return torch.matmul(*lora_one.algorithm_start(-G, rank, gamma, "slides")[:2])
+    # the released "stable" scale: m^{1/4} / sqrt(gamma) on both factors
+    return len(G) ** 0.5 * torch.matmul(*lora_one.algorithm_start(-G, rank, gamma, "code")[:2])
+
+
+def off(found, wanted):
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def state(model):
+    """Everything that a failed call must leave alone."""
+    return ([value.clone() for value in model.state_dict().values()], [p.requires_grad for p in model.parameters()],
+            [None if p.grad is None else p.grad.clone() for p in model.parameters()], [m.training for m in model.modules()],
+            [m.disable_adapters for m in model.modules() if isinstance(m, LoraLayer)])
+
+
+def same(left, right):
+    return all((a is None) == (b is None) and (a is None or torch.equal(torch.as_tensor(a), torch.as_tensor(b)))
+               for one, two in zip(left, right) for a, b in zip(one, two, strict=True))
+
+
+# ---------------------------------------------------------------- the start
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("options", [{"lora_dropout": 0.5, "rank_pattern": {"query": 2}, "alpha_pattern": {"value": 12}}, {"use_rslora": True, "init_lora_weights": "gaussian"}])
+def test_the_start_is_that_of_the_plain_full_gradient(form, options):
+    data, gamma = batches(4, 5, 3), 0.7
+    gradients = autograd(bert(), data)
+    model = adapted(**options)
+    for layer in model.modules():  # an adapter that already does something must not change the gradient
+        if hasattr(layer, "lora_B") and hasattr(layer, "scaling"):
+            nn.init.constant_(layer.lora_B["default"].weight, 0.1)
+    before = {name: target.weight.clone() for name, target in targets(model).items()}
+    values = lora_one_(model, data, gamma, form)
+    assert list(values) == list(before) and len(values) == 6
+    for name, target in targets(model).items():
+        rank = 2 if "query" in name and "rank_pattern" in options else 3
+        alpha = 12 if "value" in name and "alpha_pattern" in options else 6
+        scale = alpha / (rank**0.5 if "use_rslora" in options else rank)
+        G, X = gradients[name], (target.B @ target.A).detach()
+        # float64 throughout; the last singular vector of a small gap costs two digits
+        assert off(X, published(G, rank, gamma, form, scale)) < 1e-12
+        assert torch.allclose(values[name], torch.linalg.svdvals(G)[:rank], rtol=1e-12)
+        moved = (target.weight - before[name]).detach()
+        # rounding of the subtraction
+        assert off(moved, -scale * X) < 1e-12 if form == "slides" else not moved.any()
+
+
+def test_the_spectral_start_is_one_step_and_lowers_the_loss_by_its_first_order():
+    data = batches(6, 6)
+    model = adapted().eval()
+    loss = lambda: float(sum(model(**batch).loss for batch in data) / 2)  # noqa: E731
+    begun, gamma = loss(), 1e-4
+    values = lora_one_(model, data, gamma)
+    fall = gamma * sum(float(s.square().sum()) for s in values.values())
+    # the second order is relatively of the size of gamma times the curvature
+    assert begun - loss() == pytest.approx(fall, rel=1e-2)
+
+
+def test_the_slides_start_leaves_the_function_alone_and_the_code_start_does_not():
+    data = batches(5)
+    for form, changed in (("slides", False), ("code", True)):
+        model = adapted().eval()
+        begun = model(**data[0]).logits
+        lora_one_(model, data, 2.0, form)
+        # rounding of float64 through two layers
+        assert (float((model(**data[0]).logits - begun).abs().max()) > 1e-10) == changed
+
+
+def test_passes_trade_memory_for_time_and_not_the_result():
+    data = batches(4, 5, 3)
+    whole = {key: torch.cat([batch[key] for batch in data]) for key in data[0]}
+    wanted = None
+    for given, passes in ((data, 1), (data, None), (data, 3), ([whole], None), (torch.utils.data.DataLoader(data, batch_size=None), 2)):
+        model = adapted()
+        lora_one_(model, given, 1.0, passes=passes)
+        found = torch.cat([(target.B @ target.A).detach().flatten() for target in targets(model).values()])
+        wanted = found if wanted is None else wanted
+        # the order of a sum of float64
+        assert off(found, wanted) < 1e-12
+
+
+def held_at_most(data, passes):
+    """The largest number of full gradients alive at a reduction, in entries, and the passes made."""
+    model = bert()
+    chosen = {name: target.weight for name, target in targets(get_peft_model(model, LoraConfig(**LORA))).items()}
+    alive, most, seen = [], 0, []
+
+    class Watched(list):
+        def __iter__(self):
+            seen.append(1)
+            return super().__iter__()
+
+    def reduce(name, G):
+        nonlocal most
+        alive.append((weakref.ref(G), G.numel()))
+        most = max(most, sum(size for ref, size in alive if ref() is not None))
+        return G.sum()
+
+    reduced(model, chosen, Watched(data), reduce, passes=passes)
+    return most, len(seen), sum(weight.numel() for weight in chosen.values()), max(weight.numel() for weight in chosen.values())
+
+
+def test_no_gradient_outlives_its_reduction():
+    most, passes, _, largest = held_at_most(batches(6), None)
+    assert most == largest and passes == 1
+    most, passes, total, largest = held_at_most(batches(3, 3), None)
+    # 16 x 16, 16 x 16, 24 x 16 a block: none fit together, and one look at whether the batches can be read again
+    assert most <= largest and passes == 6 + 1
+    assert held_at_most(batches(3, 3), 1)[1] == 1
+
+
+def test_the_model_is_left_as_it_was_and_so_is_the_generator():
+    model = adapted(lora_dropout=0.3)
+    model.train()
+    model.base_model.model.bert.encoder.layer[0].eval()
+    model(**batches(3)[0]).loss.backward()
+    kept = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    _, flags, _, modes, switches = state(model)
+    torch.manual_seed(7)
+    wanted = torch.rand(1)
+    torch.manual_seed(7)
+    lora_one_(model, batches(4, 4, seed=1), 1.0)
+    assert torch.equal(torch.rand(1), wanted)
+    _, now_flags, _, now_modes, now_switches = state(model)
+    assert (flags, modes, switches) == (now_flags, now_modes, now_switches)
+    assert all(torch.equal(a, p.grad) for a, p in zip(kept, (p for p in model.parameters() if p.grad is not None), strict=True))
+
+
+def test_a_loss_of_ones_own_may_weigh_its_batches():
+    data, model, other = batches(4, 2), adapted(), adapted()
+    lora_one_(model, data, 1.0)
+    lora_one_(other, data, 1.0, loss=lambda model, batch: (model(**batch).loss, len(batch["labels"])))
+    for mine, theirs in zip(targets(model).values(), targets(other).values()):
+        assert torch.equal(mine.B, theirs.B)
+    equal = adapted()
+    lora_one_(equal, data, 1.0, loss=lambda model, batch: model(**batch).loss)
+    assert not torch.equal(next(iter(targets(equal).values())).B, next(iter(targets(model).values())).B)
+
+
+def test_half_precision_models_get_factors_of_their_own_dtype():
+    data = batches(4, 4)
+    exact, half = adapted(), adapted().to(torch.bfloat16)
+    lora_one_(exact, data, 1.0)
+    lora_one_(half, data, 1.0)
+    for wanted, found in zip(targets(exact).values(), targets(half).values()):
+        assert found.B.dtype == torch.bfloat16
+    wanted, found = (list(targets(model).values())[-1] for model in (exact, half))
+    # bfloat16 has 8 bits, and the last layer's gradient passes few products
+    assert off(found.B.double() @ found.A.double(), wanted.B @ wanted.A) < 0.1
+
+
+def test_the_pinned_network_gets_the_same_start():
+    path = weights.locate()
+    plain = BertForSequenceClassification(BertConfig(**json.loads((path.parent / "config.json").read_text()), num_labels=2))
+    plain.bert.load_state_dict(load_file(path), strict=False)
+    with torch.no_grad():
+        plain.classifier.weight.copy_(torch.sin(torch.arange(768.0)).view(2, 384) / 10)
+    source = device.generator(3)
+    data = [{"input_ids": torch.randint(1000, 20000, (4, 10), generator=source), "labels": torch.tensor([0, 1, 1, 0])} for _ in range(2)]
+    gradients = autograd(copy.deepcopy(plain), data)
+    model = get_peft_model(plain, LoraConfig(r=4, lora_alpha=4, target_modules=r".*layer\.[05]\.(attention.self.query|output.dense|intermediate.dense)"))
+    lora_one_(model, data, 1.0)
+    assert len(targets(model)) == 6
+    for name, target in targets(model).items():
+        # a float32 gradient through six layers, summed in another order
+        assert off((target.B @ target.A).double().detach(), published(gradients[name].double(), 4, 1.0, "spectral", 1.0)) < 1e-3
+
+
+def test_factors_of_a_matrix_of_low_rank_are_exact_and_stay_on_the_device():
+    source = device.generator(0)
+    G = device.normal((40, 3), source) @ device.normal((3, 30), source)
+    with no_hidden_host_transfers():
+        B, A, s = factors(G, 3, 1.0, "spectral", seed=1)
+    # exact up to rounding
+    assert off(B @ A, -G) < 1e-13 and off(B.mT @ B, A @ A.mT) < 1e-12 and off(s, torch.linalg.svdvals(G)[:3]) < 1e-13
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def gpt2():
+    return GPT2ForSequenceClassification(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=16, pad_token_id=0))
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+def merged():
+    model = adapted()
+    model.merge_adapter()
+    return model
+
+
+def two_active():
+    model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), LoraConfig(r=2, target_modules=["0"]))
+    model.add_adapter("more", LoraConfig(r=2, target_modules=["0"]))
+    model.base_model.set_adapter(["default", "more"])
+    return model
+
+
+@pytest.mark.parametrize("model, sentence", [
+    (bert, "must be a PEFT model"),
+    (lambda: get_peft_model(bert(), IA3Config(target_modules=["key"], feedforward_modules=[])), "of the kind IA3"),
+    (lambda: get_peft_model(gpt2(), LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True)), "adapts a layer of type Conv1D"),
+    (lambda: adapted(target_modules=["query", "word_embeddings"]), "adapts a layer of type Embedding"),
+    (lambda: adapted(use_dora=True), "uses the variant Dora"),
+    (lambda: adapted(lora_bias=True), "has a bias in its adapter"),
+    (merged, "is merged into its base weight"),
+    (two_active, "Say which adapter is meant: 2 are active"),
+    (lambda: get_peft_model(nn.Sequential(nn.Linear(8, 2)), LoraConfig(r=3, target_modules=["0"])), r"0: The rank 3 must be a whole number between 1 and the smaller dimension 2"),
+    (lambda: get_peft_model(Tied(), LoraConfig(r=2, target_modules=["first", "second"])), "first and second share one weight"),
+])
+def test_a_model_that_does_not_fit_is_refused_with_one_sentence(model, sentence):
+    model = model()
+    before = state(model)
+    with pytest.raises(ValueError, match=sentence) as raised:
+        lora_one_(model, batches(4), 1.0)
+    message = str(raised.value)
+    assert message.endswith(".") and "\n" not in message
+    assert same(before, state(model))
+
+
+def bad(key, value):
+    data = batches(4, 4)
+    data[1][key] = value
+    return data
+
+
+@pytest.mark.parametrize("data, options, sentence", [
+    ([], {}, "There are no batches"),
+    (iter(batches(4, 4)), {}, "give a list or a DataLoader, not an iterator"),
+    (bad("labels", torch.tensor([0, 1, 2, 0])), {}, "labels of batch 2 must lie between 0 and 1; got 0 to 2"),
+    (bad("labels", torch.tensor([0, 1, -1, 0])), {}, "labels of batch 2 must lie between 0 and 1; got -1 to 1"),
+    (bad("labels", torch.full((4,), -100)), {}, "Batch 2 is empty"),
+    ([batches(4)[0], {"input_ids": torch.ones(2, 3, dtype=torch.long)}], {}, "Batch 2 must be a dictionary with a tensor of labels"),
+    ([torch.ones(3)], {}, "Batch 1 must be a dictionary with a tensor of labels; got Tensor"),
+    (batches(4), {"gamma": 0.0}, "gamma must be positive and finite"),
+    (batches(4), {"gamma": float("nan")}, "gamma must be positive and finite"),
+    (batches(4), {"form": "readme"}, "form must be one of spectral, slides, code"),
+    (batches(4, 4), {"passes": 0}, "passes must be a whole number >= 1"),
+    (batches(4), {"adapter": "other"}, "has no adapter 'other'"),
+    (batches(4), {"loss": lambda model, batch: model(**batch).logits}, "must be one finite number"),
+    (batches(4), {"loss": lambda model, batch: torch.tensor(1.0)}, "does not depend on the weights of the adapter's targets"),
+    (batches(4), {"loss": lambda model, batch: 0 * model(**batch).loss}, "the gradient is 0: there is nothing to start from"),
+    (batches(4), {"loss": lambda model, batch: (model(**batch).loss, 0)}, "Batch 1 is empty"),
+    (batches(4), {"loss": lambda model, batch: model.base_model.model.bert.embeddings(batch["input_ids"]).sum()}, "does not depend on the weight"),
+    (batches(4), {"loss": lambda model, batch: model.base_model.model.bert.encoder.layer[0].attention.self.query.base_layer.weight.sum()}, "does not depend on the weight of"),
+    (batches(4), {"loss": lambda model, batch: torch.sqrt(0 * model(**batch).loss)}, "has entries that are NaN or infinite"),
+])
+def test_bad_data_gets_one_sentence_and_changes_nothing(data, options, sentence):
+    model = adapted(lora_dropout=0.1)
+    model.train()
+    before = state(model)
+    with pytest.raises(ValueError, match=sentence) as raised:
+        lora_one_(model, data, **({"gamma": 1.0} | options))
+    message = str(raised.value)
+    assert message.endswith(".") and "\n" not in message
+    assert same(before, state(model))
+
+
+def test_a_start_too_large_for_half_precision_changes_nothing():
+    model = adapted().to(torch.float16)
+    before = state(model)
+    with pytest.raises(ValueError, match="does not fit into torch.float16"):
+        lora_one_(model, batches(4), 1e20)
+    assert same(before, state(model))
+
+
+# ---------------------------------------------------------------- the certificate
+
+
+def landscape(name, B, A, scale=1.0):
+    """A PEFT model whose loss is that of a named instance of the landscape chapter."""
+    problem = kim.instance(name)
+    m, n = problem.shape
+    plain = nn.Sequential(nn.Linear(n, m, bias=False)).to(f64)
+    nn.init.zeros_(plain[0].weight)
+    model = get_peft_model(plain, LoraConfig(r=B.shape[1], lora_alpha=scale * B.shape[1], target_modules=["0"])).to(f64)
+    target = targets(model)["0"]
+    with torch.no_grad():
+        target.B.copy_(B)
+        target.A.copy_(A)
+    eye = torch.eye(n, dtype=f64)
+    return model, problem, lambda model, batch: problem.loss(model(eye).mT)
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_the_verdicts_are_those_of_the_landscape_chapter(scale):
+    problem = kim.instance("magnet")
+    B, A = problem.spurious_factors()
+    root = scale**0.5
+    model, problem, loss = landscape("magnet", B / root, A / root, scale)
+    decay = problem.lam * scale  # X = scale B A with this decay is the same point of the same problem
+    found = certify(model, [0], decay, loss=loss)["0"]
+    wanted = kim.certificate(B, A, problem.gradient(B @ A), problem.lam)
+    assert found.verdict == certificates.RANK_SATURATED
+    # float64 through one product
+    assert found.excess == pytest.approx(wanted.excess, rel=1e-12) and found.slope < 1e-10
+    truth = torch.zeros_like(B)
+    truth[0, 0] = 1.0
+    model, _, loss = landscape("magnet", truth / root, truth.mT / root, scale)
+    assert certify(model, [0], decay, loss=loss)["0"].verdict == certificates.STATIONARY
+    model, _, loss = landscape("magnet", 1.3 * B / root, A / root, scale)
+    assert certify(model, [0], decay, loss=loss)["0"].verdict == certificates.NOT_STATIONARY
+    model, _, loss = landscape("magnet", 0 * B, 0 * A, scale)
+    assert certify(model, [0], decay, loss=loss)["0"].verdict == certificates.SADDLE
+
+
+@pytest.mark.parametrize("decay", [0, -1.0, float("inf"), True])
+def test_the_certificate_needs_a_decay(decay):
+    with pytest.raises(ValueError, match="The weight decay must be positive and finite"):
+        certify(adapted(), batches(4), decay)
+
+
+def test_the_certificate_needs_the_adapter_in_force():
+    model = adapted()
+    with model.disable_adapter(), pytest.raises(ValueError, match="The adapter is disabled"):
+        certify(model, batches(4), 0.1)
