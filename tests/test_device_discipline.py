@@ -4,6 +4,7 @@ Routines whose loops do not look at data run on fake CUDA tensors, which know sh
 to be mixed.  The others run for real under a guard against factories without a device and hidden transfers.
 """
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -24,7 +25,7 @@ TEXT = {"claims", "ledger", "parameters"}
 NUMBERS = {
     "checks.batch", "checks.count", "checks.is_fake", "device.default_device", "device.describe", "device.generator",
     "figures.family", "figures.floor", "figures.panel", "figures.row", "figures.tolerance", "figures.strip", "figures.phases",
-    "figures.table", "weights.locate",
+    "figures.table", "weights.locate", "weights.tokenizer_file", "sentences.locate", "sentences.load", "sentences.split",
     "rushka.trace.error_floor", "rushka.trace.expected_squared_error",
 }  # fmt: skip
 
@@ -142,7 +143,7 @@ DRAWN = {
     "figures.rates": lambda ax, x: figures.rates(ax, x, x[None], x[None] / 2, x[None] * 2, ["a"], "rushka"),
     "figures.contours": lambda ax, x: figures.contours(ax, x, x, x[:, None] * x, {}, "rushka"),
 }
-MOVED = {"weights.attention_matrices": lambda: weights.attention_matrices(device="meta")}
+MOVED = {f"weights.{name}": functools.partial(getattr(weights, name), device="meta") for name in ("attention_matrices", "encoder")}
 
 
 def tensors(value):

@@ -51,6 +51,24 @@ def test_the_matrices_go_where_they_are_wanted(pinned, monkeypatch):
     assert all(stack.is_meta for stack in weights.attention_matrices(str(pinned)).values())
 
 
+def test_the_encoder_is_every_stored_tensor_but_the_pooler(pinned):
+    from safetensors.torch import load_file
+
+    stored, found = load_file(pinned), weights.encoder(device="cpu")
+    assert set(stored) - set(found) == {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
+    assert all(torch.equal(value, stored[name]) and value.dtype == torch.float32 for name, value in found.items())
+
+
+def test_a_tokenizer_that_is_not_the_pinned_one_is_refused(tmp_path, monkeypatch):
+    assert weights.tokenizer_file().name == "tokenizer.json"
+    monkeypatch.setattr(weights, "locate", lambda: tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="There is no weights file tokenizer.json"):
+        weights.tokenizer_file()
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(WeightsError, match="tokenizer.json is not the pinned file"):
+        weights.tokenizer_file()
+
+
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
@@ -107,7 +125,7 @@ def test_a_file_of_the_right_hash_that_cannot_be_read_is_refused(tmp_path, pinne
 
 def test_the_data_card_names_the_package_and_the_hash(root):
     card = (root / "data" / "minilm.md").read_text()
-    assert weights.PACKAGE in card and weights.VERSION in card and weights.SHA256[:12] in card
+    assert weights.PACKAGE in card and weights.VERSION in card and weights.SHA256 in card and weights.TOKENIZER_SHA256 in card
 
 
 def test_the_lock_pins_the_same_version(root):

@@ -14,6 +14,9 @@ import yaml
 KERNEL = "python3"
 # The kernel runs on this machine and for this build alone; its notes on encryption are noise here.
 QUIET = ["--log-level=ERROR"]
+# The one error that does not stop the build: data that could not be fetched.
+NO_DATA = "SentencesError"
+NOT_RUN = "This page was not run here."
 
 
 class Trouble(Exception):
@@ -54,7 +57,8 @@ def run(source, destination, profile_file=None, **extra):
     """Execute `source` with papermill and move the result to `destination` when it is complete.
 
     The parameters that were used appear once: when any differs from its default, one injected
-    cell shows them all, and the cell with the defaults leaves the page.
+    cell shows them all, and the cell with the defaults leaves the page.  Where the data cannot be
+    had, the result is the source itself with a note, and the build goes on.
     """
     import jupyter_client
     import nbclient
@@ -75,6 +79,11 @@ def run(source, destination, profile_file=None, **extra):
             progress_bar={"desc": source.stem, "mininterval": 5, "bar_format": "{desc}: {n_fmt} of {total_fmt} cells, {elapsed}\n"},
         )
     except papermill.exceptions.PapermillExecutionError as error:
+        if error.ename == NO_DATA:
+            nbformat.write(as_printed(notebook, error.evalue), unfinished)
+            os.replace(unfinished, destination)
+            print(f"{source} was not run: {error.evalue}", flush=True)
+            return
         last = f"{error.ename}: {error.evalue}".strip().splitlines()[-1]
         # Counted in the source: an injected cell stands before the one that failed.
         number = error.cell_index + (0 if values else 1)
@@ -87,6 +96,20 @@ def run(source, destination, profile_file=None, **extra):
         show_once(executed)
     nbformat.write(executed, unfinished)
     os.replace(unfinished, destination)
+
+
+def as_printed(notebook, reason):
+    """The notebook with its reference outputs, saying below its title that it was not run and why."""
+    note = f"```{{warning}}\n{NOT_RUN} {reason} It shows the outputs that the repository holds, at the default parameters.\n```"
+    first = notebook.cells[0]
+    title, _, rest = first.source.partition("\n")
+    first.source = f"{title}\n\n{note}\n{rest}"
+    return notebook
+
+
+def was_run(destination):
+    """False for a page that waits for its data."""
+    return not Path(destination).exists() or NOT_RUN not in Path(destination).read_text(encoding="utf-8")
 
 
 def show_once(executed):

@@ -1,4 +1,12 @@
-"""Real adapters: tools for those that HF PEFT makes and saves.
+"""LoRA on a real transformer, and tools for adapters that HF PEFT makes and saves.
+
+On the network of the book:
+
+- ``encoder``: all-MiniLM-L6-v2 in plain torch; ``sentiment``: a task for it, its loss and gradient;
+- ``starts``: where an adapter starts; ``train``: methods and how they train; ``compare``: what can be told apart;
+- ``one_matrix``: Kim et al.'s problem on one matrix; ``factors``: the same in factors, run to its end.
+
+On any PEFT model:
 
 - ``full_gradient``: the gradient over all batches, reduced layer by layer;
 - ``peft_targets``: which layers of a PEFT model the tools can work on;

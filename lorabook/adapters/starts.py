@@ -1,0 +1,69 @@
+"""Where an adapter starts, for a layer ``y = W x`` with W (m, n): ``B (m, r)``, ``A (r, n)``, update ``B A``.
+
+The same starts as on the LoRA-One pages, which write ``y = x W``, in the orientation of real layers, of LoRA
+and of PEFT.  A start may come with an offset: ``B0 A0`` is taken off W, so that the function does not change.
+G is the negative gradient of the loss with respect to W.  Leading dimensions are a batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lorabook import checks
+from lorabook.device import generator, normal
+from lorabook.linalg import truncate
+from lorabook.lora_one import starts as talk
+
+FORMS = talk.FORMS
+
+
+def lora(W: Tensor, rank: int, source: torch.Generator, init_scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """B = 0, A Gaussian with the variance ``init_scale^2 / (3 n)`` that PEFT's uniform draw has (Hu et al. 2022)."""
+    (*lead, m, n) = checks.matrix(W, "W").shape
+    talk.check_rank(rank, m, n)
+    return torch.zeros(*lead, m, rank, dtype=W.dtype, device=W.device), normal((*lead, rank, n), source, W.device) * init_scale / (3 * n) ** 0.5
+
+
+def pissa(W: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The best rank-r approximation of W itself, balanced; goes with an offset (Meng, Wang & Zhang 2024)."""
+    return talk.pissa_init(W, rank)
+
+
+def lora_ga(G: Tensor, rank: int, gamma: float = 1.0) -> tuple[Tensor, Tensor]:
+    """B from left singular vectors r+1..2r of G, A from right ones 1..r; goes with an offset (Wang, Yu & Li 2024)."""
+    A, B = talk.lora_ga_init(G.mT, rank, gamma)
+    return B.mT, A.mT
+
+
+def lora_one(G: Tensor, rank: int, gamma: float, form: str = "theorem") -> tuple[Tensor, Tensor, bool]:
+    """LoRA-One's start, and whether ``B0 A0`` is taken off W.
+
+    ``theorem`` is (Spectral-initialization): ``gamma`` times the best rank-r approximation of G, no offset: one
+    step of gradient descent, cut to rank r.  The other FORMS are those of the published algorithm.
+    """
+    if form == "theorem":
+        return (*talk.spectral_init(G, rank, gamma), False)
+    A, B, offset = talk.algorithm_start(G.mT, rank, gamma, form)
+    return B.mT, A.mT, offset
+
+
+def one_step(G: Tensor, gamma: float, rank: int | None = None) -> Tensor:
+    """The update of one step of gradient descent, ``gamma G``, cut to ``rank`` if one is given."""
+    checks.matrix(G, "G")
+    if rank is None:
+        return gamma * G
+    talk.check_rank(rank, *G.shape[-2:])
+    return gamma * truncate(G, rank)
+
+
+def full(W: Tensor) -> tuple[Tensor, Tensor]:
+    """Full fine-tuning as an adapter: B = 0 is the whole update, A = 1 stays (its force is left out)."""
+    (*lead, m, n) = checks.matrix(W, "W").shape
+    return torch.zeros(*lead, m, n, dtype=W.dtype, device=W.device), torch.eye(n, dtype=W.dtype, device=W.device).expand(*lead, n, n)
+
+
+def random_like(G: Tensor, seed: int) -> Tensor:
+    """A Gaussian matrix with the norms of G: what a gradient that knows nothing looks like."""
+    draw = normal(G.shape, generator(seed), G.device)
+    return draw * (torch.linalg.matrix_norm(G) / torch.linalg.matrix_norm(draw))[..., None, None]

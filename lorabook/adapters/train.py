@@ -1,0 +1,166 @@
+"""Methods of the table and how they train: every one is a start, a rule and one learning rate.
+
+The update is ``B A`` on each of the open matrices; the forces are ``G A^T`` and ``B^T G`` with G the negative
+gradient on a minibatch.  Full fine-tuning is the same with ``B`` the whole update and ``A = 1`` held fixed.
+Runs that differ in their learning rate are one batch: they see the same minibatches in the same order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lorabook import checks, descent
+from lorabook.adapters import starts
+from lorabook.adapters.sentiment import Task
+from lorabook.device import generator
+
+RIDGE = 1e-6  # of the preconditioned methods, as in their authors' code
+RATIO = 16.0  # of LoRA+'s two learning rates, as its authors recommend
+
+
+@dataclass(frozen=True)
+class Method:
+    start: str  # lora, pissa, lora_ga, lora_one or full
+    ratio: float = 1.0  # learning rate of B over that of A
+    ridge: float | None = None  # preconditioned, with this ridge
+    init_scale: float = 1.0  # of LoRA's draw
+
+
+METHODS = {
+    "LoRA": Method("lora"),
+    "LoRA+": Method("lora", ratio=RATIO),
+    "P-LoRA": Method("lora", ridge=RIDGE),
+    "PiSSA": Method("pissa"),
+    "LoRA-GA": Method("lora_ga"),
+    "LoRA-One, plain": Method("lora_one"),
+    "LoRA-One": Method("lora_one", ridge=RIDGE),
+    "full": Method("full"),
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """R runs, one per learning rate, looked at O times.
+
+    stack: (R, L, m, n) the open matrices at the end.
+    at: (O) steps at which was looked; 0 is the start.
+    loss: (O, R) on the sentences that were watched.
+    share: (O, R) part of the update's energy in the leading r left singular vectors of G; NaN where nothing moved.
+    seconds: of training alone.
+    """
+
+    stack: Tensor
+    at: Tensor
+    loss: Tensor
+    share: Tensor
+    seconds: float
+
+
+def adamw(decay: float = 0.0, ridge: float | None = None) -> Callable:
+    """AdamW's rule for :func:`lorabook.descent.descend`: Adam, then decoupled decay; with ``ridge``, the forces are preconditioned first.
+
+    Source: Loshchilov & Hutter 2019; Zhang & Pilanci 2024 for the preconditioner.
+    """
+    if not decay >= 0:
+        raise ValueError(f"decay must not be negative; got {decay!r}.")
+    adam, before = descent.adam(), None if ridge is None else descent.preconditioned(ridge)
+
+    def rule(B, A, F_B, F_A, memory):
+        first, second = memory or (None, None)
+        if before is not None:
+            F_B, F_A, first = before(B, A, F_B, F_A, first)
+        D_B, D_A, second = adam(B, A, F_B, F_A, second)
+        return D_B - decay * B, D_A - decay * A, (first, second)
+
+    return rule
+
+
+def begin(method: Method, W: Tensor, G: Tensor, rank: int, gamma: float, source: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Factors of a method's start, and the frozen matrices that go with it.
+
+    Args:
+        method: its start is used.
+        W: (L, m, n) float64 open matrices.  G: (L, m, n) negative gradient there.
+        gamma: step of LoRA-One's start.
+        source: generator of LoRA's draw.
+
+    Returns:
+        ``B0``, ``A0``, ``W0``: the network starts from ``W0 + B0 A0``.
+
+    Raises:
+        ValueError: an unknown start, a rank that does not fit.
+    """
+    start = method.start
+    if start == "full":
+        return (*starts.full(W), W)
+    if start == "lora":
+        return (*starts.lora(W, rank, source, method.init_scale), W)
+    if start == "lora_one":
+        return (*starts.lora_one(G, rank, gamma)[:2], W)
+    if start not in ("pissa", "lora_ga"):
+        raise ValueError(f"start must be lora, pissa, lora_ga, lora_one or full; got {start!r}.")
+    # LoRA-GA's stable scale with its authors' gamma of 16
+    B, A = starts.pissa(W, rank) if start == "pissa" else starts.lora_ga(G, rank, W.shape[-2] ** 0.5 / 16)
+    return B, A, W - B @ A
+
+
+def order(total: int, batch: int, seed: int):
+    """Endless minibatches: a new random order of all sentences for each pass; the last, shorter one is left out."""
+    if checks.count(batch, "batch", 1) > total:
+        raise ValueError(f"A batch of {batch} sentences is more than the {total} there are.")
+    source = generator(seed)
+    while True:
+        yield from torch.randperm(total, generator=source).split(batch)[: total // batch]
+
+
+def train(task: Task, watched: Task, method: Method, W: Tensor, G: Tensor, rank: int, gamma: float, rates, steps: int, batch: int,
+          seed: int, every: int = 8) -> Trained:
+    """Train the open matrices with every learning rate of ``rates``.
+
+    Args:
+        task: what is trained on.  watched: what the loss is looked at on.
+        W: (L, m, n) float64 the open matrices.  G: (L, m, n) negative gradient there, for the starts.
+        rank, gamma: of the adapter and of LoRA-One's start.
+        rates: (R,) learning rates.
+        steps: minibatches of ``batch`` sentences.
+        seed: of LoRA's draw and of the order of the sentences.
+        every: steps between two looks; 0 looks only at the start and the end.
+
+    Raises:
+        ValueError: parameters out of range, a learning rate that is not positive.
+        RuntimeError: a run diverged; no number is returned silently.
+    """
+    B0, A0, W0 = begin(method, W, G, rank, gamma, generator(seed))
+    runs, rates = len(rates), torch.as_tensor(rates, dtype=W.dtype, device=W.device)
+    B0, A0 = B0.expand(runs, *B0.shape), A0.expand(runs, *A0.shape)
+    batches, fixed = order(len(task), batch, seed + 1), method.start == "full"
+    leading = torch.linalg.svd(G, full_matrices=False)[0][..., :rank]
+    spent, fresh = [0.0], [True]
+
+    def forces(B, A):
+        begun = time.perf_counter()
+        part = task.some(next(batches).to(W.device))
+        F = torch.stack([part.negative_gradient(W0 + (b if fixed else b @ a)) for b, a in zip(B, A)])
+        spent[0] += time.perf_counter() - begun
+        return (F, torch.zeros_like(A)) if fixed else (F @ A.mT, B.mT @ F)
+
+    def look(B, A):
+        now = W0 + (B if fixed else B @ A)
+        moved = now - W
+        energy = (leading.mT @ moved).square().sum((-2, -1)) / moved.square().sum((-2, -1))
+        # all runs start alike
+        losses = torch.stack([watched.loss(one) for one in (now[:1] if fresh else now)]).expand(runs)
+        fresh.clear()
+        return losses[:, None].expand(runs, len(W)), energy
+
+    found = descent.descend(forces, B0, A0, (rates * method.ratio)[:, None], rates[:, None], steps, rule=adamw(ridge=method.ridge),
+                            observe=look, every=every or max(steps, 1))
+    if bool((found.status != descent.DONE).any()):
+        raise RuntimeError(f"{int((found.status != descent.DONE).any(-1).sum())} of {runs} runs diverged: lower the learning rates.")
+    stack = W0 + (found.B if fixed else found.B @ found.A)
+    return Trained(stack, found.at, found.observed[0].mean(-1), found.observed[1].nanmean(-1), spent[0])
