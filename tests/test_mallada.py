@@ -373,6 +373,23 @@ def test_losing_adapter_stops_at_the_scale_of_its_formula_for_every_start():
     assert (exponents.fit(scales, quotient, 0)).abs().median() < 0.02
 
 
+def test_factor_of_the_losing_adapter_settles_with_the_start_and_grows_with_the_shift():
+    scales, factor = numbers(1e-5, 1e-7, 1e-9), {}
+    for sigma, weight in ((2.0, 1.5), (1.0, 0.5)):      # sigma / sigma_W2^2 = 0.89, where the page stands, and 4
+        draws = device.generator(8)
+        problem = mallada.isotropic((2, 4, 2), draws, 0.5, sigma, weight, count=16, device=CPU)
+        A1, A2 = mallada.starts(problem, 1, scales, draws)
+        end = mallada.flow(problem, A1, A2, numbers(3.0), rtol=1e-9, clock=-scales.log()[:, None] / (sigma * weight))
+        quotient = (end.B2[0] @ end.A2[0]).norm(dim=(-2, -1)) / mallada.losing_size(problem, A1, A2)
+        # alpha^(2 (1 - d)) = 1e-5 at the largest start, against exp(-4): what is left is 1 per cent or less
+        assert exponents.fit(scales, quotient, 0).abs().median() < 0.01
+        factor[sigma / weight**2] = float(quotient[-1].median())
+    small, large = factor.values()
+    # the factor is at most about e^k with k = sigma / sigma_W2^2; at k = 4 it must stand clear of order 1
+    assert 0.5 < small < math.exp(0.89)
+    assert math.exp(1.5) < large < math.exp(4)
+
+
 def test_tangent_kernel_moves_the_update_as_the_flow_does():
     problem, *_ = problem_and_start()
     f = random_factors(problem, 2)
@@ -494,6 +511,10 @@ def factors_of(problem):
     return random_factors(problem, 2)
 
 
+def single(problem):
+    return mallada.TwoLayer(problem.W1[0], problem.W2[0], problem.shift[0])
+
+
 @pytest.mark.parametrize(("call", "sentence"), [
     (lambda p, A, B: mallada.TwoLayer(p.W1[..., :3, :], p.W2, p.shift), "do not multiply"),
     (lambda p, A, B: mallada.TwoLayer(p.W1, p.W2, p.shift.mT), "shift must have the shape"),
@@ -535,6 +556,24 @@ def factors_of(problem):
     (lambda p, A, B: mallada.scalar_product([1.0], 1.0, 1.0, 0.0), "a0_squared must be positive"),
     (lambda p, A, B: mallada.isotropic((3, 2, 2), device.generator(0)), "hidden size of at least 3"),
     (lambda p, A, B: exponents.fit(numbers(1.0), numbers(1.0), 0), "two scales or more"),
+    *((lambda p, A, B, read=read: read(p, factors_of(p)._replace(B1=A)), "B1 must be")
+      for read in (mallada.update, mallada.terms, mallada.loss, mallada.shares, mallada.speeds, mallada.tangent_kernel)),
+    (lambda p, A, B: mallada.observe(p, factors_of(p)._replace(A1=A.float())), "A1 must be a float64 tensor"),
+    (lambda p, A, B: mallada.observe(p, factors_of(p)._replace(A1=numbers(1.0, 2.0))), "A1 must be a float64 tensor"),
+    (lambda p, A, B: mallada.observe(p, tuple(factors_of(p)[:4])), "B1 must be a float64 tensor"),
+    (lambda p, A, B: mallada.flow(p, A, B, [1.0], rtol="x"), "rtol must be a positive number"),
+    (lambda p, A, B: mallada.flow(p, A, B, [1.0], rtol=0.0), "rtol must be a positive number"),
+    (lambda p, A, B: mallada.stiff_flow(single(p), A[0], B[0], [1.0], rtol=-1.0), "rtol must be a positive number"),
+    (lambda p, A, B: mallada.stiff_flow(single(p), A[0], B[0], [1.0], rtol=math.nan), "rtol must be a positive number"),
+    (lambda p, A, B: mallada.stiff_flow(single(p), A[0], B[0], [0.0]), "times must end after 0"),
+    *((lambda p, A, B, make=make: make((2, 3, 2), device.generator(0), numbers(0.4, 0.5, 0.6), count=2), "one for each of the 2 problems")
+      for make in (mallada.isotropic, mallada.generic)),
+    *((lambda p, A, B, make=make: make((2, 3, 2), device.generator(0), count=0), "count must be a whole number >= 1")
+      for make in (mallada.isotropic, mallada.generic)),
+    (lambda p, A, B: mallada.generic((0, 4, 2), device.generator(0)), "m must be a whole number >= 1"),
+    (lambda p, A, B: mallada.starts(p, 0, 0.1, device.generator(0)), "rank must be a whole number >= 1"),
+    (lambda p, A, B: mallada.starts(p, 1.5, 0.1, device.generator(0)), "rank must be a whole number >= 1"),
+    (lambda p, A, B: mallada.starts(p, 9, 0.1, device.generator(0)), "rank 9 is above the smallest dimension 3"),
     (lambda p, A, B: network.digits(held_out=0), "held_out must lie"),
     (lambda p, A, B: network.finetune(None, None, numbers(1.0), 1, "lion", 0.1, [1], 1, 0), "optimiser must be one of"),
 ])
@@ -543,6 +582,15 @@ def test_bad_input_is_refused_with_one_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence) as caught:
         call(problem, A1, A2)
     assert "\n" not in str(caught.value)
+
+
+def test_descent_that_diverges_is_not_finite_and_leaves_its_neighbours_alone():
+    problem, A1, A2 = problem_and_start()
+    rate = numbers(0.05, 1e3, 0.05, 0.05)
+    mixed, calm = mallada.descend(problem, A1, A2, rate, 60), mallada.descend(problem, A1, A2, 0.05, 60)
+    assert not mixed.A1[1].isfinite().all()
+    # the same steps, in the same batch
+    torch.testing.assert_close(mixed.A1[[0, 2, 3]], calm.A1[[0, 2, 3]], rtol=1e-12, atol=0)
 
 
 # ------------------------------------------------------------------ device discipline

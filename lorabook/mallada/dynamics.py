@@ -10,6 +10,8 @@ All start from B1 = B2 = 0.  Times are flow times: learning rate x steps.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from scipy.integrate import solve_ivp
@@ -62,10 +64,10 @@ def flow(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor, times, rtol: flo
     Error: about 1e-9 of the factors at rtol 1e-10 up to the plateau; the invariants show it.
 
     Raises:
-        ValueError: as :func:`linear_solution`; a clock that is not positive or does not fit.
+        ValueError: as :func:`linear_solution`; a clock or rtol that is not positive or does not fit.
     """
     A1, A2, lead = checked_start(problem, A1, A2)
-    times = increasing(times, A1)
+    times, rtol = increasing(times, A1), tolerance(rtol)
     clock = checks.number(1.0 if clock is None else clock, "clock", A1)
     if checks.batch(start=lead, clock=clock.shape) != lead or not bool((clock > 0).all()):
         raise ValueError(f"clock must be positive, one number or one per system {tuple(lead)}; got shape {tuple(clock.shape)} and least value {clock.min().item():g}.")
@@ -92,12 +94,14 @@ def stiff_flow(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor, times, rto
 
     Args: as for :func:`flow`, without batch dimensions.
     Returns: :class:`Factors` (T, rows, columns) on the device of the start.
-    Raises: ValueError as :func:`flow`; RuntimeError if the solver gives up.
+    Raises: ValueError as :func:`flow`, and if no time lies after 0; RuntimeError if the solver gives up.
     """
     A1, A2, lead = checked_start(problem, A1, A2)
     if lead:
         raise ValueError(f"stiff_flow takes one system at a time; got a batch of shape {tuple(lead)}.")
-    times = increasing(times, A1)
+    times, rtol = increasing(times, A1), tolerance(rtol)
+    if not bool(times[-1] > 0):
+        raise ValueError("times must end after 0: at 0 the factors are those of the start.")
     W1, W2, shift = (t.detach().to("cpu") for t in (problem.W1, problem.W2, problem.shift))
     (m, h), r, n = W2.shape, A1.shape[-2], A1.shape[-1]
     shapes = [(h, r), (r, n), (m, r), (r, h)]
@@ -131,6 +135,10 @@ def descend(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor, learning_rate
     Args:
         learning_rate: a number, or a tensor that broadcasts with the batch.
         steps: how many, 0 or more; the flow time passed is ``learning_rate * steps``.
+
+    Returns:
+        :class:`Factors` without a report.  A system whose steps are too long for it diverges: its entries are
+        then NaN or infinite, and nothing is raised, so that its neighbours go on.
 
     Raises:
         ValueError: as :func:`linear_solution`; a learning rate that is not positive, a number of steps that is none.
@@ -188,3 +196,10 @@ def increasing(times, like: torch.Tensor) -> torch.Tensor:
     if not checks.is_fake(times) and bool((times.diff() <= 0).any()):
         raise ValueError(f"times must increase strictly; got {len(times)} from {times[0].item():g} to {times[-1].item():g}.")
     return times
+
+
+def tolerance(rtol) -> float:
+    """A relative tolerance > 0; else ValueError."""
+    if not isinstance(rtol, (int, float)) or not 0 < rtol < math.inf:
+        raise ValueError(f"rtol must be a positive number; got {rtol!r}.")
+    return float(rtol)

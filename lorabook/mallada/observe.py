@@ -40,7 +40,6 @@ def observe(problem: TwoLayer, factors) -> Observation:
     Raises:
         ValueError: factors that do not fit, a shift of zero.
     """
-    fitting(problem, factors)
     F = update(problem, factors)
     u1, s, v1 = _first(F)
     gap = misalignment(u1, v1, *_target(problem))
@@ -62,7 +61,6 @@ def one_sided(problem: TwoLayer, factors) -> tuple[torch.Tensor, torch.Tensor]:
     Raises:
         ValueError: as :func:`observe`.
     """
-    fitting(problem, factors)
     u1, _, v1 = _first(update(problem, factors))
     return tuple(misalignment(found, found, wanted, wanted) for found, wanted in zip((u1, v1), _target(problem), strict=True))
 
@@ -88,7 +86,11 @@ def speeds(problem: TwoLayer, factors) -> Speeds:
 
     The pair is an eigenvector of the dilation ``[[0, F], [F^T, 0]]``, so first-order perturbation theory
     gives its speed; it needs a gap between the first two singular values of F.
+
+    Raises:
+        ValueError: as :func:`observe`.
     """
+    fitting(problem, factors)
     state = (factors.B1, factors.A1, factors.B2, factors.A2)
     dB1, dA1, dB2, dA2 = velocity(state, problem.W1, problem.W2, problem.shift)
     P1, P2 = factors.B1 @ factors.A1, factors.B2 @ factors.A2

@@ -60,7 +60,12 @@ class Factors(NamedTuple):
 
 
 def fitting(problem: TwoLayer, factors) -> None:
-    """Raise ValueError unless the factors have the shapes of the problem."""
+    """Raise ValueError unless the factors are float64 and have the shapes of the problem.  NaN passes: a solve may have failed."""
+    for name in ("B1", "A1", "B2", "A2"):
+        part = getattr(factors, name, None)
+        if not isinstance(part, torch.Tensor) or part.dtype != torch.float64 or part.ndim < 2:
+            came = f"{part.dtype} of shape {tuple(part.shape)}" if isinstance(part, torch.Tensor) else type(part).__name__
+            raise ValueError(f"{name} must be a float64 tensor (..., rows, columns); got {came}.")
     (m, h), n, r = problem.W2.shape[-2:], problem.W1.shape[-1], factors.A1.shape[-2]
     for name, wanted in (("B1", (h, r)), ("A1", (r, n)), ("B2", (m, r)), ("A2", (r, h))):
         came = tuple(getattr(factors, name).shape)
@@ -79,12 +84,14 @@ class Terms(NamedTuple):
 
 def terms(problem: TwoLayer, factors) -> Terms:
     """The three ways of fitting the shift: ``W2 B1 A1``, ``B2 A2 W1``, ``B2 A2 B1 A1``."""
+    fitting(problem, factors)
     P1, P2 = factors.B1 @ factors.A1, factors.B2 @ factors.A2
     return Terms(problem.W2 @ P1, P2 @ problem.W1, P2 @ P1)
 
 
 def update(problem: TwoLayer, factors) -> torch.Tensor:
     """F (..., m, n), the change of the product of the two layers."""
+    fitting(problem, factors)
     P1, P2 = factors.B1 @ factors.A1, factors.B2 @ factors.A2
     return problem.W2 @ P1 + P2 @ (problem.W1 + P1)
 
@@ -201,10 +208,11 @@ def isotropic(sizes: tuple[int, int, int], source: torch.Generator, ratio=0.5, s
         count: number of problems; None gives one without batch dimension.
 
     Raises:
-        ValueError: a hidden layer too narrow to be isotropic, or a ratio, sigma or weight that is not positive.
+        ValueError: a hidden layer too narrow to be isotropic, a ratio, sigma or weight that is not positive,
+            ratios that do not fit the count, a size or count below 1.
     """
     m, h, n = sizes
-    ratio, sigma, weight = _positive(ratio, sigma, weight, device)
+    ratio, sigma, weight = _checked(sizes, ratio, sigma, weight, count, device)
     if h < max(m, n):
         raise ValueError(f"Isotropic weights need a hidden size of at least {max(m, n)}; got {h}.")
 
@@ -225,7 +233,7 @@ def generic(sizes: tuple[int, int, int], source: torch.Generator, ratio=0.5, sig
     Args: as for :func:`isotropic`; the batch dimension (count,) is always there.
     """
     m, h, n = sizes
-    ratio, sigma, weight = _positive(ratio, sigma, weight, device)
+    ratio, sigma, weight = _checked(sizes, ratio, sigma, weight, count, device)
     W2, W1 = normal((count, m, h), source, device), normal((count, h, n), source, device)
     u, v = (normal((count, size, 1), source, device) for size in (m, n))
     u, v = u / u.norm(dim=-2, keepdim=True), v / v.norm(dim=-2, keepdim=True)
@@ -242,8 +250,11 @@ def starts(problem: TwoLayer, rank: int, init_scale, source: torch.Generator, co
         count: number of draws; None takes the batch of the problem.
 
     Raises:
-        ValueError: an init_scale that is not positive.
+        ValueError: an init_scale that is not positive, a rank that is none or above the smallest dimension.
     """
+    least = min(*problem.W1.shape[-2:], problem.W2.shape[-2])
+    if checks.count(rank, "rank", 1) > least:
+        raise ValueError(f"The rank {rank} is above the smallest dimension {least} of the layers.")
     scale = checks.number(init_scale, "init_scale", problem.W1)
     if not bool((scale > 0).all()):
         raise ValueError(f"init_scale must be positive: from a zero start nothing moves; got {scale.min().item():g}.")
@@ -254,12 +265,18 @@ def starts(problem: TwoLayer, rank: int, init_scale, source: torch.Generator, co
     return scale * Z1, scale * Z2
 
 
-def _positive(ratio, sigma, weight, device):
-    """The three numbers of a random problem as tensors on its device."""
+def _checked(sizes, ratio, sigma, weight, count, device):
+    """The three numbers of a random problem as tensors on its device; ValueError if they, the sizes or the count do not fit."""
+    for name, size in zip(("m", "h", "n"), sizes, strict=True):
+        checks.count(size, name, 1)
+    if count is not None:
+        checks.count(count, "count", 1)
     home = default_device() if device is None else device
     given = {"ratio": ratio, "sigma": sigma, "weight": weight}
     found = [checks.number(value, name).to(home) for name, value in given.items()]
     for name, value in zip(given, found, strict=True):
         if not bool((value > 0).all()):
             raise ValueError(f"{name} must be positive; got {value.min().item():g}.")
+    if count is not None and found[0].shape not in ((), (1,), (count,)):
+        raise ValueError(f"ratio must be a number or one for each of the {count} problems; got shape {tuple(found[0].shape)}.")
     return found

@@ -15,7 +15,7 @@ import torch
 
 from lorabook import checks, riccati
 from lorabook.mallada.dynamics import checked_start, increasing
-from lorabook.mallada.problem import TwoLayer, selected
+from lorabook.mallada.problem import TwoLayer, fitting, selected
 
 
 def scalar_product(times, sigma, sigma_w, a0_squared) -> torch.Tensor:
@@ -55,8 +55,9 @@ def losing_size(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor) -> torch.
     With ``a0 = A1 v``, ``b0 = A2 q``, ``d = s2 / s1``: of order ``alpha^(2 (1 - d))``.
 
     Holds when: d < 1 and the start is small.
-    Error: a factor of order 1 that does not depend on the size of the start.  It comes from the growth
-        phase, in which layer 2 also sees the grown B1 A1.
+    Error: a factor that settles as the start shrinks.  It comes from the growth phase, where layer 2 also
+        sees B1 A1, of size sigma / sigma_W2.  It is of order 1 for sigma <= sigma_W2^2 and grows about like
+        exp(sigma / sigma_W2^2) beyond.  There "small start" means alpha^(2 (1 - d)) small against exp(-sigma / sigma_W2^2).
 
     Raises:
         ValueError: shapes that do not fit, a shift of rank above one, or W2^T u = 0, so that layer 1 cannot learn.
@@ -73,7 +74,11 @@ def tangent_kernel(problem: TwoLayer, factors) -> torch.Tensor:
     """K (..., mn, mn) with ``d vec(F)/dt = K vec(shift - F)``; row-major vec.
 
     The loss decays at rates between ``2 lambda_min(K)`` and ``2 lambda_max(K)``.
+
+    Raises:
+        ValueError: factors that do not fit.
     """
+    fitting(problem, factors)
     B1, A1, B2, A2 = factors[:4]
     V1, V2 = problem.W1 + B1 @ A1, problem.W2 + B2 @ A2
     pairs = ((V2 @ V2.mT, A1.mT @ A1), (V2 @ B1 @ B1.mT @ V2.mT, None), (None, V1.mT @ A2.mT @ A2 @ V1), (B2 @ B2.mT, V1.mT @ V1))
