@@ -39,10 +39,10 @@ def distance(x, y):
 def test_the_negative_gradient_is_that_of_the_loss(activation):
     p = problem(activation)
     B, A = factors()
-    eye = torch.eye(7, dtype=f64)
+    eye = torch.eye(5, dtype=f64)
 
     def objective(update):
-        return lora_one.loss(p, eye, update)
+        return lora_one.loss(p, update, eye)
 
     exact = -torch.func.grad(objective)(B @ A)
     # rounding of sums over 60 samples
@@ -417,14 +417,29 @@ def test_the_printed_sign_traps_descent_below_the_singular_values_only():
     assert ends[0.3][0] > 0.3 and max(ends[0.3][1], *ends[2.0]) < 1e-8
 
 
+def test_adam_leaves_the_saddle_and_plain_descent_does_not():
+    assert start_runs.slides_start_error(8, 8, 3, 0.3, 0.2, 150, 1, False) > 0.3
+    for ridge in (None, 1e-6):
+        printed, turned = (start_runs.adam_arrival(8, 8, 3, 0.3, 0.01, 600, 1, sign, ridge) for sign in (False, True))
+        assert 0 < turned <= printed < 600
+    # six steps of a hundredth are too few
+    assert math.isnan(start_runs.adam_arrival(8, 8, 3, 0.3, 0.01, 6, 1, True))
+
+
 def test_a_method_is_tuned_on_the_grid_it_is_given():
     batch = settings.planted(8, 8, 128, settings.spectrum(2, 3.0, "cpu"), 2, 7)
     grid = 2.0 ** torch.arange(-5, 3, dtype=f64)
-    found = {m: peers.tune(batch, m, 2, grid, 60) for m in peers.METHODS}
-    assert all(t.error == float(t.curve.min()) and t.rate in grid.tolist() for t in found.values())
+    found = {m: peers.tune(batch, m, 2, grid, (0.1, 1.0), 60) for m in peers.METHODS}
+    for method, tuned in found.items():
+        assert tuned.error == float(tuned.curve.min()) and tuned.rate in grid.tolist()
+        assert len(tuned.curve) == (1 if method in ("PiSSA", "spectral") else 2)
+        assert tuned.scale in (0.1, 1.0) or math.isnan(tuned.scale)
+        if len(tuned.curve) == 2:
+            # one scale alone gives the same row: a batch of Gaussian starts does not depend on the other scale
+            assert torch.allclose(peers.tune(batch, method, 2, grid, (1.0,), 60).curve[0], tuned.curve[1])
     assert found["spectral"].error < found["LoRA"].error < found["PiSSA"].error
     with pytest.raises(ValueError, match="method must be one of"):
-        peers.start(batch, "DoRA", 2, 0.1, 1.0, device.generator(0))
+        peers.start(batch, "DoRA", 2, 0.1, device.generator(0))
 
 
 def test_the_tables_are_complete_and_their_arithmetic_is_right():
@@ -497,6 +512,19 @@ def test_bad_input_is_refused_in_one_sentence():
         (lambda: lora_one.descend(p, normal(5, 2), A, 0.1, 0.1, 3), "shape"),
         (lambda: lora_one.linear_phase(G, B, A, 0.0, 0.1, 3), "step_B"),
         (lambda: lora_one.linear_phase(G, B, A, 0.1, 0.1, -1), "negative"),
+        (lambda: lora_one.linear_phase(G, B, A, 0.1, 0.1, "x"), "iterations must be a number"),
+        (lambda: lora_one.linear_phase(G, B, A, 0.1, 0.1, None), "iterations must be a number"),
+        (lambda: lora_one.linear_phase(G, B, A, 0.1, 0.1, [5, 10**6]), "After 1000000 iterations the factors leave"),
+        (lambda: lora_one.mean_relu_gradient(normal(2, 6, 5), normal(3, 6, 5)), r"do not fit each other: W \(2,\), shift \(3,\)"),
+        (lambda: lora_one.loss(p, B.mT, A), "shape|ranks"),
+        (lambda: lora_one.loss(G, B, A), "problem must be a Regression; got Tensor"),
+        (lambda: lora_one.negative_gradient(G), "problem must be a Regression; got Tensor"),
+        (lambda: lora_one.offset(G, B, A), "problem must be a Regression; got Tensor"),
+        (lambda: lora_one.descend(G, B, A, 0.1, 0.1, 3), "problem must be a Regression; got Tensor"),
+        (lambda: lora_one.descend(p, B, A, 0.1, 0.1, 3, rule="adam"), "rule must be a function such as those of lorabook.descent; got 'adam'"),
+        (lambda: lora_one.descend(p, normal(5, 2), A, 0.1, 0.1, 3), r"^shift \(6, 5\) and the update"),
+        (lambda: lora_one.lora_init((6,), 1, 0.1, device.generator(0)), r"shape must be .*; got \(6,\)"),
+        (lambda: lora_one.spectral_init(G, "2"), "rank '2'"),
         (lambda: lora_one.reduced(replace(p, activation="relu"), B, A), "linear"),
         (lambda: rates.curvatures(settings.planted(6, 5, 30, settings.spectrum(2, 1.0, "cpu"), 2, 0)), "batch"),
     ]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lorabook import checks, descent, linear_phase as shared_phase
-from lorabook.lora_one.problem import Regression, _negative_gradient, negative_gradient, reduced
+from lorabook.lora_one.problem import Regression, _negative_gradient, check_problem, negative_gradient, reduced
 from lorabook.lora_one.starts import positive
 
 
@@ -66,7 +66,10 @@ def descend(problem: Regression, B0: Tensor, A0: Tensor, step_B, step_A, iterati
         ValueError: shapes that do not fit, steps that are not positive, a singular Gram matrix without a
             ridge, a ridge without preconditioning.
     """
-    checks.factors(B0, A0, problem.shift)
+    check_problem(problem)
+    checks.factors(B0, A0, problem.shift, "shift")
+    if rule is not None and not callable(rule):
+        raise ValueError(f"rule must be a function such as those of lorabook.descent; got {rule!r}.")
     if ridge and not preconditioned:
         raise ValueError("A ridge belongs to the preconditioned step.")
     if preconditioned and rule is not None:
@@ -139,17 +142,20 @@ def linear_phase(G: Tensor, B0: Tensor, A0: Tensor, step_B: float, step_A: float
     Holds when: ``B A`` is small beside Delta.  Error: relative rounding times the number of steps.
 
     Raises:
-        ValueError: shapes that do not fit, NaN, steps that are not positive, negative iterations.
+        ValueError: shapes that do not fit, NaN, steps that are not positive, iterations that are
+            negative or no numbers, or so many that the factors overflow.
     """
-    checks.factors(B0, A0, G)
+    checks.factors(B0, A0, G, "G")
     for name, value in (("step_B", step_B), ("step_A", step_A)):
         positive(value, name)
     lead = torch.broadcast_shapes(G.shape[:-2], B0.shape[:-2], A0.shape[:-2])
     G, B0, A0 = (x.expand(*lead, *x.shape[-2:]) for x in (G, B0, A0))
     c = (step_B / step_A) ** 0.25
-    one = not isinstance(iterations, (list, tuple)) and torch.as_tensor(iterations).ndim == 0
+    iterations = checks.number(iterations, "iterations", G)
     B, A = shared_phase.iterate(G, B0 / c, c * A0, (step_B * step_A) ** 0.5, iterations)
-    return (c * B[0], A[0] / c) if one else (c * B, A / c)
+    if not checks.is_fake(B) and not bool(B.isfinite().all() & A.isfinite().all()):
+        raise ValueError(f"After {iterations.max().item():.0f} iterations the factors leave the range of float64: take fewer or smaller steps.")
+    return (c * B[0], A[0] / c) if iterations.ndim == 0 else (c * B, A / c)
 
 
 def linear_residual(problem: Regression, B0: Tensor, A0: Tensor, step: float, iterations: int, every: int = 1) -> tuple[Tensor, Tensor]:
@@ -159,7 +165,8 @@ def linear_residual(problem: Regression, B0: Tensor, A0: Tensor, step: float, it
 
     Source: the slides' sketch of the alignment's proof, ``E_t = Z_t - Z_t^lin`` with ``Z = [B; A^T]``.
     """
-    checks.factors(B0, A0, problem.shift)
+    check_problem(problem)
+    checks.factors(B0, A0, problem.shift, "shift")
     G = negative_gradient(problem)
 
     def forces(B, A):

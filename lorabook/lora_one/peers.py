@@ -1,7 +1,8 @@
 """Peers under equal conditions: one problem, one grid of rates, one number of steps.
 
-Each method is a start and a ratio of steps; with and without the preconditioner.  What is held fixed:
-every method's rate is tuned on the same grid, for LoRA+ with ``step_A = ratio * step_B``.
+Each method is a start and a ratio of steps; with and without the preconditioner.  Every method's rate is
+tuned on the same grid, for LoRA+ with ``step_A = ratio * step_B``, and so is the size of its start where
+the method leaves it open.
 
 Not here: any claim about large models.
 """
@@ -24,24 +25,26 @@ METHODS = ("LoRA", "LoRA+", "LoRA-GA", "PiSSA", "spectral", *(f"LoRA-One, {form}
 
 @dataclass(frozen=True)
 class Tuned:
-    """What one method reached at its best rate.
+    """What one method reached at its best rate and scale.
 
     error: median over problems of ``||W_T - W~|| / ||Delta||``.
     rate: the best ``step_B``.  at_edge: whether that is the first or last of the grid.
-    curve: (K,) the median at every rate of the grid; infinite where a problem diverged.
+    scale: the best scale; NaN where the method has none.
+    curve: (M, K) the median at every scale and rate; infinite where a problem diverged.
     """
 
     error: float
     rate: float
     at_edge: bool
+    scale: float
     curve: Tensor
 
 
-def start(problem: Regression, method: str, rank: int, init_scale: float, gamma: float, source: torch.Generator):
+def start(problem: Regression, method: str, rank: int, scale: float, source: torch.Generator):
     """``(problem, B0, A0, ratio)`` of a method: the problem with its offset taken, and step_A / step_B.
 
-    ``gamma`` is the scale of LoRA-GA and of LoRA-One's published forms; the spectral start has 1 for the
-    linear and 2 for the ReLU model.
+    ``scale`` is alpha for LoRA and LoRA+, the factor of the product ``B0 A0`` for LoRA-GA and LoRA-One's published
+    forms.  PiSSA and the spectral start have a size of their own, the latter gamma = 1 (linear) or 2 (ReLU).
 
     Raises:
         ValueError: an unknown method.
@@ -50,38 +53,41 @@ def start(problem: Regression, method: str, rank: int, init_scale: float, gamma:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}.")
     G = negative_gradient(problem)
     if method in ("LoRA", "LoRA+"):
-        B0, A0 = lora_init(tuple(problem.shift.shape), rank, init_scale, source, problem.shift.device)
+        B0, A0 = lora_init(tuple(problem.shift.shape), rank, scale, source, problem.shift.device)
         return problem, B0, A0, 16.0 if method == "LoRA+" else 1.0
     if method == "spectral":
         return problem, *spectral_init(G, rank, 1.0 if problem.activation == "linear" else 2.0), 1.0
     if method == "LoRA-GA":
-        B0, A0, offsets = *lora_ga_init(G, rank, 1 / gamma), True
+        B0, A0, offsets = *lora_ga_init(G, rank, scale), True
     elif method == "PiSSA":
         B0, A0, offsets = *pissa_init(problem.W.expand_as(problem.shift), rank), True
     else:
         form = method.removeprefix("LoRA-One, ")
-        B0, A0, offsets = algorithm_start(G, rank, 1 / gamma if form == "slides" else gamma, form)
+        B0, A0, offsets = algorithm_start(G, rank, scale if form == "slides" else 1 / scale, form)
     return (offset(problem, B0, A0) if offsets else problem), B0, A0, 1.0
 
 
-def tune(problem: Regression, method: str, rank: int, rates: Tensor, iterations: int, preconditioned: bool = False,
-         ridge: float = 1e-6, init_scale: float = 0.1, gamma: float = 16.0, seed: int = 0) -> Tuned:
-    """Run one method at every rate of the grid, all rates and problems in one batch.
+def tune(problem: Regression, method: str, rank: int, rates: Tensor, scales: tuple[float, ...], iterations: int,
+         preconditioned: bool = False, ridge: float = 1e-6, seed: int = 0) -> Tuned:
+    """Run one method at every rate and scale of the grid, all rates and problems in one batch.
 
     Args:
         problem: a batch of S problems, shift (S, d, k).
         rates: (K,) ascending grid of ``step_B``.
+        scales: M sizes of the start, as for :func:`start`.
         iterations: steps of each run.
         preconditioned, ridge: as for :func:`descend`.
 
     Returns:
         :class:`Tuned`.
     """
-    task, B0, A0, ratio = start(problem, method, rank, init_scale, gamma, generator(seed))
-    step = rates[:, None]
-    run = descend(task, B0.expand(len(rates), *B0.shape), A0, step, ratio * step, iterations, preconditioned=preconditioned,
-                  ridge=ridge if preconditioned else 0.0, every=max(1, iterations))
-    last = torch.where(run.status == descent.DONE, run.error[-1], torch.inf)
-    curve = (last / torch.linalg.matrix_norm(problem.shift)).median(-1).values
-    best = int(curve.argmin())
-    return Tuned(float(curve[best]), float(rates[best]), best in (0, len(rates) - 1), curve)
+    open_size, step, curve = method not in ("PiSSA", "spectral"), rates[:, None], []
+    for scale in scales if open_size else scales[:1]:
+        task, B0, A0, ratio = start(problem, method, rank, scale, generator(seed))
+        run = descend(task, B0.expand(len(rates), *B0.shape), A0, step, ratio * step, iterations, preconditioned=preconditioned,
+                      ridge=ridge if preconditioned else 0.0, every=max(1, iterations))
+        last = torch.where(run.status == descent.DONE, run.error[-1], torch.inf)
+        curve.append((last / torch.linalg.matrix_norm(problem.shift)).median(-1).values)
+    curve = torch.stack(curve)
+    size, best = divmod(int(curve.argmin()), len(rates))
+    return Tuned(float(curve[size, best]), float(rates[best]), best in (0, len(rates) - 1), scales[size] if open_size else float("nan"), curve)

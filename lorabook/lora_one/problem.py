@@ -111,8 +111,18 @@ def act(Z: Tensor, activation: str) -> Tensor:
     return Z.clamp(min=0.0) if activation == "relu" else Z
 
 
+def check_problem(problem) -> None:
+    if not isinstance(problem, Regression):
+        raise ValueError(f"problem must be a Regression; got {type(problem).__name__}.")
+
+
 def loss(problem: Regression, B: Tensor, A: Tensor) -> Tensor:
-    """``(1/2N) ||sigma(X (W + B A)) - Y||_F^2`` (...), for problems with samples."""
+    """``(1/2N) ||sigma(X (W + B A)) - Y||_F^2`` (...), for problems with samples.
+
+    Raises: ValueError on the population and on shapes that do not fit.
+    """
+    check_problem(problem)
+    checks.factors(B, A, problem.shift, "shift")
     if problem.X is None:
         raise ValueError("The loss needs samples; the population has gradients only.")
     residual = act(problem.before + problem.X @ B @ A, problem.activation) - problem.labels
@@ -132,10 +142,11 @@ def negative_gradient(problem: Regression, B: Tensor | None = None, A: Tensor | 
     Error: relative rounding.  Convention: sigma'(0) = 0.
     Raises: ValueError on one factor alone, shapes that do not fit, and, for the masked ReLU population, a zero column in ``W + B A``.
     """
+    check_problem(problem)
     if (B is None) != (A is None):
         raise ValueError("Give both factors or neither.")
     if B is not None:
-        checks.factors(B, A, problem.shift)
+        checks.factors(B, A, problem.shift, "shift")
     if problem.X is None and problem.activation == "relu" and masked:
         _no_zero_column(problem.W if B is None else problem.W + B @ A)
     return _negative_gradient(problem, B, A, masked)
@@ -171,6 +182,7 @@ def mean_relu_gradient(W: Tensor, shift: Tensor) -> Tensor:
     """
     if checks.matrix(W, "W").shape[-2:] != checks.matrix(shift, "shift").shape[-2:]:
         raise ValueError(f"W {tuple(W.shape)} and shift {tuple(shift.shape)} must have the same last two dimensions.")
+    checks.batch(W=W.shape[:-2], shift=shift.shape[:-2])
     _no_zero_column(W)
     return _mean_relu_gradient(W, shift)
 
@@ -196,7 +208,8 @@ def offset(problem: Regression, B0: Tensor, A0: Tensor) -> Regression:
 
     What the factors must reach is then ``Delta + B0 A0``.
     """
-    checks.factors(B0, A0, problem.shift)
+    check_problem(problem)
+    checks.factors(B0, A0, problem.shift, "shift")
     return replace(problem, W=problem.W - B0 @ A0, shift=problem.shift + B0 @ A0)
 
 

@@ -30,7 +30,12 @@ def lora_init(shape: tuple[int, ...], rank: int, init_scale, source: torch.Gener
         shape: (..., d, k) of the update.
         init_scale: the source's alpha, a number or a tensor that broadcasts with the leading shape.
         source: generator of :func:`lorabook.device.generator`.
+
+    Raises:
+        ValueError: a shape of fewer than two dimensions, a rank that does not fit, an init_scale that is no number.
     """
+    if not isinstance(shape, (list, tuple)) or len(shape) < 2:
+        raise ValueError(f"shape must be (..., d, k), the shape of the update; got {shape!r}.")
     (*lead, d, k) = shape
     check_rank(rank, d, k)
     draw = normal((*lead, d, rank), source, device)
@@ -100,7 +105,7 @@ def algorithm_start(G: Tensor, rank: int, gamma: float, form: str) -> tuple[Tens
 
 def check_rank(rank: int, d: int, k: int) -> None:
     if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= min(d, k):
-        raise ValueError(f"The rank {rank} must be a whole number between 1 and the smaller dimension {min(d, k)}.")
+        raise ValueError(f"The rank {rank!r} must be a whole number between 1 and the smaller dimension {min(d, k)}.")
 
 
 def positive(value, name: str) -> None:
