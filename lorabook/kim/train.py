@@ -48,7 +48,8 @@ def starts(problem, rank: int, count: int, scale: float, source: torch.Generator
     "near" adds the draw to the factors of a known spurious point (``problem.spurious_factors``).
 
     Raises:
-        ValueError: an unknown kind, no starts, a scale that is not positive, or a rank that does not fit.
+        ValueError: an unknown kind, no starts, a scale that is not positive, a rank that does not fit,
+            or no known spurious point.
     """
     checks.count(count, "count", 1)
     *layers, m, n = problem.shape
@@ -63,6 +64,8 @@ def starts(problem, rank: int, count: int, scale: float, source: torch.Generator
     B = scale * normal((count, *layers, m, rank), source, device)
     if kind == "near":
         at_B, at_A = problem.spurious_factors()
+        if at_B.shape[-1] != rank:
+            raise ValueError(f"The known spurious point has factors of rank {at_B.shape[-1]}; got rank {rank}.")
         return at_B + B, at_A + A
     return (torch.zeros_like(B) if kind == "zero" else B), A
 
