@@ -124,21 +124,3 @@ def _capital(text: str) -> str:
 
 def _sentence(text: str) -> str:
     return _capital(text) + ("." if text and text[-1] not in ".!?" else "")
-
-
-class Table:
-    """A Markdown table that is also readable as plain text."""
-
-    def __init__(self, head: list[str], rows: list[list[str]]):
-        self.head, self.rows = head, rows
-
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
-        lines = [self.head, [":--"] * len(self.head), *self.rows]
-        markdown = "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
-        plain = "\n".join(" · ".join(line) for line in [self.head, *self.rows])
-        return {"text/plain": plain, "text/markdown": markdown}
-
-
-def _cell(text: str) -> str:
-    """A pipe would end the cell, so mathematics says it in words."""
-    return text.replace(r"\|", r"\Vert ").replace("|", r"\vert ")
