@@ -80,7 +80,7 @@ def table(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
 
 
 class Errata:
-    """What fails as printed in one source: place, printed, right, evidence, ruled out, consequence, version."""
+    """What fails as printed in one source: place, printed (or, without a quote, how it was read), right, evidence, ruled out, consequence, version."""
 
     def __init__(self, verdicts: list[tuple[str, Verdict]], source: str):
         self.source = source
@@ -92,7 +92,7 @@ class Errata:
         for number, verdict in enumerate(self.entries, 1):
             claim = verdict.claim
             parts = {
-                "Printed": f"“{claim.quote}”" if claim.quote else f"{claim.statement} (our wording)",
+                "Printed" if claim.quote else "Read as": f"“{claim.quote}”" if claim.quote else f"{claim.statement} (our wording)",
                 "Right": _sentence(claim.right),
                 "Evidence": f"{verdict.sentence()} [The run](#{target(claim)}), [its row in the ledger](#{target(claim, 'row')}).",
                 "Ruled out": _sentence(claim.ruled_out),
@@ -124,21 +124,3 @@ def _capital(text: str) -> str:
 
 def _sentence(text: str) -> str:
     return _capital(text) + ("." if text and text[-1] not in ".!?" else "")
-
-
-class Table:
-    """A Markdown table that is also readable as plain text."""
-
-    def __init__(self, head: list[str], rows: list[list[str]]):
-        self.head, self.rows = head, rows
-
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
-        lines = [self.head, [":--"] * len(self.head), *self.rows]
-        markdown = "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
-        plain = "\n".join(" · ".join(line) for line in [self.head, *self.rows])
-        return {"text/plain": plain, "text/markdown": markdown}
-
-
-def _cell(text: str) -> str:
-    """A pipe would end the cell, so mathematics says it in words."""
-    return text.replace(r"\|", r"\Vert ").replace("|", r"\vert ")

@@ -286,6 +286,45 @@ def test_the_gradient_phase_follows_the_flow_to_first_order_in_its_steps():
     assert all(1.8 < before / after < 2.2 for before, after in zip(gaps[1:], gaps[2:]))
 
 
+def test_the_line_search_never_climbs_and_ends_where_training_ends():
+    problem = kim.random_quadratic(4, 1, 1.9, 0.2, generator(2))
+    B, A = kim.starts(problem, 2, 5, 3.0, generator(0), device="cpu")
+    values, here = [kim.objective(problem, B, A)], (B, A)
+    for _ in range(5):
+        here = kim.line_search(problem, *here, 10)
+        values.append(kim.objective(problem, *here))
+    assert all(bool((after <= before).all()) for before, after in zip(values, values[1:])) and bool((values[-1] < values[0]).all())
+    # no traps below a condition of 2, so every path ends at the known solution; the objective is quadratic in the distance
+    ended = kim.line_search(problem, B, A, 3000)
+    assert float((ended[0] @ ended[1] - problem.solution).flatten(1).norm(dim=1).max()) < 1e-5
+
+
+def test_the_line_search_of_a_batch_is_that_of_each_start_alone():
+    problem = kim.instance("strict")
+    B, A = kim.starts(problem, 1, 4, 1.0, generator(0), device="cpu")
+    batch = kim.line_search(problem, B, A, 30)
+    for k in range(4):
+        alone = kim.line_search(problem, B[k : k + 1], A[k : k + 1], 30)
+        # thirty steps of the same arithmetic, in products of other shapes
+        assert torch.allclose(batch[0][k], alone[0][0], rtol=1e-10, atol=1e-12) and torch.allclose(batch[1][k], alone[1][0], rtol=1e-10, atol=1e-12)
+
+
+def test_the_line_searchs_rate_is_free_of_the_worst_case(network):
+    B, A = kim.starts(network, 3, 1, 3.0, generator(2), device="cpu")
+    start = float(kim.objective(network, B, A))
+    careful = kim.train(network, B, A, steps=100, smoothness=network.smoothness(), newton=0)
+    searched = float(kim.objective(network, *kim.line_search(network, B, A, 100)))
+    assert start - float(careful.objective) < 0.1 * (start - searched)
+
+
+def test_the_line_search_does_one_step_as_written_down():
+    problem = kim.Quadratic(torch.eye(1, dtype=DTYPE), torch.full((1, 1), 2.0, dtype=DTYPE), 0.0)
+    one = torch.ones(1, 1, 1, dtype=DTYPE)
+    # L = (ba - 2)^2 / 2 at b = a = 1: both slopes are -1, the first rate is 1e-3 and is taken
+    B, A = kim.line_search(problem, one, one, 1)
+    assert float(B) == pytest.approx(1.001, abs=1e-15) and float(A) == pytest.approx(1.001, abs=1e-15)
+
+
 # ---------------------------------------------------------------- constants
 
 
@@ -563,6 +602,7 @@ def test_no_routine_leaves_its_device():
     B, A = kim.starts(problem, 2, 4, 1.0, generator(0), device="cpu")
     with no_hidden_host_transfers():
         ended = kim.train(problem, B, A, steps=300)
+        kim.line_search(problem, B, A, 20)
         kim.solve(problem, steps=50)
         kim.stationarity(problem, ended.B, ended.A)
         kim.spine(problem, ended.B, ended.A, problem.solution, 0.3, 6.0, 1)
@@ -572,6 +612,11 @@ def test_no_routine_leaves_its_device():
         kim.approximate_slack(0.3, 6.0, ended.X, problem.solution, problem.solution, 2, 1)
         kim.decoy_family(4, 1, 2.0, 1.0, 1.0, 6.0, 0.1, device="cpu")
         kim.adam(problem, B, A, 1e-2, 3, True)
+
+
+def star():
+    """E_00, of rank one."""
+    return torch.diag(torch.tensor([1.0, 0, 0], dtype=DTYPE))
 
 
 def decoy(**changes):
@@ -627,6 +672,39 @@ def decoy(**changes):
         (lambda: kim.wilson(3, 0), "hits <= count"),
         (lambda: kim.adam(kim.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), 1e-2, 0, True), "steps must be a whole number >= 1"),
         (lambda: kim.stochastic_descent(draw(4, 3), draw(4, 3), draw(1, 3, 1), draw(1, 1, 3), 2, 0.1, 0.1, 10, generator(0)), "more steps than its window"),
+        (lambda: kim.trap_rate(kim.random_quadratic(4, 2, 2.0, 0.1, generator(0)), 1, 5, 0.1), "the rank 1 is below r* = 2"),
+        (lambda: kim.trap_rate(kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), 0.1), 1, 5, 1.0), "whose solution is known; a Quadratic has none"),
+        (lambda: kim.trap_rates(kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), 0.1), 1, 5, [("zero", 0.1)]), "whose solution is known; a Quadratic has none"),
+        (lambda: kim.trap_rates(kim.instance("strict"), 1, 5, []), "at least one setting"),
+        (lambda: kim.starts(kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), 0.1), 1, 5, 1.0, generator(0), "near"), "known spurious point; a Quadratic has none"),
+        (lambda: kim.exact_constants(kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), 0.1)), "decoy family only; got a Quadratic"),
+        (lambda: kim.starts(kim.instance("strict"), 2, 5, 1.0, generator(0), "near"), "factors of rank 1; got rank 2"),
+        (lambda: kim.theorem_1(1.0, 5.0, draw(3, 3), star(), 2, 1), "X has the rank 3, above the 2"),
+        (lambda: kim.theorem_1(1.0, 5.0, star(), draw(3, 3), 2, 1), "X_star has the rank 3, above the 1"),
+        (lambda: kim.theorem_1(1.0, 5.0, star(), torch.stack([star(), star()]), 2, 1), "one matrix X"),
+        (lambda: kim.decoy_family(3, 1, math.nan, 1.0, 1.0, 6.0, 0.1), "The a must be positive and finite; got nan"),
+        (lambda: kim.decoy_family(3, 1, 2.0, 1.0, 1.0, math.inf, 0.1), "The h must be positive and finite; got inf"),
+        (lambda: kim.decoy_family(3, 1, "2", 1.0, 1.0, 6.0, 0.1), "The a must be positive and finite; got '2'"),
+        (lambda: kim.decoy_family(3, 1.5, 2.0, 1.0, 1.0, 6.0, 0.1), "rank must be a whole number >= 1; got 1.5"),
+        (lambda: kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), "x"), "must not be negative; got 'x'"),
+        (lambda: kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), None), "must not be negative; got None"),
+        (lambda: kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), torch.tensor([0.1, 0.2])), "must not be negative; got tensor"),
+        (lambda: kim.train(kim.instance("strict"), draw(0, 3, 1), draw(0, 1, 3)), "S >= 1, was wanted"),
+        (lambda: kim.train(kim.instance("strict"), draw(3, 3, 1), draw(2, 1, 3)), "do not fit each other"),
+        (lambda: kim.train(kim.instance("strict"), draw(1, 3, 1), draw(2, 1, 3)), "S >= 1, was wanted"),
+        (lambda: kim.train(kim.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), tolerance=-1.0), "tolerance must be positive"),
+        (lambda: kim.train(kim.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), smoothness=-1.0), "smoothness must be positive"),
+        (lambda: kim.train(kim.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), safety=-5.0), "safety must be positive"),
+        (lambda: kim.line_search(kim.instance("strict"), draw(2, 4, 1), draw(2, 1, 4), 5), "batch of starts"),
+        (lambda: kim.line_search(kim.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), 0), "evaluations must be a whole number >= 1"),
+        (lambda: kim.adam(kim.instance("strict"), draw(1, 4, 1), draw(1, 1, 4), 0.1, 3, True), "batch of starts"),
+        (lambda: kim.adam(kim.instance("strict"), draw(1, 3, 1), draw(1, 1, 3), -0.1, 3, True), "learning rate must be positive"),
+        (lambda: kim.random_batch(0, 3, 2.0, 1, generator(0)), "count must be a whole number >= 1; got 0"),
+        (lambda: kim.random_batch(3, 3, 2.0, 4, generator(0)), "rank up to the side"),
+        (lambda: kim.random_quadratic(4, 1, 2.0, 0.1, generator(0), tail=-1.0), "a tail from 0 to 1"),
+        (lambda: kim.restart_with_rank(kim.instance("strict"), draw(1, 3, 1), draw(1, 1, 3), 0.0), "size of a pair must be positive"),
+        (lambda: kim.spine(kim.redecayed(kim.instance("strict"), 0.0), draw(1, 3, 1), draw(1, 1, 3), star(), 0.3, 6.0, 1), "decay lambda of the proof"),
+        (lambda: kim.least_norm(0.1, draw(3).abs(), 1.0, 7, 1), "r* = 1 and r = 7"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(call, sentence):

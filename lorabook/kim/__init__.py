@@ -44,7 +44,7 @@ from lorabook.kim.problem import DecoyFamily, Quadratic, decoy_family
 from lorabook.kim.proximal import Proximal, numerical_rank, prox_nuclear, proximal_gradient, rank_path, redecayed, solve
 from lorabook.kim.survey import Run, corollary_violations, late, points, slacks, survey, worst_norm_ratio, worst_ratio
 from lorabook.kim.theorem import Spine, Theorem1, approximate_slack, bound, least_norm, several_slack, sharper_norm, spine, theorem_1
-from lorabook.kim.train import DONE, SADDLE, UNCONVERGED, Trained, starts, train
+from lorabook.kim.train import DONE, SADDLE, UNCONVERGED, Trained, line_search, starts, train
 
 __all__ = [
     "DONE",
@@ -87,6 +87,7 @@ __all__ = [
     "instance",
     "late",
     "least_norm",
+    "line_search",
     "monte_carlo",
     "numerical_rank",
     "objective",

@@ -17,6 +17,7 @@ import torch
 
 from lorabook import checks
 from lorabook.kim.landscape import full_objective
+from lorabook.kim.problem import positive
 from lorabook.kim.train import Trained, train
 from lorabook.linalg import balance
 
@@ -69,9 +70,9 @@ def append_pair(B: torch.Tensor, A: torch.Tensor, G: torch.Tensor, size: float) 
     To second order the objective changes by ``- size^2 (||G||_2 - lambda)``.
 
     Raises:
-        ValueError: shapes that do not fit, or factors that already have the full rank.
+        ValueError: shapes that do not fit, a size that is not positive, or factors that already have the full rank.
     """
-    checks.factors(B, A, G)
+    checks.factors(B, A, G), positive(size, "size of a pair")
     if B.shape[-1] == min(G.shape[-2:]):
         raise ValueError(f"Factors of rank {B.shape[-1]} already have every rank of a matrix {tuple(G.shape[-2:])}.")
     U, _, Vh = torch.linalg.svd(G, full_matrices=False)

@@ -25,8 +25,10 @@ def exact_constants(family: DecoyFamily) -> tuple[float, float]:
     with the right t, and no X of rank r has a smaller one.  beta is h: the quotient of ``E_0i + E_i0``.
 
     Raises:
-        ValueError: the parameters do not make these the extremes (then :func:`hunt` gives bounds only).
+        ValueError: no member of the family, or the parameters do not make these the extremes (then :func:`hunt` gives bounds only).
     """
+    if not isinstance(family, DecoyFamily):
+        raise ValueError(f"Exact constants are known for the decoy family only; got a {type(family).__name__}.")
     a, b, c, r = family.a, family.b, family.c, family.rank
     alpha = (a + b) / 2 - math.sqrt((a - b) ** 2 / 4 + r * c**2)
     others = min(1.0, family.h, family.h2, b)

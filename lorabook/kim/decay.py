@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 
 from lorabook import checks
+from lorabook.kim.problem import positive
+from lorabook.kim.train import check_starts
 
 
 def rank_bound(batch: int, step: float, decay: float, eps: float) -> float:
@@ -87,10 +89,13 @@ def adam(problem, B0: torch.Tensor, A0: torch.Tensor, learning_rate: float, step
     Returns:
         ``(B, A)`` after the last step.
 
+    Raises:
+        ValueError: shapes that do not fit, no steps, or a learning rate that is not positive.
+
     Source: Kingma & Ba 2015; Loshchilov & Hutter 2019, with beta = (0.9, 0.999) and eps = 1e-8.
     """
-    checks.factors(B0, A0)
-    checks.count(steps, "steps", 1)
+    check_starts(problem, B0, A0)
+    checks.count(steps, "steps", 1), positive(learning_rate, "learning rate")
     state = [B0.clone(), A0.clone()]
     first, second = [torch.zeros_like(x) for x in state], [torch.zeros_like(x) for x in state]
     for k in range(1, steps + 1):

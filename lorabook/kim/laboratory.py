@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 
+from lorabook import checks
 from lorabook.device import generator, normal
 from lorabook.kim.landscape import full_objective
 from lorabook.kim.problem import DecoyFamily, Quadratic, decoy_family
@@ -60,10 +61,13 @@ def random_quadratic(n: int, rank_star: int, condition: float, lam: float, sourc
     ``-grad L(X*) / lambda`` is a subgradient of the nuclear norm at ``X*``.
 
     Args:
-        tail: size of n - r* - 1 further singular values of X*, next to r* of size 1 (Theorem 3).
+        tail: size of n - r* - 1 further singular values of X*, from 0 to 1, next to r* of size 1 (Theorem 3).
+
+    Raises:
+        ValueError: a rank, condition, tail or decay out of range.
     """
-    if not 1 <= rank_star < n or condition < 1:
-        raise ValueError(f"A random quadratic needs 1 <= r* < n and a condition >= 1; got {rank_star}, {n} and {condition}.")
+    if not (1 <= rank_star < n and 1 <= condition < float("inf") and 0 <= tail <= 1):
+        raise ValueError(f"A random quadratic needs 1 <= r* < n, a finite condition >= 1 and a tail from 0 to 1; got {rank_star}, {n}, {condition} and {tail}.")
     Q = torch.linalg.qr(normal((n * n, n * n), source, device)).Q
     d = torch.linspace(1, condition, n * n, dtype=torch.float64, device=device)
     H = (Q * d) @ Q.mT
@@ -116,7 +120,14 @@ class Batch:
 
 
 def random_batch(count: int, n: int, condition: float, rank: int, source: torch.Generator, device: torch.device | str = "cpu") -> Batch:
-    """``count`` quadratics with Haar eigenvectors, eigenvalues 1 to ``condition``, and Gaussian targets of the given rank."""
+    """``count`` quadratics with Haar eigenvectors, eigenvalues 1 to ``condition``, and Gaussian targets of the given rank.
+
+    Raises:
+        ValueError: no problems, a rank above the side, or a condition below 1.
+    """
+    checks.count(count, "count", 1), checks.count(rank, "rank", 1)
+    if not (rank <= n and 1 <= condition < float("inf")):
+        raise ValueError(f"A random batch needs a rank up to the side and a finite condition >= 1; got {rank}, {n} and {condition}.")
     Q = torch.linalg.qr(normal((count, n * n, n * n), source, device)).Q
     d = torch.logspace(0, 1, n * n, base=condition, dtype=torch.float64, device=device)
     M = normal((count, n, rank), source, device) @ normal((count, rank, n), source, device)
@@ -146,9 +157,14 @@ def trap_rates(problem, rank: int, count: int, settings, seed: int = 0, **option
 
     Every setting draws from the same seed, so that curves against the scale are smooth.
 
+    The rank may lie below that of the solution; then no start can reach it, and every end counts as spurious.
+
     Raises:
-        ValueError: as :func:`starts` and :func:`train` do.
+        ValueError: no settings, a problem whose solution is not known, and as :func:`starts` and :func:`train` do.
     """
+    _known(problem)
+    if not len(settings):
+        raise ValueError("Rates need at least one setting, a kind and a scale of start; got none.")
     drawn = [starts(problem, rank, count, scale, generator(seed), kind, problem.M.device) for kind, scale in settings]
     everything = train(problem, *(torch.cat(parts) for parts in zip(*drawn, strict=True)), **options)
     optimum = float(full_objective(problem, problem.solution))
@@ -163,8 +179,21 @@ def trap_rates(problem, rank: int, count: int, settings, seed: int = 0, **option
 
 
 def trap_rate(problem, rank: int, count: int, scale: float, seed: int = 0, kind: str = "gaussian", **options) -> Rate:
-    """:func:`trap_rates` for one kind and scale of start."""
+    """:func:`trap_rates` for one kind and scale of start.
+
+    Raises:
+        ValueError: a rank below that of the solution, and as :func:`trap_rates` does.
+    """
+    rank_star = int(torch.linalg.matrix_rank(_known(problem), rtol=1e-9).max())
+    if rank < rank_star:
+        raise ValueError(f"A start can only be trapped if it could arrive: the rank {rank} is below r* = {rank_star}, the rank of the solution.")
     return trap_rates(problem, rank, count, [(kind, scale)], seed, **options)[0]
+
+
+def _known(problem) -> torch.Tensor:
+    if not hasattr(problem, "solution"):
+        raise ValueError(f"A rate of traps needs a problem whose solution is known; a {type(problem).__name__} has none.")
+    return problem.solution
 
 
 def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:

@@ -13,6 +13,7 @@ Not here: networks (``network.py``).
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 
 import torch
@@ -85,9 +86,20 @@ class Quadratic:
 
 def decay(lam: float) -> float:
     """``lam`` if it is a weight decay; ValueError else."""
-    if not (math.isfinite(lam) and lam >= 0):
+    if not _real(lam) or lam < 0:
         raise ValueError(f"The weight decay lambda must not be negative; got {lam!r}.")
     return lam
+
+
+def positive(value: float, name: str) -> float:
+    """``value`` if it is a finite number above 0; ValueError else."""
+    if not _real(value) or value <= 0:
+        raise ValueError(f"The {name} must be positive and finite; got {value!r}.")
+    return value
+
+
+def _real(value) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -158,6 +170,10 @@ def decoy_family(n: int, rank: int, a: float, b: float, c: float, h: float, lam:
             (which needs ``a b > decoys c^2``).
     """
     decoys = rank if decoys is None else decoys
+    for name, value in (("n", n), ("rank", rank), ("decoys", decoys)):
+        checks.count(value, name, 1)
+    for name, value in (("a", a), ("b", b), ("c", c), ("h", h), ("h2", 1.0 if h2 is None else h2)):
+        positive(value, name)
     h2 = max(b, 1.0) if h2 is None else h2
     if not 1 <= rank <= decoys < n:
         raise ValueError(f"The family needs 1 <= rank <= decoys < n; got rank {rank}, decoys {decoys}, n {n}.")

@@ -55,15 +55,16 @@ def worst_norm_ratio(runs) -> float:
     return worst
 
 
-def corollary_violations(runs) -> tuple[int, int]:
-    """Second-order stationary points with ``sigma_r <= kappa sigma_1`` that are spurious, and how many points had it (r > 1)."""
-    wrong = seen = 0
+def corollary_violations(runs) -> tuple[int, int, float]:
+    """Second-order stationary points with ``sigma_r <= kappa sigma_1`` that are spurious, how many had it (r > 1), their largest sigma_r."""
+    wrong, seen, largest = 0, 0, 0.0
     for run in runs:
         if run.problem.rank > 1:
             s = torch.linalg.svdvals(run.rate.trained.X)
             low = (run.rate.trained.status == DONE) & (s[:, run.problem.rank - 1] <= _kappa(run) * s[:, 0])
             wrong, seen = wrong + int((low & run.rate.spurious).sum()), seen + int(low.sum())
-    return wrong, seen
+            largest = max([largest, *s[low, run.problem.rank - 1].tolist()])
+    return wrong, seen, largest
 
 
 def slacks(runs) -> dict[str, torch.Tensor]:

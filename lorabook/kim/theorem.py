@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 
 from lorabook import checks
+from lorabook.kim.problem import positive
 
 
 class Theorem1(NamedTuple):
@@ -40,14 +41,18 @@ def theorem_1(alpha: float, beta: float, X: torch.Tensor, X_star: torch.Tensor, 
         :class:`Theorem1`.  ``right`` is 0 where the theorem is silent (r = r*).
 
     Raises:
-        ValueError: r below r* or above the smaller side, constants out of order, shapes that differ, entries that are not finite.
+        ValueError: r below r* or above the smaller side, X of rank above r, X_star of rank above r*, constants out of order, shapes that differ, entries that are not finite.
     """
     _ranks(X, X_star, rank, rank_star)
-    if X.ndim != 2:
+    if X.ndim != 2 or X_star.ndim != 2:
         raise ValueError(f"Theorem 1 is evaluated at one matrix X (m, n); got shape {tuple(X.shape)}.")
     if not (0 < alpha <= beta and math.isfinite(beta)):
         raise ValueError(f"The theorem needs 0 < alpha <= beta; got alpha {alpha!r} and beta {beta!r}.")
-    s = torch.linalg.svdvals(X)
+    s, s_star = torch.linalg.svdvals(X), torch.linalg.svdvals(X_star)
+    for name, found, most in (("X", s, rank), ("X_star", s_star, rank_star)):
+        seen = int((found > tolerance * found[0]).sum())
+        if seen > most:
+            raise ValueError(f"{name} has the rank {seen}, above the {most} that was said.")
     left = float((X - X_star).square().sum())
     regime = "special" if 2 * alpha > beta else "generic"
     if math.sqrt(left) <= tolerance * (1 + float(X_star.norm())):
@@ -62,6 +67,8 @@ def bound(kappa, s: torch.Tensor, rank: int, rank_star: int) -> torch.Tensor:
 
     ``sum_{i > r*} s_i^2 / (1 - kappa s_{r*} / s_r)``, infinite where ``s_r <= kappa s_{r*}``; for r = r* it is 0.
     """
+    if not 1 <= rank_star <= rank <= s.shape[-1]:
+        raise ValueError(f"The bound needs 1 <= r* <= r <= {s.shape[-1]}, the number of singular values; got r* = {rank_star} and r = {rank}.")
     tail = s[..., rank_star:].square().sum(-1)
     if rank == rank_star:
         return torch.zeros_like(tail)
@@ -112,6 +119,7 @@ def spine(problem, B: torch.Tensor, A: torch.Tensor, X_star: torch.Tensor, alpha
         Eckart and Young divides by ``sigma_r`` and is infinite where X has a lower rank; there Z = 0.
     """
     checks.factors(B, A)
+    positive(problem.lam, "decay lambda of the proof's inequalities")
     X, rank = B @ A, B.shape[-1]
     X_low = X_star if X_low is None else X_low
     _ranks(X, X_star, rank, rank_star)

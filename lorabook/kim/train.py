@@ -6,6 +6,8 @@ by Newton steps on the Hessian with its eigenvalues made positive, which never c
 stationary is DONE or SADDLE, by the sign of the least Hessian eigenvalue; any other is UNCONVERGED
 and no statement about minima may rest on it.
 
+The bound is a worst case: far out its steps are very short.  :func:`line_search` finds longer ones by trial.
+
 Not here: stochastic gradients and AdamW (both in ``decay.py``).
 """
 
@@ -18,7 +20,7 @@ import torch
 from lorabook import checks
 from lorabook.device import normal
 from lorabook.kim.landscape import factored_gradient, factored_hessian, objective
-from lorabook.kim.problem import squared_norm
+from lorabook.kim.problem import positive, squared_norm
 
 DONE, SADDLE, UNCONVERGED = 0, 1, 2
 
@@ -46,7 +48,8 @@ def starts(problem, rank: int, count: int, scale: float, source: torch.Generator
     "near" adds the draw to the factors of a known spurious point (``problem.spurious_factors``).
 
     Raises:
-        ValueError: an unknown kind, no starts, a scale that is not positive, or a rank that does not fit.
+        ValueError: an unknown kind, no starts, a scale that is not positive, a rank that does not fit,
+            or no known spurious point.
     """
     checks.count(count, "count", 1)
     *layers, m, n = problem.shape
@@ -54,12 +57,15 @@ def starts(problem, rank: int, count: int, scale: float, source: torch.Generator
         raise ValueError(f"kind must be gaussian, zero or near; got {kind!r}.")
     if not 1 <= rank <= min(m, n):
         raise ValueError(f"The rank {rank} must lie between 1 and {min(m, n)}.")
-    if not 0 < scale < float("inf"):
-        raise ValueError(f"The scale of a start must be positive; got {scale!r}.")
+    positive(scale, "scale of a start")
+    if kind == "near" and not hasattr(problem, "spurious_factors"):
+        raise ValueError(f"The kind near needs a problem with a known spurious point; a {type(problem).__name__} has none.")
     A = scale * normal((count, *layers, rank, n), source, device)
     B = scale * normal((count, *layers, m, rank), source, device)
     if kind == "near":
         at_B, at_A = problem.spurious_factors()
+        if at_B.shape[-1] != rank:
+            raise ValueError(f"The known spurious point has factors of rank {at_B.shape[-1]}; got rank {rank}.")
         return at_B + B, at_A + A
     return (torch.zeros_like(B) if kind == "zero" else B), A
 
@@ -83,17 +89,18 @@ def train(problem, B0: torch.Tensor, A0: torch.Tensor, steps: int = 4000, tolera
         :class:`Trained`.  A start with a non-finite state is UNCONVERGED with NaN.
 
     Raises:
-        ValueError: shapes that do not fit, negative counts of steps, or no smoothness for a loss that is not quadratic.
+        ValueError: shapes that do not fit, an empty batch, negative counts of steps, a tolerance, smoothness or safety
+            that is not positive, or no smoothness for a loss that is not quadratic.
     """
-    checks.factors(B0, A0)
+    check_starts(problem, B0, A0)
     checks.count(steps, "steps", 0), checks.count(newton, "newton", 0)
+    positive(tolerance, "tolerance"), positive(safety, "safety")
     ndim = len(problem.shape)
-    if B0.ndim != ndim + 1 or (B0 @ A0).shape[1:] != torch.Size(problem.shape):
-        raise ValueError(f"A batch of starts (S, ...) of shape {problem.shape} was wanted; B A came as {tuple((B0 @ A0).shape)}.")
     if smoothness is None:
         if not hasattr(problem, "H"):
             raise ValueError("A loss that is not quadratic needs a bound on its smoothness.")
         smoothness = float(torch.linalg.eigvalsh(problem.H)[-1])
+    positive(smoothness, "smoothness")
     B, A = B0.clone(), A0.clone()
     taken = torch.zeros(len(B), dtype=torch.int64, device=B.device)
     live = torch.arange(len(B), device=B.device)
@@ -117,6 +124,49 @@ def train(problem, B0: torch.Tensor, A0: torch.Tensor, steps: int = 4000, tolera
     B[live], A[live] = b, a
     taken[live] = steps
     return _finish(problem, B, A, taken, tolerance, newton)
+
+
+@torch.no_grad()
+def line_search(problem, B0: torch.Tensor, A0: torch.Tensor, evaluations: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradient descent on F with Armijo's rule, a rate for each start of a batch; no Newton step.
+
+    A step is taken if the objective falls by half of what its slope foretells, and the next one is a tenth
+    longer; else it is halved.  So the objective never rises, and steps are as long as the landscape allows.
+
+    Args:
+        problem: ``lam``, ``loss``, ``gradient``.
+        B0: (S, [L,] m, r) float64.  A0: (S, [L,] r, n).
+        evaluations: of the objective, >= 1.
+
+    Returns:
+        ``(B, A)`` after the last one.
+
+    Raises:
+        ValueError: shapes that do not fit, an empty batch, or no evaluations.
+
+    Source: Nocedal & Wright 2006, section 3.1.
+    """
+    check_starts(problem, B0, A0)
+    checks.count(evaluations, "evaluations", 1)
+    ndim, B, A = len(problem.shape), B0.clone(), A0.clone()
+    column = (-1, *[1] * ndim)
+    value, (gB, gA) = objective(problem, B, A), factored_gradient(problem, B, A)
+    rate = torch.full_like(value, 1e-3)
+    for _ in range(evaluations):
+        b, a = B - rate.view(column) * gB, A - rate.view(column) * gA
+        fresh = objective(problem, b, a)
+        taken = fresh <= value - rate / 2 * (squared_norm(gB, ndim) + squared_norm(gA, ndim))
+        B, A = (torch.where(taken.view(column), new, old) for new, old in ((b, B), (a, A)))
+        value, rate = torch.where(taken, fresh, value), rate * torch.where(taken, 1.1, 0.5)
+        gB, gA = factored_gradient(problem, B, A)
+    return B, A
+
+
+def check_starts(problem, B0: torch.Tensor, A0: torch.Tensor) -> None:
+    """Raise ValueError unless B0, A0 are a batch of at least one start for the problem."""
+    checks.factors(B0, A0)
+    if B0.ndim != len(problem.shape) + 1 or (B0 @ A0).shape[1:] != torch.Size(problem.shape) or len(B0) != len(A0) or len(B0) == 0:
+        raise ValueError(f"A batch of starts (S, ...) of shape {problem.shape}, S >= 1, was wanted; got B {tuple(B0.shape)} and A {tuple(A0.shape)}.")
 
 
 def _finish(problem, B, A, taken, tolerance, newton) -> Trained:
