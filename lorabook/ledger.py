@@ -75,7 +75,8 @@ def table(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
             claim, mark = verdict.claim, MARKS[verdict.verdict]
             name = f"[[{claim.id.split('.', 1)[1]}](#{target(claim)})]{{#{target(claim, 'row')}}}"
             word = f"[{mark}](#{target(claim, 'erratum')})" if verdict.verdict == claims.FAILS else mark
-            rows.append([name, short(source), claim.kind, word, claim.statement, _capital(claim.where), verdict.value])
+            needs = f" *Hypotheses:* {_sentence(claim.hypotheses)}" if claim.hypotheses else ""
+            rows.append([name, short(source), claim.kind, word, claim.statement + needs, _capital(claim.where), verdict.value])
     return figures.table(["claim", "source", "kind", "verdict", "statement", "where", "measured"], rows)
 
 

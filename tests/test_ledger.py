@@ -14,7 +14,7 @@ NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 BASE = {"where": "eq. (1)", "kind": "equation", "measured": "a distance", "band": [0, 1], "band_reason": "a bound", "probe": "another start"}
 LIST = [
     BASE | {"id": "first", "statement": "The norm $|x| \\le \\|y\\|$."},
-    BASE | {"id": "second", "statement": "s", "scope": "exact"},
+    BASE | {"id": "second", "statement": "s", "scope": "exact", "hypotheses": "small starts"},
     {**BASE, "id": "wrong", "statement": "w", "quote": "$|a| = b$", "right": "$a = b$", "ruled_out": "rounding", "consequence": "the theorem stands"},
     {"id": "history", "where": "section 1", "kind": "remark", "statement": "h", "reason": "A matter of history."},
 ]
@@ -111,6 +111,7 @@ def test_the_table_links_each_claim_to_its_anchor_each_failure_to_its_erratum_an
     assert first[0].strip() == "[[first](#claim-demo-first)]{#row-demo-first}"
     assert [cell.strip() for cell in first[1:4]] == ["Demo", "equation", "✓ holds in the range tested"] and first[6].strip() == "0.25"
     assert wrong[3].strip() == "[✗ fails as printed](#erratum-demo-wrong)"
+    assert rows[2][4].strip() == "s *Hypotheses:* Small starts."
     # a pipe is escaped, inside mathematics too, where the parser takes the escape away again
     assert first[4].strip() == r"The norm $\|x\| \le \\|y\\|$."
 

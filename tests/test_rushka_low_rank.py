@@ -78,7 +78,7 @@ def test_a_mode_is_the_flow_of_two_scalars(seed):
     assert (rate - (s0 - w) * torch.hypot(x0**2, 2 * w)).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("x0", [1e-100, 1e-8, 1.0, 1e8])
+@pytest.mark.parametrize("x0", [1e-75, 1e-8, 1.0, 1e8])
 def test_a_mode_rises_from_zero_to_its_singular_value_at_any_time(x0):
     times = torch.tensor([0.0, 1e-3, 1.0, 50.0, 1e4, 1e300], dtype=f64)
     w = rushka.mode(torch.tensor(3.0, dtype=f64), x0, times)
