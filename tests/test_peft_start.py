@@ -11,7 +11,7 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
+from transformers import BatchEncoding, BertConfig, BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from lorabook import device, kim, lora_one, weights
 from lorabook.adapters import FORMS, certify, lora_one_
@@ -194,6 +194,34 @@ def test_a_loss_of_ones_own_may_weigh_its_batches():
     assert not torch.equal(next(iter(targets(equal).values())).B, next(iter(targets(model).values())).B)
 
 
+def test_batches_may_be_what_a_collator_of_transformers_makes():
+    data = batches(4, 5)
+    plain, collated = adapted(), adapted()
+    lora_one_(plain, data, 0.5)
+    lora_one_(collated, [BatchEncoding(batch) for batch in data], 0.5)
+    assert same(state(plain), state(collated))
+
+
+def test_a_causal_model_counts_the_tokens_that_it_predicts():
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=30, n_positions=16, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0, tie_word_embeddings=False)
+    text = torch.randint(0, 30, (3, 9), generator=device.generator(0))
+    labels = text.clone()
+    labels[2, 3:] = -100
+    rows = [{"input_ids": text[part], "labels": labels[part]} for part in (slice(0, 2), slice(2, 3))]
+
+    def start(data):
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(config).to(f64)
+        model.lm_head = nn.Linear(16, 30, bias=False, dtype=f64)  # GPT-2's other layers are Conv1D
+        adapter = get_peft_model(model, LoraConfig(r=2, target_modules=["lm_head"])).to(f64)
+        lora_one_(adapter, data, 0.5)
+        return torch.cat([p.detach().flatten() for name, p in sorted(adapter.named_parameters()) if "lora_" in name])
+
+    # one batch of all rows averages over all predicted tokens; the sign of singular vectors is settled by equal seeds
+    assert off(start(rows), start([{"input_ids": text, "labels": labels}])) < 1e-6
+
+
 def test_half_precision_models_get_factors_of_their_own_dtype():
     data = batches(4, 4)
     exact, half = adapted(), adapted().to(torch.bfloat16)
@@ -296,6 +324,7 @@ def bad(key, value):
     (bad("labels", torch.tensor([0, 1, 2, 0])), {}, "labels of batch 2 must lie between 0 and 1; got 0 to 2"),
     (bad("labels", torch.tensor([0, 1, -1, 0])), {}, "labels of batch 2 must lie between 0 and 1; got -1 to 1"),
     (bad("labels", torch.full((4,), -100)), {}, "Batch 2 is empty"),
+    ([{key: value[:0] for key, value in batches(4)[0].items()}], {}, "Batch 1 is empty"),
     ([batches(4)[0], {"input_ids": torch.ones(2, 3, dtype=torch.long)}], {}, "Batch 2 must be a dictionary with a tensor of labels"),
     ([torch.ones(3)], {}, "Batch 1 must be a dictionary with a tensor of labels; got Tensor"),
     (batches(4), {"gamma": 0.0}, "gamma must be positive and finite"),

@@ -107,7 +107,7 @@ def _base(folder: Path, task: str, adapter: Adapter):
     whole = {}
     with safe_open(adapter.folder / WEIGHTS, framework="pt", device="cpu") as stored:
         for key in adapter.skipped:
-            whole[key.removeprefix(PREFIX)] = stored.get_tensor(key).float()
+            whole[key.removeprefix(PREFIX).replace(".base_layer.", ".")] = stored.get_tensor(key).float()
     safe = {"local_files_only": True, "trust_remote_code": False}
     # the head's last matrix has one row per class; it is the smallest of those that are saved
     heads = [len(value) for value in whole.values() if value.ndim == 2]
@@ -117,14 +117,14 @@ def _base(folder: Path, task: str, adapter: Adapter):
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **safe)
         model, found = getattr(transformers, TASKS[task]).from_pretrained(
-            folder, **safe, **options, use_safetensors=True, dtype=torch.float32, output_loading_info=True)
+            folder, **safe, **options, use_safetensors=True, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True)
     except Exception as error:  # transformers raises many kinds for a folder that it cannot load
         raise AdapterError(f"{folder} cannot be loaded as a base model ({printable(str(error).strip().splitlines()[0])[:120] or type(error).__name__}).") from None
     finally:
         transformers.logging.set_verbosity(loud)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    blank = sorted(set(found["missing_keys"]) - whole.keys())
+    blank = sorted((set(found["missing_keys"]) | {key for key, *_ in found["mismatched_keys"]}) - whole.keys())
     if blank:
         raise AdapterError(f"Neither the base model nor the adapter has the weights of {printable(blank[0])}.")
     places = dict(model.named_parameters()) | dict(model.named_buffers())

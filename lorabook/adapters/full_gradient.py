@@ -11,7 +11,7 @@ last batch the sum is complete as soon as backward passes the weight: it is redu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -154,11 +154,13 @@ def _marked(batches):
 
 def _loss(model, batch, loss, read):
     if loss is None:
-        if not isinstance(batch, dict) or not isinstance(batch.get("labels"), Tensor):
+        if not isinstance(batch, Mapping) or not isinstance(batch.get("labels"), Tensor):
             raise ValueError(f"Batch {read + 1} must be a dictionary with a tensor of labels; got {type(batch).__name__}.")
         home = next(model.parameters()).device
         batch = {key: value.to(home) if isinstance(value, Tensor) else value for key, value in batch.items()}
         number = _labelled(model, batch["labels"], read)
+        if not number:
+            raise ValueError(f"Batch {read + 1} is empty: it has no label that counts.")
         found = model(**batch).loss
     else:
         found = loss(model, batch)
@@ -183,4 +185,6 @@ def _labelled(model, labels, read):
     classes = getattr(config, "vocab_size" if writes else "num_labels", None)
     if counted.numel() and classes and classes > 1 and not (0 <= int(counted.min()) and int(counted.max()) < classes):
         raise ValueError(f"The labels of batch {read + 1} must lie between 0 and {classes - 1}; got {int(counted.min())} to {int(counted.max())}.")
-    return counted.numel()
+    # a causal model, transformers' default, predicts token t + 1 from token t: the first label of a row never counts
+    causal = writes and getattr(model, "loss_type", None) in (None, "ForCausalLM")
+    return int((labels[..., 1:] != -100).sum()) if causal else counted.numel()
