@@ -1,4 +1,4 @@
-"""Subspaces and truncations: sines of principal angles, projectors, sign-safe alignment.
+"""Subspaces and truncations: the largest principal angle, projectors.
 
 Nothing here knows a source.  Matrices stand last, so leading dimensions are a batch.
 """
@@ -39,24 +39,34 @@ def projector(columns: torch.Tensor) -> torch.Tensor:
     return Q @ Q.mT
 
 
-def principal_sines(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Sines of the principal angles between two subspaces, largest first.
+def largest_sine(leading: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Sine (...) of the largest principal angle of one subspace to another.
 
     Args:
-        left: (..., n, k), full column rank.
-        right: (..., n, l) with l >= k, full column rank.
+        leading: (..., n, q) orthonormal columns.
+        target: (..., n, k) orthonormal columns.
 
     Returns:
-        (..., k) sines of the angles of ``left``'s directions to ``right``'s span.  Error: absolute
-        rounding near 1e-16, also for tiny angles, because the sine is measured and not 1 - cos^2
-        (Björck & Golub 1973).
+        the largest sine, 1 where q > k.  Error: absolute 1e-15, also for tiny angles, because the sine is
+        measured and not 1 - cos^2 (Björck & Golub 1973).
+
+    Raises:
+        ValueError: subspaces of different spaces.
     """
-    U, V = orthonormal(left), orthonormal(right)
-    if U.shape[-2] != V.shape[-2]:
-        raise ValueError(f"left {tuple(left.shape)} and right {tuple(right.shape)} live in different spaces.")
-    if U.shape[-1] > V.shape[-1]:
-        raise ValueError(f"left has {U.shape[-1]} directions, right only {V.shape[-1]}: swap them.")
-    return torch.linalg.svdvals(U - V @ (V.mT @ U)).clamp(max=1.0)
+    if leading.shape[-2] != target.shape[-2]:
+        raise ValueError(f"leading {tuple(leading.shape)} and target {tuple(target.shape)} live in different spaces.")
+    return operator_norm(leading - target @ (target.mT @ leading)).clamp(max=1.0)
+
+
+def operator_norm(M: torch.Tensor) -> torch.Tensor:
+    """Largest singular value (...) of tall M (..., n, q), through its q x q Gram matrix; NaN where M is not finite.
+
+    Error: relative 1e-15, as the largest eigenvalue of a Gram matrix has no cancellation.
+    """
+    gram = M.mT @ M
+    known = gram.isfinite().all(-1).all(-1)
+    top = torch.linalg.eigvalsh(torch.where(known[..., None, None], gram, 0.0))[..., -1].clamp(min=0.0).sqrt()
+    return torch.where(known, top, torch.nan)
 
 
 def truncate(W: torch.Tensor, rank: int) -> torch.Tensor:
@@ -99,14 +109,6 @@ def thin_svd(W: torch.Tensor, tolerance: float = 1e-10) -> tuple[torch.Tensor, t
     q = max(1, int((s > tolerance * s[..., :1]).sum(-1).max()))
     U = U[..., :q] if Q is None else Q @ U[..., :q]
     return U, s[..., :q], Vh[..., :q, :]
-
-
-def align_signs(vectors: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """``vectors`` (..., n, k) with each column's sign turned so that it agrees with ``reference`` (..., n, k)."""
-    if vectors.shape[-2:] != reference.shape[-2:]:
-        raise ValueError(f"vectors {tuple(vectors.shape)} and reference {tuple(reference.shape)} have different shapes.")
-    overlap = (vectors * reference).sum(-2, keepdim=True)
-    return torch.where(overlap < 0, -vectors, vectors)
 
 
 def balance(B: torch.Tensor, A: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The few measures that every notebook takes of a run: relative distance, slopes, rank correlation."""
+"""The few measures that every notebook takes of a run: relative distance and slopes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,3 @@ def slope(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def log_slope(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Order (...) of a power law: the slope of ``log y`` against ``log x``."""
     return slope(x.log(), y.log())
-
-
-def rank_correlation(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Spearman's rank correlation of two vectors (K,) without ties."""
-    ranks = [values.argsort().argsort().to(torch.float64) for values in (x, y)]
-    return float(torch.corrcoef(torch.stack(ranks))[0, 1])

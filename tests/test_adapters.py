@@ -8,7 +8,7 @@ import torch
 from device_discipline import no_hidden_host_transfers
 
 from lorabook import descent, device, kim, linalg, weights
-from lorabook.adapters import compare, encoder, factors, one_matrix, sentiment, starts, train
+from lorabook.adapters import compare, encoder, one_matrix, sentiment, starts, train
 from lorabook.sentences import Sentences
 
 f64 = torch.float64
@@ -230,8 +230,8 @@ def test_lora_ga_has_the_subspaces_of_peft(adapted, task, W, reference):
         module.lora_ga_init("default", LoraGAConfig(direction="ArB2r"))
         theirs = module.lora_B["default"].weight.detach().to(f64), module.lora_A["default"].weight.detach().to(f64)
         # float32 singular vectors, less exact where two singular values are near
-        assert linalg.principal_sines(theirs[0], b).max() < 2e-2
-        assert linalg.principal_sines(theirs[1].mT, a.mT).max() < 2e-2
+        for left, right in ((theirs[0], b), (theirs[1].mT, a.mT)):
+            assert linalg.largest_sine(linalg.orthonormal(left), linalg.orthonormal(right)) < 2e-2
 
 
 class Pair(torch.nn.Module):
@@ -548,22 +548,22 @@ class Known:
 
 def test_settled_factors_reach_the_nuclear_norm_solution():
     problem = Known(draw(9, 7), 0.8)
-    B, A = factors.settle(problem, draw(9, 7, seed=1), draw(7, 7, seed=2), 300)
+    B, A = one_matrix.settle(problem, draw(9, 7, seed=1), draw(7, 7, seed=2), 300)
     wanted = kim.prox_nuclear(problem.M, 0.8)
     # L-BFGS stops where the objective no longer falls, at the root of rounding
     assert (B @ A - wanted).abs().max() < 1e-5
     full = problem.loss(wanted) + 0.8 * torch.linalg.matrix_norm(wanted, "nuc")
-    assert float(factors.objective(problem, B, A)) == pytest.approx(float(full), rel=1e-9)
-    few = factors.settle(problem, draw(9, 7, seed=1), draw(7, 7, seed=2), 2)
-    assert factors.objective(problem, *few) > factors.objective(problem, B, A)
+    assert float(kim.objective(problem, B, A)) == pytest.approx(float(full), rel=1e-9)
+    few = one_matrix.settle(problem, draw(9, 7, seed=1), draw(7, 7, seed=2), 2)
+    assert kim.objective(problem, *few) > kim.objective(problem, B, A)
 
 
 def test_a_start_of_the_wrong_shape_and_no_steps_are_refused():
     problem = Known(draw(5, 4), 0.1)
     with pytest.raises(ValueError, match="do not multiply"):
-        factors.settle(problem, draw(5, 2), draw(3, 4), 1)
+        one_matrix.settle(problem, draw(5, 2), draw(3, 4), 1)
     with pytest.raises(ValueError, match="steps must be a whole number >= 1"):
-        factors.settle(problem, draw(5, 2), draw(2, 4), 0)
+        one_matrix.settle(problem, draw(5, 2), draw(2, 4), 0)
 
 
 def test_nothing_slips_to_another_device(task, W, one):

@@ -177,7 +177,7 @@ def hold_mallada(shown):
         shown.follows("closed", at, closed)
         assert short(half) in shown.words
     else:
-        assert drawn["closed"] is None and "does not apply" in shown.words
+        assert drawn["closed"] is None and "the draw and the size of the start decide" in shown.words
     aligned, grown = (float(at[test][0]) if test.any() else None for test in (gap < 0.01, (first - 1).abs() < 0.01))
     assert (drawn["aligned"], drawn["grown"]) == (aligned, grown)
     edges = [0, min(aligned or 20, grown or 20), grown or 20, 20]
@@ -507,7 +507,7 @@ def test_without_script_the_fixed_figures_and_the_text_stand_there(address, brow
         assert [figure.is_visible() for figure in figures.all()] == [not script] * len(KINDS)
         assert [bool(mount.inner_text().strip()) for mount in mounts.all()] == [script] * len(KINDS)
         text = page.locator("article").inner_text()
-        for words in ("Raise the start’s size: LoRA overtakes", "Lower the init scale", "the sine dips" if not script else "The sine to the gradient falls", "From near the top or the bottom descent is trapped"):
+        for words in ("Raise the start’s size: LoRA overtakes", "Lower the init scale", "the sine dips" if not script else "The sine to the gradient falls", "From near the vertical axis descent is trapped"):
             assert words in text
 
 

@@ -69,42 +69,53 @@ def test_a_projector_is_idempotent_symmetric_and_blind_to_the_basis(seed):
     assert (columns @ torch.linalg.solve(columns.mT @ columns, columns.mT) - P).abs().max() < 1e-12
 
 
+def largest(left, right):
+    """The largest sine between the spans of any columns."""
+    return linalg.largest_sine(linalg.orthonormal(left), linalg.orthonormal(right))
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("k, columns", [(2, 2), (2, 4), (1, 3)])
-def test_principal_sines_agree_with_scipy(seed, k, columns):
+def test_the_largest_sine_agrees_with_scipy(seed, k, columns):
     left, right = draw(seed, 3, 8, k), draw(seed + 9, 3, 8, columns)
-    found = linalg.principal_sines(left, right)
-    assert found.shape == (3, k)
+    found = largest(left, right)
+    assert found.shape == (3,)
     for one, a, b in zip(found, left, right):
-        angles = scipy.linalg.subspace_angles(a.numpy(), b.numpy())
-        # both are accurate to rounding in the sine
-        assert np.abs(one.numpy() - np.sin(angles)[:k]).max() < 1e-13
+        # both are accurate to rounding in the sine; scipy gives the angles largest first
+        assert abs(float(one) - np.sin(scipy.linalg.subspace_angles(a.numpy(), b.numpy())[0])) < 1e-13
 
 
 @pytest.mark.parametrize("angle", [0.0, 1e-15, 1e-12, 1e-8, 1e-3, 0.7, math.pi / 2])
-def test_principal_sines_of_planes_at_a_known_angle(angle):
+def test_the_largest_sine_of_planes_at_a_known_angle(angle):
     left = torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0]], dtype=f64).mT
     right = torch.tensor([[math.cos(angle), 0, math.sin(angle), 0], [0, 1.0, 0, 0]], dtype=f64).mT
-    found = linalg.principal_sines(left, right)
     # absolute rounding, also where 1 - cos^2 would lose everything below 1e-8
-    assert abs(float(found[0]) - math.sin(angle)) < 5e-16 and abs(float(found[1])) < 5e-16
+    assert abs(float(largest(left, right)) - math.sin(angle)) < 5e-16
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_principal_sines_do_not_see_rotations_nor_bases(seed):
+def test_the_largest_sine_does_not_see_rotations_nor_bases(seed):
     left, right, U = draw(seed, 7, 2), draw(seed + 1, 7, 3), rotation(seed, 7)
-    plain = linalg.principal_sines(left, right)
-    turned = linalg.principal_sines(U @ left @ draw(seed + 2, 2, 2), 1e6 * U @ right)
+    plain, turned = largest(left, right), largest(U @ left @ draw(seed + 2, 2, 2), 1e6 * U @ right)
     # rounding, enlarged by the condition number of the 2 x 2 change of basis (below 100 here)
-    assert (plain - turned).abs().max() < 1e-12
-    assert (plain.diff() <= 0).all() and (plain <= 1).all()
+    assert abs(plain - turned) < 1e-12 and plain <= 1
+    # a larger space holds a direction that is at a right angle to the smaller one
+    assert abs(largest(right, left) - 1) < 1e-14
 
 
-def test_principal_sines_in_the_wrong_order_or_space_are_refused():
-    with pytest.raises(ValueError, match="left has 3 directions, right only 2: swap them."):
-        linalg.principal_sines(draw(0, 5, 3), draw(1, 5, 2))
-    with pytest.raises(ValueError, match=r"left \(5, 2\) and right \(6, 2\) live in different spaces."):
-        linalg.principal_sines(draw(0, 5, 2), draw(1, 6, 2))
+def test_the_largest_sine_of_what_is_not_finite_is_nan_and_of_different_spaces_refused():
+    I = torch.eye(5, dtype=f64)[:, :2]
+    assert linalg.largest_sine(torch.stack([I, I * torch.nan]), I).isnan().tolist() == [False, True]
+    with pytest.raises(ValueError, match=r"leading \(5, 2\) and target \(6, 2\) live in different spaces."):
+        linalg.largest_sine(I, torch.eye(6, dtype=f64)[:, :2])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_operator_norm_is_the_largest_singular_value_also_where_it_is_tiny(seed):
+    for size in (1.0, 1e-9, 1e9):
+        M = size * draw(seed, 4, 7, 3)
+        # relative rounding of the Gram matrix' largest eigenvalue
+        assert (linalg.operator_norm(M) / torch.linalg.matrix_norm(M, 2) - 1).abs().max() < 1e-14
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -148,17 +159,6 @@ def test_truncation_turns_scales_and_transposes_with_its_matrix():
 def test_a_bad_rank_is_refused(rank, came):
     with pytest.raises(ValueError, match=came):
         linalg.truncate(draw(0, 6, 4), rank)
-
-
-def test_signs_are_aligned_column_by_column():
-    reference = draw(0, 3, 6, 4)
-    signs = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=f64)
-    assert torch.equal(linalg.align_signs(reference * signs, reference), reference)
-    # a column at a right angle has no sign to agree with and stays as it is
-    unit = torch.eye(2, dtype=f64)
-    assert torch.equal(linalg.align_signs(-unit[:, :1], unit[:, 1:]), -unit[:, :1])
-    with pytest.raises(ValueError, match=r"vectors \(6, 4\) and reference \(6, 1\) have different shapes"):
-        linalg.align_signs(reference[0], reference[0, :, :1])
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -300,7 +300,8 @@ def two_active():
     (merged, "is merged into its base weight"),
     (two_active, "Say which adapter is meant: 2 are active"),
     (lambda: get_peft_model(nn.Sequential(nn.Linear(8, 2)), LoraConfig(r=3, target_modules=["0"])), r"0: The rank 3 must be a whole number between 1 and the smaller dimension 2"),
-    (lambda: get_peft_model(Tied(), LoraConfig(r=2, target_modules=["first", "second"])), "first and second share one weight"),
+    (lambda: get_peft_model(Tied(), LoraConfig(r=2, target_modules=["first", "second"])), "The weight of first is shared with another layer"),
+    (lambda: get_peft_model(Tied(), LoraConfig(r=2, target_modules=["second"])), "The weight of second is shared with another layer"),
 ])
 def test_a_model_that_does_not_fit_is_refused_with_one_sentence(model, sentence):
     model = model()
@@ -351,11 +352,12 @@ def test_bad_data_gets_one_sentence_and_changes_nothing(data, options, sentence)
     assert same(before, state(model))
 
 
-def test_a_start_too_large_for_half_precision_changes_nothing():
+@pytest.mark.parametrize("gamma, form", [(1e20, "spectral"), (1e-30, "spectral"), (1e11, "slides"), (1e-20, "slides")])
+def test_a_start_too_large_or_too_small_for_half_precision_changes_nothing(gamma, form):
     model = adapted().to(torch.float16)
     before = state(model)
     with pytest.raises(ValueError, match="does not fit into torch.float16"):
-        lora_one_(model, batches(4), 1e20)
+        lora_one_(model, batches(4), gamma, form)
     assert same(before, state(model))
 
 
@@ -409,3 +411,12 @@ def test_the_certificate_needs_the_adapter_in_force():
     model = adapted()
     with model.disable_adapter(), pytest.raises(ValueError, match="The adapter is disabled"):
         certify(model, batches(4), 0.1)
+
+
+def test_the_certificate_refuses_an_adapter_that_is_not_the_active_one():
+    model = adapted()
+    model.add_adapter("other", LoraConfig(**LORA))
+    with pytest.raises(ValueError, match=r"that of the active adapters \(default\): activate 'other' alone first"):
+        certify(model, batches(4), 0.1, adapter="other")
+    model.set_adapter("other")
+    assert len(certify(model.to(f64), batches(4), 0.1, adapter="other")) == len(targets(model))

@@ -59,7 +59,7 @@ Explore.start("lora_one", ({start, values, X, U, B0, step, iterations}) => {
     const words = `The sine to the gradient falls to ${s(best)} at iteration ${where}` + (where === iterations ? ", and is still falling. " : returned
       ? `, and then returns to ${s(last)}. ` : ` and stays there. `)
       + `Gradient and shift are ${s(apart)} apart, and the sine to the shift ends ${end < 1e-12 ? "below 10⁻¹²" : `at ${s(end)}`}. `
-      + `G has condition number ${s(top / low)}; for small starts the best sine falls like α to the power ${s(power)}.`;
+      + `G has condition number ${s(top / low)}; in the limit of small starts, which for a large κ lies beyond this slider, the best sine falls like α to the power ${s(power)}.`;
     return {words, at, gradient, shift, best, where, apart, power, condition: top / low};
   }
 

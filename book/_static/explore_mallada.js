@@ -86,7 +86,7 @@ Explore.start("mallada", ({start, values, W1, W2, A1, A2, sigma, weight}) => {
     const percent = part => `${s(100 * part)} %`;
     const words = `${when} ${middle >= 0 ? `When half of the value is learnt, the gap is ${s(gap[middle])}. ` : ""}`
       + `At s₁t = ${HORIZON} layer 1 carries ${percent(parts[0])} of the shift, layer 2 ${percent(parts[1])}, and the product of both ${percent(parts[2])}. `
-      + (delta_w < 1 ? `The closed form puts half of the value at s₁t = ${s(half)}.` : "With δ_w of 1 or more layer 1 does not lead, and its closed form does not apply.");
+      + (delta_w < 1 ? `The closed form puts half of the value at s₁t = ${s(half)}.` : "The closed form is for δ_w below 1, where a small start lets layer 1 lead; here the draw and the size of the start decide. A negative share is a part that the others make up for.");
     return {words, at, first, second, gap, shares, closed: delta_w < 1 ? closed : null, aligned, grown, half, middle, edges};
   }
 

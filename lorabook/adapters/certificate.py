@@ -70,6 +70,9 @@ def certify(model: nn.Module, batches: Iterable, weight_decay: float, *, loss: C
               for name, target in found.items()}
     if any(target.layer.disable_adapters for target in found.values()):
         raise ValueError("The adapter is disabled: the gradient must be taken with it in force.")
+    active = list(model.base_model.active_adapters)
+    if len(active) != 1 or adapter not in (None, active[0]):
+        raise ValueError(f"The gradient is that of the active adapters ({', '.join(active)}): activate {adapter!r} alone first.")
     return certify_layers(model, layers, batches, weight_decay, loss=loss, tolerance=tolerance, passes=passes, progress=progress)
 
 

@@ -16,14 +16,16 @@ from torch import nn
 
 from lorabook.adapters.certificate import Factors, Verdict, certify_layers
 from lorabook.adapters.inspect import PREFIX, WEIGHTS, Adapter, AdapterError, printable
+from lorabook.adapters.peft_targets import alone
 from lorabook.device import default_device
 
 TASKS = {"SEQ_CLS": "AutoModelForSequenceClassification", "CAUSAL_LM": "AutoModelForCausalLM"}
+LENGTH = 128  # tokens of a sentence, where the model has as many positions
 WHOLE = "saved whole, not as factors"
 
 
 def certify_folder(adapter: Adapter, model_folder: str | Path, data: str | Path, weight_decay: float, *, batch_size: int = 16,
-                   max_length: int = 128, tolerance: float = 1e-2, progress: Callable[[str], None] | None = None) -> dict[str, Verdict]:
+                   max_length: int | None = None, tolerance: float = 1e-2, passes: int | None = None, progress: Callable[[str], None] | None = None) -> dict[str, Verdict]:
     """The verdict for every module of a saved adapter.
 
     Args:
@@ -31,7 +33,7 @@ def certify_folder(adapter: Adapter, model_folder: str | Path, data: str | Path,
         model_folder: config.json, tokenizer files, model.safetensors.
         data: lines of JSON, ``{"text": ..., "label": 0}`` for SEQ_CLS, ``{"text": ...}`` for CAUSAL_LM: the training set.
         weight_decay: lambda that the factors were trained with.
-        batch_size, max_length: sentences at once, tokens of a sentence.  tolerance: as for ``certify``.
+        batch_size, max_length: sentences at once, tokens of a sentence (default LENGTH, or the model's positions).  tolerance, passes: as for ``certify``.
 
     Raises:
         AdapterError: files that are missing or do not fit each other.
@@ -45,9 +47,13 @@ def certify_folder(adapter: Adapter, model_folder: str | Path, data: str | Path,
         raise AdapterError(f"{printable(odd)} ({adapter.skipped[odd]}) cannot be put into the model, so there is no certificate.")
     rows = _rows(Path(data), task)
     model, tokenizer = _base(Path(model_folder), task, adapter)
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions and max_length and max_length > positions:
+        raise AdapterError(f"The length {max_length} is more than the {positions} positions of the base model.")
+    max_length = max_length or min(LENGTH, positions or LENGTH)
     layers = _insert(model, adapter)
     model.to(default_device())
-    return certify_layers(model, layers, _Batches(rows, tokenizer, task, batch_size, max_length), weight_decay, tolerance=tolerance, progress=progress)
+    return certify_layers(model, layers, _Batches(rows, tokenizer, task, batch_size, max_length), weight_decay, tolerance=tolerance, passes=passes, progress=progress)
 
 
 class _Batches:
@@ -71,7 +77,7 @@ def _rows(path: Path, task: str) -> list[dict]:
     if not path.is_file():
         raise AdapterError(f"There is no data file {path}.")
     rows = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         try:
             for number, line in enumerate(lines, 1):
                 if line.strip():
@@ -112,8 +118,9 @@ def _base(folder: Path, task: str, adapter: Adapter):
     # the head's last matrix has one row per class; it is the smallest of those that are saved
     heads = [len(value) for value in whole.values() if value.ndim == 2]
     options = {"num_labels": min(heads)} if heads and task == "SEQ_CLS" else {}
-    loud = transformers.logging.get_verbosity()
+    loud, bar = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()  # its report of a missing head is checked below
+    transformers.logging.disable_progress_bar()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **safe)
         model, found = getattr(transformers, TASKS[task]).from_pretrained(
@@ -122,6 +129,8 @@ def _base(folder: Path, task: str, adapter: Adapter):
         raise AdapterError(f"{folder} cannot be loaded as a base model ({printable(str(error).strip().splitlines()[0])[:120] or type(error).__name__}).") from None
     finally:
         transformers.logging.set_verbosity(loud)
+        if bar:
+            transformers.logging.enable_progress_bar()
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     blank = sorted((set(found["missing_keys"]) | {key for key, *_ in found["mismatched_keys"]}) - whole.keys())
@@ -148,4 +157,5 @@ def _insert(model: nn.Module, adapter: Adapter) -> dict[str, Factors]:
             raise AdapterError(f"The update of {printable(name)} is {shape}, but the base model's {type(module).__name__} has {came}.")
         module.weight.data.add_((scale * (B @ A)).float())
         layers[name] = Factors(module.weight, B.to(home), A.to(home), scale, eps)
+    alone(model, {name: layer.weight for name, layer in layers.items()})
     return layers

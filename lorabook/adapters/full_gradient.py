@@ -68,7 +68,7 @@ def reduced(model: nn.Module, weights: dict[str, nn.Parameter], batches: Iterabl
     """
     if passes is not None:
         count(passes, "passes", 1)
-    groups = [weights] if hasattr(batches, "__len__") and len(batches) == 1 else _groups(weights, passes)
+    groups = [weights] if _number(batches) == 1 else _groups(weights, passes)
     if len(groups) > 1 and iter(batches) is batches:
         raise ValueError("The batches are read several times: give a list or a DataLoader, not an iterator.")
     found: dict[str, T] = {}
@@ -77,6 +77,14 @@ def reduced(model: nn.Module, weights: dict[str, nn.Parameter], batches: Iterabl
             note = (lambda line: progress(f"pass {turn} of {len(groups)}, {line}")) if progress else None  # noqa: E731
             found |= _pass(model, group, batches, reduce, loss, note)
     return {name: found[name] for name in weights}
+
+
+def _number(batches):
+    """How many batches there are, None where they do not say; a DataLoader over a stream has a length that raises."""
+    try:
+        return len(batches)
+    except TypeError:
+        return None
 
 
 def _groups(weights, passes):
@@ -155,7 +163,7 @@ def _marked(batches):
 def _loss(model, batch, loss, read):
     if loss is None:
         if not isinstance(batch, Mapping) or not isinstance(batch.get("labels"), Tensor):
-            raise ValueError(f"Batch {read + 1} must be a dictionary with a tensor of labels; got {type(batch).__name__}.")
+            raise ValueError(f"Batch {read + 1} must be a dictionary with a tensor of labels; got {type(batch).__name__}{' without one' if isinstance(batch, Mapping) else ''}.")
         home = next(model.parameters()).device
         batch = {key: value.to(home) if isinstance(value, Tensor) else value for key, value in batch.items()}
         number = _labelled(model, batch["labels"], read)

@@ -1,4 +1,4 @@
-"""One matrix of the network, all others frozen: ``min over X of L(W + X) + lambda ||X||_*``.
+"""One matrix of the network, all others frozen: ``min over X of L(W + X) + lambda ||X||_*``, or over factors of X.
 
 It speaks the protocol of the problems on Kim, Kim & Ryu's pages (``shape``, ``M``, ``lam``, ``gradient``,
 ``curvature``), so that their proximal gradient, their sampling and their certificate run on a transformer.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lorabook import checks
+from lorabook import checks, kim
 from lorabook.adapters.sentiment import Task
 from lorabook.device import normal
 
@@ -65,6 +65,28 @@ class OneMatrix:
     def _each(self, function: Callable, X: Tensor) -> Tensor:
         found = torch.stack([function(x) for x in X.reshape(-1, *self.shape)])
         return found.reshape((*X.shape[:-2], *found.shape[1:]))
+
+
+def settle(problem: OneMatrix, B: Tensor, A: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Factors after ``steps`` steps of L-BFGS on :func:`lorabook.kim.objective`, with a strong Wolfe line search: it never rises.
+
+    Args:
+        B: (m, r), A: (r, n) float64.
+
+    Source: Liu & Nocedal 1989; Nocedal & Wright 2006, chapter 7.
+    """
+    checks.factors(B, A)
+    B, A = B.clone().requires_grad_(), A.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([B, A], max_iter=checks.count(steps, "steps", 1), max_eval=3 * steps, history_size=20,
+                                  tolerance_grad=0.0, tolerance_change=0.0, line_search_fn="strong_wolfe")
+
+    @torch.no_grad()
+    def closure():
+        B.grad, A.grad = kim.factored_gradient(problem, B, A)
+        return kim.objective(problem, B, A)
+
+    optimiser.step(closure)
+    return B.detach(), A.detach()
 
 
 def tangent(X: Tensor, rank: int) -> Callable[[Tensor], Tensor]:

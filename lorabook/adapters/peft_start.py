@@ -83,7 +83,9 @@ def lora_one_(model: nn.Module, batches: Iterable, gamma: float, form: str = "sp
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
         B, A = B.to(target.B.dtype), A.to(target.A.dtype)
-        if not bool(torch.isfinite(B).all() and torch.isfinite(A).all()):
+        # slides also moves the base weight, which may be stored more coarsely
+        moved = target.weight.double() - target.scale * (B.double() @ A.double()) if form == "slides" else target.weight
+        if not bool(torch.isfinite(B).all() and torch.isfinite(A).all() and torch.isfinite(moved.to(target.weight.dtype)).all() and B.any() and A.any()):
             raise ValueError(f"{name}: the start does not fit into {target.B.dtype}; choose another gamma.")
         return B, A, s
 

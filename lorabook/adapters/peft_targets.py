@@ -5,6 +5,7 @@ Everything else is refused by name, because its update is not ``scale * B @ A`` 
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 from torch import nn
@@ -61,11 +62,16 @@ def targets(model: nn.Module, adapter: str | None = None) -> dict[str, Target]:
         found[name] = Target(layer, layer.get_base_layer().weight, B, A, float(layer.scaling[adapter]))
     if not found:
         raise ValueError(f"The adapter {adapter!r} has no LoRA layer.")
-    seen: dict[int, str] = {}
-    for name, target in found.items():
-        if seen.setdefault(id(target.weight), name) != name:
-            raise ValueError(f"{seen[id(target.weight)]} and {name} share one weight, so their gradients cannot be told apart.")
+    alone(model, {name: target.weight for name, target in found.items()})
     return found
+
+
+def alone(model: nn.Module, weights: dict[str, nn.Parameter]) -> None:
+    """Raise ValueError if a weight serves in more than one place of the model, since its gradient is then the sum of several."""
+    times = Counter(id(one) for module in model.modules() for one in module._parameters.values() if one is not None)
+    for name, weight in weights.items():
+        if times[id(weight)] > 1:
+            raise ValueError(f"The weight of {name} is shared with another layer, so its gradient is not this layer's alone.")
 
 
 def _trouble(layer, adapter: str, linear: type) -> str:

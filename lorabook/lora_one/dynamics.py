@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lorabook import checks, descent, linear_phase as shared_phase
+from lorabook.linalg import largest_sine, operator_norm
 from lorabook.lora_one.problem import Regression, _negative_gradient, check_problem, negative_gradient, reduced
 from lorabook.lora_one.starts import positive
 
@@ -100,25 +101,6 @@ def leading_left(M: Tensor, rank: int) -> Tensor:
     U, s, _ = torch.linalg.svd(M, full_matrices=False)
     count = min(rank, s.shape[-1])
     return torch.where((s[..., count - 1] > 0)[..., None, None], U[..., :count], torch.nan)
-
-
-def largest_sine(leading: Tensor, target: Tensor) -> Tensor:
-    """Sine (...) of the largest angle of orthonormal ``leading`` (..., d, q) to the span of orthonormal ``target``.
-
-    Error: absolute 1e-15; the sine itself is measured, not ``sqrt(1 - cos^2)``.
-    """
-    return operator_norm(leading - target @ (target.mT @ leading)).clamp(max=1.0)
-
-
-def operator_norm(M: Tensor) -> Tensor:
-    """Largest singular value (...) of tall M (..., n, q), through its q x q Gram matrix; NaN where M is not finite.
-
-    Error: relative 1e-15, as the largest eigenvalue of a Gram matrix has no cancellation.
-    """
-    gram = M.mT @ M
-    known = gram.isfinite().all(-1).all(-1)
-    top = torch.linalg.eigvalsh(torch.where(known[..., None, None], gram, 0.0))[..., -1].clamp(min=0.0).sqrt()
-    return torch.where(known, top, torch.nan)
 
 
 def row_leak(A: Tensor, G: Tensor, rank: int) -> Tensor:
