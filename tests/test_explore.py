@@ -177,7 +177,7 @@ def hold_mallada(shown):
         shown.follows("closed", at, closed)
         assert short(half) in shown.words
     else:
-        assert drawn["closed"] is None and "the draw and the size of the start decide" in shown.words
+        assert drawn["closed"] is None and ("At δw = 1 both layers grow at one rate" if delta_w == 1 else "Above δw = 1 layer 2 grows faster") in shown.words
     aligned, grown = (float(at[test][0]) if test.any() else None for test in (gap < 0.01, (first - 1).abs() < 0.01))
     assert (drawn["aligned"], drawn["grown"]) == (aligned, grown)
     edges = [0, min(aligned or 20, grown or 20), grown or 20, 20]
@@ -188,7 +188,13 @@ def hold_mallada(shown):
         assert name in bars and bars[name] == pytest.approx((left, right - left)) or right - left < 1
     middle = int((first >= 0.5).nonzero()[0])
     assert drawn["middle"] == middle and short(float(gap[middle])) in shown.words
-    assert f"{short(100 * float(parts[-1, 0]))} %" in shown.words
+    for part in parts[-1].tolist():
+        assert f"{short(100 * part)} %" in shown.words
+    assert ("A negative share" in shown.words) == (float(parts[-1].min()) < -1e-3)
+    # which of the stories is told, and with which times
+    size = float(first[at == aligned][0])
+    story = f"the value arrives, at s₁t = {short(grown)}, before" if aligned > grown else "the phases overlap" if size > 0.5 else f"Alignment: the gap is first below 0.01 at s₁t = {short(aligned)}, when the value is {short(size)} σ."
+    assert story in shown.words and f"s₁t = {short(grown)}" in shown.words
 
 
 def hold_lora_one(shown):
@@ -215,8 +221,11 @@ def hold_lora_one(shown):
     np.testing.assert_allclose(got, want, rtol=2e-3, atol=0.02)
     # marks are drawn at the place itself
     np.testing.assert_allclose(shown.places("best")[0], [int(where), float(best)], rtol=2e-3, atol=0.02)
-    for number in (float(best), float(run.sine_to_gradient[-1]), apart, float(singular[0] / singular[1]), power):
-        assert short(number) in shown.words or number == float(run.sine_to_gradient[-1]) == float(best)
+    last, end = float(run.sine_to_gradient[-1]), float(run.sine_to_shift[-1])
+    for said in (f"falls to {short(float(best))} at iteration {int(where)}", "and is still falling" if where == about["iterations"] else f"at iteration {about['iterations']} it is {short(last)}",
+                 f"to the shift is then {short(end)}." if end > 1e-11 else "is then", f"to those of the gradient is {short(apart)}.",
+                 f"condition number {short(float(singular[0] / singular[1]))};", f"to the power {short(power)}."):
+        assert said in shown.words
 
 
 def hold_kim(shown):
@@ -249,14 +258,20 @@ def hold_kim(shown):
     np.testing.assert_allclose(drawn["place"], end.B[0, :, 0], atol=1e-7)
     assert drawn["value"] == pytest.approx(float(end.objective - optimum), abs=1e-9)
     assert drawn["end"] == ending(problem, end)[0]
-    said = {"global": "succeeds", "trapped": "is trapped", "saddle": "stands still on a saddle"}[drawn["end"]]
-    assert said in shown.words
+    rise = short(float(end.objective - optimum))
+    said = {"global": "Descent succeeds", "trapped": f"is trapped: it ends at the decoy, {rise} above", "saddle": f"stands still on a saddle, {rise} above"}[drawn["end"]]
+    assert f"From ({short(x)}, {short(y)}): " in shown.words and said in shown.words
+    # a trap up to the package's threshold, a saddle beyond it
+    assert (f"curves {'upwards' if lam <= problem.threshold else 'downwards'}") in shown.words
 
     # every cell of the basins
     ends = np.array(drawn["ends"])
     wanted = basins(lam, len(ends), *(about[key] for key in "abch"))
     assert ends.flatten().tolist() == wanted
     if "trapped" in wanted:
+        share = 100 * wanted.count("trapped") / len(wanted)
+        # two digits on the page
+        assert float(re.search(r"Of the starts on a grid ([\d.]+) % end there", shown.words)[1]) == pytest.approx(share, abs=0.5 if share >= 10 else 0.05)
         cells = np.rint(np.abs(shown.places("basin")) * len(ends) / 1.4 - 0.5).astype(int)
         assert sorted(map(tuple, cells)) == sorted(4 * [(i, j) for j, i in np.argwhere(ends == "trapped").tolist()])  # one dot per quadrant
 
@@ -315,6 +330,9 @@ WRONG = [
     ("kim", "explore_kim.js", "c * y * y - lam,", "c * y * y,"),
     ("kim", "explore_kim.js", "+ lam) * y * y", ") * y * y"),
     ("kim", "explore_kim.js", "part * (at(r) - at(p))", "0.5 * (at(r) - at(p))"),
+    ("lora_one", "explore_lora_one.js", "where === iterations", "where !== iterations"),
+    ("kim", "explore_kim.js", "(100 * share, 2)", "(50 * share, 2)"),
+    ("mallada", "explore_mallada.js", "> 0.5 ? `The start", "> 1e-9 ? `The start"),
 ]
 
 
@@ -482,6 +500,39 @@ def test_texts_and_lines_stand_out_and_no_curve_is_told_apart_by_colour_alone(ad
     assert [entry for entry in found["texts"] if entry[0] < READABLE] == []
     assert [entry for entry in found["lines"] if entry[0] < VISIBLE] == []
     assert all(len(dashes) == len(set(dashes)) for dashes in found["dashes"])
+
+
+NAMED = """
+() => [...document.querySelectorAll(".lb-panels > div")].map(panel => {
+  const svg = panel.querySelector("svg[data-axes]"), {x, y} = JSON.parse(svg.dataset.axes), box = svg.getBoundingClientRect();
+  const inside = node => { const r = node.getBoundingClientRect(); return r.left - box.left < x.to - 1 && r.right - box.left > x.from + 1 && r.top - box.top < y.from - 1 && r.bottom - box.top > y.to + 1; };
+  const drawn = [...svg.querySelectorAll("[data-name]:not(.lb-phase, .lb-contour)")].map(node => node.getAttribute("class"));
+  const key = [...panel.querySelectorAll(".lb-key li")];
+  return {covering: [...svg.querySelectorAll("text")].filter(inside).map(node => node.textContent), drawn: [...new Set(drawn)].sort(),
+    key: key.map(entry => entry.querySelector("path").getAttribute("class")).filter(kind => !kind.includes("lb-phase")).sort(),
+    texts: key.map(entry => entry.textContent), wide: key.every(entry => entry.getBoundingClientRect().right <= panel.getBoundingClientRect().right + 1)};
+})
+"""
+
+
+@without_browser
+@pytest.mark.parametrize("width", [1280, PHONE])
+def test_no_text_stands_on_a_curve_and_all_that_is_drawn_is_named_below(address, browser, width):
+    for page in opened(browser, address, viewport={"width": width, "height": 800}):
+        for positions in ({}, {name: LOW for kind in KINDS for name in default(page, kind)}, {name: HIGH for kind in KINDS for name in default(page, kind)}):
+            for kind in KINDS:
+                Shown(page, kind, {name: value for name, value in positions.items() if name in default(page, kind)})
+            for panel in page.evaluate(NAMED):
+                assert panel["covering"] == [] and panel["wide"]
+                drawn = [kind for kind in panel["drawn"] if kind != "lb-dots" or kind in panel["key"]]  # no dots, no name
+                assert drawn == panel["key"] and all(panel["texts"]) and len(set(panel["texts"])) == len(panel["texts"])
+
+
+@without_browser
+def test_a_letter_below_the_line_is_a_subscript(page):
+    texts = page.locator(".lb-explore").all_inner_texts()
+    assert not any("_" in text for text in texts)
+    assert page.locator(".lb-explore label sub").all_inner_texts() == ["w", "W₁", "W₂"]
 
 
 @without_browser

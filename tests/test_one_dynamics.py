@@ -1,14 +1,17 @@
 """One dynamics: the four early phases, the exchange, the angles and the races, each held by other means than its own."""
 
 import math
+import re
 
+import numpy as np
 import pytest
 import torch
 from device_discipline import no_hidden_host_transfers
 from scipy.integrate import solve_ivp
+from scipy.linalg import sqrtm
 from scipy.stats import beta as beta_law
 
-from lorabook import device, kim, linalg, lora_one, mallada, measure, rushka
+from lorabook import claims, device, kim, linalg, lora_one, mallada, measure, rushka
 from lorabook import one_dynamics as one
 
 f64 = torch.float64
@@ -228,12 +231,43 @@ def test_no_direction_is_turned_more_than_the_worst_one(seed, kappa):
 def test_the_sampled_sine_has_the_mean_of_its_beta_law(d, samples):
     # independent of the formula: tan^2 = chi2_{d-1} / chi2_N means sin^2 ~ Beta((d-1)/2, N/2)
     assert one.mean_sampled_sine_squared(d, samples) == pytest.approx(beta_law((d - 1) / 2, samples / 2).mean(), rel=1e-12)
-    X = draw(d, 4000, samples, d)
-    first = torch.eye(d, dtype=f64)[0]
-    squares = one.sine((X.mT @ X[..., :1])[..., 0], first) ** 2
+    squares = one.sampled_sine_squared(d, samples, 4000, device.generator(d), "cpu")
+    X = draw(d, 4000, samples, d)  # the same draws, and the angle from its cosine
+    pulled = np.einsum("dni,dn->di", X.numpy(), X.numpy()[:, :, 0])
+    # 1 - cos^2 is good to 1e-15 of one
+    assert np.abs(squares.numpy() - (1 - pulled[:, 0] ** 2 / np.square(pulled).sum(1))).max() < 1e-13
     # four standard errors
     assert abs(squares.mean() - one.mean_sampled_sine_squared(d, samples)) < 4 * squares.std() / math.sqrt(4000)
     assert one.mean_sampled_sine_squared(1, samples) == 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_square_root_is_symmetric_positive_and_squares_back(seed):
+    M = draw(seed, 3, 4, 6)
+    M = torch.cat([M @ M.mT, torch.diag(torch.tensor([4.0, 1.0, 0.0, 0.0], dtype=f64))[None]])  # the last one is singular
+    root = one.square_root(M)
+    # rounding of one product; symmetric and without negative eigenvalue, which makes it the only one
+    assert (root @ root - M).abs().max() < 1e-13 * M.abs().max()
+    assert (root - root.mT).abs().max() < 1e-14 * M.abs().max() and torch.linalg.eigvalsh(root).min() > -1e-13
+    for k in range(3):
+        # Schur's method; regular matrices lose a digit or two
+        assert np.abs(root[k].numpy() - sqrtm(M[k].numpy())).max() < 1e-10
+
+
+@pytest.mark.parametrize("ratio", [0.2, 1.0, 7.0])
+def test_the_exact_relu_sine_is_that_of_a_sum_over_the_circle(ratio):
+    angles = torch.tensor([0.2, 1.3, 2.8], dtype=f64)
+    found = one.exact_relu_sine(ratio, angles)
+    points = np.linspace(0, 2 * np.pi, 400_001)[:-1]
+    x = np.stack([np.cos(points), np.sin(points)])  # the radius of a normal x only multiplies the gradient
+    for angle, value in zip(angles.tolist(), found.tolist()):
+        delta = ratio * np.array([np.cos(angle), np.sin(angle)])
+        gradient = (x * (np.maximum((np.array([1.0, 0.0]) + delta) @ x, 0) - np.maximum(x[0], 0)) * (x[0] > 0)).mean(1)
+        # a sum over equal steps of a function with kinks
+        assert value == pytest.approx(abs(gradient[0] * delta[1] - gradient[1] * delta[0]) / np.linalg.norm(gradient) / ratio, abs=1e-4)
+    # a table of ratios and angles at once; a shift along the weights is not turned
+    assert (one.exact_relu_sine(torch.tensor([[ratio], [2 * ratio]], dtype=f64), angles)[0] - found).abs().max() < 1e-15
+    assert one.exact_relu_sine(ratio, 0.0) < 1e-15
 
 
 @pytest.mark.parametrize("angle", [0.3, 1.0, 2.0, 2.9])
@@ -261,17 +295,24 @@ def trap(pull, decay=0.1):
 
 
 @pytest.mark.parametrize("pull", [0.5, 2.0])
-def test_a_small_start_goes_with_the_larger_pull(pull):
-    reach = torch.linspace(0, 25 / min(1, pull), 80, dtype=f64)
+@pytest.mark.parametrize("kind", one.KINDS)
+def test_a_small_start_goes_with_the_larger_pull(kind, pull):
+    race, again = (one.staged_race(kind, pull, size, n=4, rank=2, draws=6, decay=0.1, seed=1) for size in (1e-5, 1e-6))
+    assert race.pull == pytest.approx(pull, rel=1e-12)
+    assert bool((race.rival_leads() == float(pull > 1)).all())
+    # long enough: one of the two is learnt in every draw, and a smaller start changes nothing
+    assert torch.maximum(race.first, race.rival).amax(0).min() > 0.9
+    assert torch.equal(race.rival_leads(), again.rival_leads())
+
+
+def test_an_adapter_race_favours_adapter_one_by_the_norms_alone():
     problem = mallada.isotropic((4, 4, 4), device.generator(0), 1.0, 1.0, 1.0, count=6, device="cpu")
-    u = mallada.mode(problem).u[..., None]
-    problem = mallada.TwoLayer(problem.W1, (3 * torch.eye(4, dtype=f64) + (1 / pull - 3) * u @ u.mT) @ problem.W2, problem.shift)
-    races = (one.adapter_race(problem, 1e-5 * draw(1, 6, 2, 4), 1e-5 * draw(2, 6, 2, 4), reach[1:] * max(1, pull)),
-             one.subspace_race([2.0, 1.0], [1.0, 2 * pull], 1e-5 * draw(3, 6, 1, 2), reach),
-             one.minimum_race(trap(pull), torch.zeros(6, 4, 1, dtype=f64), 1e-5 * draw(4, 6, 1, 4), reach))
-    for race in races:
-        assert race.pull == pytest.approx(pull, rel=1e-12)
-        assert bool((race.rival_leads() == float(pull > 1)).all())
+    u, v = (part[..., None] for part in mallada.mode(problem)[1:3])
+    larger = mallada.TwoLayer(problem.W1, (3 * torch.eye(4, dtype=f64) - 2.5 * u @ u.mT) @ problem.W2, problem.shift)
+    race = one.adapter_race(larger, 1e-5 * draw(1, 6, 2, 4), 1e-5 * draw(2, 6, 2, 4), [1.0])
+    # the pulls from the layers themselves
+    assert race.pull == pytest.approx(float(((larger.W1 @ v).norm(dim=(1, 2)) / (larger.W2.mT @ u).norm(dim=(1, 2))).mean()), rel=1e-12)
+    assert bool((larger.W2.norm(dim=(1, 2)) > larger.W1.norm(dim=(1, 2))).all())
 
 
 def test_pulls_are_singular_values_of_g():
@@ -323,6 +364,11 @@ def test_a_race_that_nobody_finishes_has_no_winner():
         (lambda: one.subspace_race([2.0, 1.0], [1.0, 0.0], draw(0, 3, 1, 2), [1.0]), "two positive numbers each"),
         (lambda: one.adapter_race(mallada.isotropic((4, 4, 4), device.generator(0), 2.0, device="cpu"), draw(1, 2, 4), draw(2, 2, 4), [1.0]), "W2 must be larger than W1"),
         (lambda: one.misfit(beginning("kim"), [math.nan]), "NaN or infinite"),
+        (lambda: one.staged_race("layers", 2.0, 0.1, 4, 2, 3, 0.1, 0), "kind must be one of adapters, subspaces, minima; got 'layers'"),
+        (lambda: one.staged_race("minima", 0.0, 0.1, 4, 2, 3, 0.1, 0), "pull must be positive and finite; got 0.0"),
+        (lambda: one.staged_race("minima", 2.0, math.nan, 4, 2, 3, 0.1, 0), "size must be positive and finite; got nan"),
+        (lambda: one.sampled_sine_squared(3, 0, 5, device.generator(0)), "samples must be a whole number >= 1"),
+        (lambda: one.square_root(torch.full((2, 2), math.nan, dtype=f64)), "NaN or infinite"),
     ],
 )  # fmt: skip
 def test_a_bad_argument_gets_one_sentence(call, came):
@@ -334,6 +380,14 @@ def test_a_bad_argument_gets_one_sentence(call, came):
 def test_a_flow_that_does_not_arrive_says_so():
     with pytest.raises(RuntimeError, match="1 of 2 systems did not arrive"):
         one.factor_flow(lambda B, A: (B**3, A), torch.tensor([0.1, 5.0], dtype=f64)[:, None, None], torch.ones(2, 1, 1, dtype=f64), [1.0])
+
+
+def test_every_line_of_the_table_of_theorems_shows_the_verdict_of_the_claim_it_leads_to(root):
+    lines = [line for line in (root / "notebooks/one_dynamics.md").read_text().splitlines() if "::verdict-" in line]
+    assert len(lines) > 20
+    for line in lines:
+        (anchor,), (claim,) = re.findall(r"\(#claim-([\w-]+)\)", line), re.findall(r"ledger\.ipynb::verdict-([\w.-]+):s`", line)
+        assert anchor == claim.replace(".", "-") and claims.find(claim)
 
 
 def test_no_room_below_knows_this_one():
@@ -358,5 +412,6 @@ def test_the_rest_stays_on_its_device():
     problem.pull, problem.covariance  # noqa: B018
     with no_hidden_host_transfers():
         one.learnt(x, x, x[0].abs().cumsum(0), clock=x.abs())
-        one.sine(x, x), one.worst_direction(x.mT @ x), one.worst_sine(1 + x[0].abs()), one.relu_sine(x, x)
+        one.sine(x, x), one.worst_direction(x.mT @ x), one.worst_sine(1 + x[0].abs()), one.relu_sine(x, x), one.exact_relu_sine(x, x)
+        one.square_root(x.mT @ x), one.sampled_sine_squared(3, 4, 5, device.generator(0), x.device)
         one.regression_flow(problem, *start, x[0].abs().cumsum(0))

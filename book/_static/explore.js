@@ -6,10 +6,16 @@
 "use strict";
 
 const Explore = (() => {
+  /** A text in which _x stands for a subscript x. */
+  function write(node, text) {
+    node.textContent = "";
+    text.split(/_([\p{L}₀-₉]+)/u).forEach((part, k) => node.append(k % 2 ? Object.assign(document.createElement("sub"), {textContent: part}) : part));
+  }
+
   function html(parent, tag, attributes = {}, text = "") {
     const node = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    node.textContent = text;
+    write(node, text);
     parent.append(node);
     return node;
   }
@@ -39,6 +45,7 @@ const Explore = (() => {
       const row = html(mount, "div", {class: "lb-panels"});
       const frames = Array.from({length: panels}, () => html(row, "div"));
       const said = html(mount, "p", {class: "lb-said", role: "status", "aria-live": "polite"});
+      let spoken = "";
       const set = wanted => (controls.forEach(control => control.name in wanted && control.set(wanted[control.name])), redraw());
 
       function redraw() {
@@ -46,7 +53,7 @@ const Explore = (() => {
         for (const {name, read, tell, most} of controls) tell(values[name] = most ? Math.min(read(), most(values)) : read());
         frames.forEach(frame => frame.replaceChildren());
         const {words, ...drawn} = draw(values, frames, set);
-        if (said.textContent !== words) said.textContent = words;
+        if (spoken !== words) write(said, spoken = words);
         mount.dataset.drawn = JSON.stringify({values, ...drawn});
       }
       redraw();

@@ -1,13 +1,14 @@
-/* Axes, curves and labels as plain SVG: the drawing half of what the explorables share.
+/* Axes, curves and their key as plain SVG: the drawing half of what the explorables share.
 
-   One SVG unit is one pixel, so that text keeps its size on a narrow page.  Every SVG keeps its axes as JSON
-   in data-axes, and every curve its name in data-name, so that a reader of the page can get the numbers back. */
+   One SVG unit is one pixel, so that text keeps its size on a narrow page.  What is drawn is named in a key
+   below the plot and not beside the curve, where a text would hide another curve at some position of a slider.
+   Every SVG keeps its axes as JSON in data-axes, and every curve its name in data-name, so that a reader of the
+   page can get the numbers back. */
 "use strict";
 
 const Axes = (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const MARGIN = {left: 62, right: 14, top: 30, bottom: 46};
-  const LINE = 17; // height of a line of text, in pixels
 
   function svg(parent, tag, attributes = {}, text = "") {
     const node = document.createElementNS(SVG, tag);
@@ -64,7 +65,7 @@ const Axes = (() => {
     svg(root, "text", {x: MARGIN.left, y: 16, class: "lb-title"}, title);
     for (const [value, text] of ticks(x, wide / 70)) {
       svg(root, "path", {class: "lb-grid", d: `M${across(value)} ${floor}V${MARGIN.top}`});
-      svg(root, "text", {x: across(value), y: floor + LINE, "text-anchor": "middle"}, text);
+      svg(root, "text", {x: across(value), y: floor + 17, "text-anchor": "middle"}, text);
     }
     for (const [value, text] of ticks(y, tall / 42)) {
       svg(root, "path", {class: "lb-grid", d: `M${MARGIN.left} ${up(value)}h${wide}`});
@@ -75,12 +76,22 @@ const Axes = (() => {
     // an inner drawing of its own cuts off what leaves the axes
     const area = svg(root, "svg", {"aria-hidden": "true", x: MARGIN.left, y: MARGIN.top - 2, width: wide, height: tall + 4,
       viewBox: `${MARGIN.left} ${MARGIN.top - 2} ${wide} ${tall + 4}`});
-    const boxes = []; // of the labels that stand already
+    const list = document.createElement("ul");
+    list.className = "lb-key";
+    panel.append(list);
 
     const place = (a, b) => [Math.min(1e4, Math.max(-1e4, across(a))), Math.min(1e4, Math.max(-1e4, up(b)))];
 
-    /** A curve through (xs, ys); a value that is no number leaves a gap. */
-    function line(xs, ys, name, kind = name) {
+    /** An entry of the key: a sample of what is drawn, then its name.  Every kind is named once. */
+    function key(kind, d, text) {
+      if (!text || [...list.children].some(entry => entry.textContent === text)) return;
+      const entry = list.appendChild(document.createElement("li"));
+      svg(svg(entry, "svg", {"aria-hidden": "true", viewBox: "0 0 34 14", width: 34, height: 14}), "path", {class: kind, d});
+      entry.append(text);
+    }
+
+    /** A curve through (xs, ys), called `text` in the key; a value that is no number leaves a gap. */
+    function line(xs, ys, name, kind = name, text = "") {
       let d = "", pen = "M";
       xs.forEach((a, k) => {
         const [px, py] = place(a, ys[k]);
@@ -88,41 +99,29 @@ const Axes = (() => {
         d += `${pen}${px.toFixed(2)} ${py.toFixed(2)}`;
         pen = "L";
       });
+      key(`lb-line lb-${kind}`, "M1 7h32", text);
       return svg(area, "path", {class: `lb-line lb-${kind}`, d, "data-name": name});
     }
 
-    /** A text beside a place, moved up or down until it covers no other. */
-    function label(a, b, text) {
-      let [px, wanted] = place(a, b);
-      const size = 7.3 * text.length, end = px + size + 8 > MARGIN.left + wide;
-      px = end ? Math.max(px - 8, MARGIN.left + size) : Math.max(px, MARGIN.left) + 8;
-      wanted = Math.min(floor - 6, Math.max(MARGIN.top + LINE, wanted));
-      const left = end ? px - size : px;
-      const free = y => y > MARGIN.top + 10 && y < floor - 3
-        && !boxes.some(box => Math.abs(box.y - y) < LINE && left < box.left + box.size && box.left < left + size);
-      const py = [0, 1, -1, 2, -2, 3, -3].map(k => wanted + k * LINE).find(free) ?? wanted;
-      boxes.push({left, size, y: py});
-      svg(root, "text", {x: px, y: py, "text-anchor": end ? "end" : "start", class: "lb-label"}, text);
-    }
-
-    /** A mark at a place: "circle", "square" or "cross". */
-    function mark(a, b, shape, name = "") {
+    /** A mark at a place, whole even at the edge of the plot: "circle", "square" or "cross". */
+    function mark(a, b, shape, name, text) {
       const [px, py] = place(a, b);
       const d = {circle: "m-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0", square: "m-5 -5h10v10h-10z", cross: "m-5 -5l10 10m0 -10l-10 10"}[shape];
-      return svg(area, "path", {class: `lb-mark lb-${shape}`, d: `M${px.toFixed(2)} ${py.toFixed(2)}${d}`, "data-name": name});
+      key(`lb-mark lb-${shape}`, `M17 7${d}`, text);
+      return svg(root, "path", {class: `lb-mark lb-${shape}`, d: `M${px.toFixed(2)} ${py.toFixed(2)}${d}`, "data-name": name});
     }
 
-    /** Named phases below the axis; `edges` has one entry more than `names`. */
+    /** Phases on a bar below the axis, with their names where there is room; `edges` has one entry more than `names`. */
     function phases(edges, names) {
       names.forEach((text, k) => {
         const [from, to] = [edges[k], edges[k + 1]].map(edge => Math.min(across(x.high), across(edge)));
         if (to - from < 1) return;
         svg(root, "rect", {x: from, y: floor + MARGIN.bottom + 2, width: to - from, height: 22, class: `lb-phase lb-phase-${k}`, "data-name": text});
-        const shown = 6.8 * text.length < to - from ? text : text[0];
-        svg(root, "text", {x: (from + to) / 2, y: floor + MARGIN.bottom + 18, "text-anchor": "middle"}, to - from > 9 ? shown : "");
+        if (7 * text.length < to - from) svg(root, "text", {x: (from + to) / 2, y: floor + MARGIN.bottom + 18, "text-anchor": "middle"}, text);
       });
+      key("lb-phase lb-phase-1", "M1 1h32v12h-32z", `bar: ${names.join(", then ")}`);
     }
-    return {root, area, across, up, line, label, mark, phases};
+    return {root, area, across, up, key, line, mark, phases};
   }
 
   return {short, svg, plot};

@@ -76,15 +76,13 @@ Explore.start("kim", ({start, values, a, b, c, h}) => {
       for (const p of [-1, 1]) for (const q of [-1, 1]) dots += `M${plot.across(p * cell * (i + 0.5)).toFixed(1)} ${plot.up(q * cell * (j + 0.5)).toFixed(1)}h0`;
     }));
     Axes.svg(plot.area, "path", {class: "lb-dots", d: dots, "data-name": "basin"});
+    if (dots) plot.key("lb-dots", "M5 7h0M17 7h0M29 7h0", "starts that are trapped");
     const levels = Array.from({length: LEVELS}, (_, k) => 4 * height(0, 0, lam) * ((k + 0.5) / LEVELS) ** 2);
     contours(plot, lam, levels);
     const way = [], {place, end, taken} = descend([x, y], lam, way);
-    for (const sign of [-1, 1]) plot.mark(sign, 0, "circle", "global"), plot.mark(0, sign * trap, "cross", "decoy");
-    plot.line(way.map(point => point[0]), way.map(point => point[1]), "way", "first").setAttribute("pathLength", 1);
-    plot.mark(x, y, "square", "start");
-    plot.label(1, 0, "global");
-    plot.label(0, trap, stable ? "trap" : "saddle");
-    plot.label(x, y, "start");
+    for (const sign of [-1, 1]) plot.mark(sign, 0, "circle", "global", "global minimum"), plot.mark(0, sign * trap, "cross", "decoy", stable ? "decoy, a trap" : "decoy, a saddle");
+    plot.line(way.map(point => point[0]), way.map(point => point[1]), "way", "first", "descent").setAttribute("pathLength", 1);
+    plot.mark(x, y, "square", "start", "start");
     plot.root.addEventListener("click", event => {
       const box = plot.root.getBoundingClientRect(), unit = plot.root.viewBox.baseVal.width / box.width;
       const px = (event.clientX - box.left) * unit, py = (event.clientY - box.top) * unit;

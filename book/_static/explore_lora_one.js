@@ -47,18 +47,14 @@ Explore.start("lora_one", ({start, values, X, U, B0, step, iterations}) => {
       title: "Largest sine between columns", x: {low: 0, high: iterations, name: "iterations"}, y: {low: 1e-4, high: 1, log: true, name: "sine"},
       about: "Sines against iterations on a logarithmic axis: to the gradient's columns solid, to the shift's columns dashed; a square marks the best alignment to the gradient.",
     });
-    plot.line(at, shift, "shift", "second");
-    plot.line([0, iterations], [apart, apart], "apart", "third");
-    plot.line(at, gradient, "gradient", "first");
-    plot.mark(where, best, "square", "best");
-    plot.label(where, 0.7 * best, "to the gradient");
-    plot.label(iterations * 0.8, shift[Math.round(iterations * 0.8)], "to the shift (dashed)");
-    plot.label(iterations * 0.5, 1.35 * apart, "gradient to shift (dotted)");
+    plot.line(at, gradient, "gradient", "first", "B to the gradient");
+    plot.line(at, shift, "shift", "second", "B to the shift");
+    plot.line([0, iterations], [apart, apart], "apart", "third", "gradient to shift");
+    plot.mark(where, best, "square", "best", "best alignment");
 
-    const s = Axes.short, last = gradient.at(-1), end = shift.at(-1), returned = last > 1.05 * best;
-    const words = `The sine to the gradient falls to ${s(best)} at iteration ${where}` + (where === iterations ? ", and is still falling. " : returned
-      ? `, and then returns to ${s(last)}. ` : ` and stays there. `)
-      + `Gradient and shift are ${s(apart)} apart, and the sine to the shift ends ${end < 1e-12 ? "below 10⁻¹²" : `at ${s(end)}`}. `
+    const s = Axes.short, last = gradient.at(-1), end = shift.at(-1);
+    const words = `The sine to the gradient falls to ${s(best)} at iteration ${where}` + (where === iterations ? ", and is still falling. " : `; at iteration ${iterations} it is ${s(last)}. `)
+      + `The sine to the shift is then ${end < 1e-12 ? "below 10⁻¹²" : s(end)}. In the end B has the columns of the shift, whose sine to those of the gradient is ${s(apart)}. `
       + `G has condition number ${s(top / low)}; in the limit of small starts, which for a large κ lies beyond this slider, the best sine falls like α to the power ${s(power)}.`;
     return {words, at, gradient, shift, best, where, apart, power, condition: top / low};
   }

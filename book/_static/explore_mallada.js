@@ -61,32 +61,31 @@ Explore.start("mallada", ({start, values, W1, W2, A1, A2, sigma, weight}) => {
     const edges = [0, Math.min(aligned ?? HORIZON, grown ?? HORIZON), grown ?? HORIZON, HORIZON];
 
     const x = {low: 0, high: HORIZON, name: "time s₁t"}, names = ["align", "growth", "plateau"];
-    const value = Axes.plot(left, {title: "Singular values of F, in units of σ", bar: true, x, y: {low: 0, high: 1.2, name: "value / σ"},
+    const value = Axes.plot(left, {title: "Singular values of F, in units of σ", bar: true, x, y: {low: -0.1, high: 1.2, name: "value / σ"},
       about: "Singular values of F against time: the first solid, the second dotted, the closed form dashed, the share that layer 2 learns dash-dotted."});
-    value.line(at, second, "second", "third");
-    value.line(at, shares.map(part => part[1]), "share", "fourth");
-    value.line(at, first, "first");
-    if (delta_w < 1) value.line(at, closed, "closed", "theory");
-    value.label(half, 0.5, "first");
-    if (delta_w < 1) value.label(half, 0.3, "closed form (dashed)");
-    value.label(0.9 * HORIZON, parts[1] + (parts[1] > 0.5 ? -0.1 : 0.1), "layer 2's share");
-    value.label(0.2, 0.1, "second (dotted)");
+    value.line(at, first, "first", "first", "first");
+    value.line(at, second, "second", "third", "second");
+    value.line(at, shares.map(part => part[1]), "share", "fourth", "layer 2’s share of the shift");
+    if (delta_w < 1) value.line(at, closed, "closed", "theory", "closed form of the first");
     value.phases(edges, names);
     const turn = Axes.plot(right, {title: "Alignment gap 1 − cos", bar: true, x, y: {low: 1e-16, high: 1, log: true, name: "1 − cos"},
       about: "The gap between the first singular pair of F and that of the shift, against time, on a logarithmic axis; a square marks the time of half the value."});
-    turn.line(at, gap, "gap", "first");
+    turn.line(at, gap, "gap", "first", "gap");
     const middle = first.findIndex(size => size >= 0.5);
-    if (middle >= 0) turn.mark(at[middle], gap[middle], "square", "half"), turn.label(at[middle], gap[middle], "half of the value");
+    if (middle >= 0) turn.mark(at[middle], gap[middle], "square", "half", "half of the value");
     turn.phases(edges, names);
 
     const s = Axes.short;
     const when = grown === null ? `The singular value has not arrived by s₁t = ${HORIZON}.`
       : aligned === null || aligned > grown ? `The start is so large that the value arrives, at s₁t = ${s(grown)}, before the gap is below 0.01: there is no alignment phase of its own.`
-        : `Alignment: the gap is first below 0.01 at s₁t = ${s(aligned)}, when the value is ${s(first[at.indexOf(aligned)])} σ. Growth: the value is first within 1 % of σ at s₁t = ${s(grown)}.`;
+        : first[at.indexOf(aligned)] > 0.5 ? `The start is so large that the phases overlap: half of the value is learnt before the gap is below 0.01, at s₁t = ${s(aligned)}. The value is first within 1 % of σ at s₁t = ${s(grown)}.`
+          : `Alignment: the gap is first below 0.01 at s₁t = ${s(aligned)}, when the value is ${s(first[at.indexOf(aligned)])} σ. Growth: the value is first within 1 % of σ at s₁t = ${s(grown)}.`;
     const percent = part => `${s(100 * part)} %`;
     const words = `${when} ${middle >= 0 ? `When half of the value is learnt, the gap is ${s(gap[middle])}. ` : ""}`
       + `At s₁t = ${HORIZON} layer 1 carries ${percent(parts[0])} of the shift, layer 2 ${percent(parts[1])}, and the product of both ${percent(parts[2])}. `
-      + (delta_w < 1 ? `The closed form puts half of the value at s₁t = ${s(half)}.` : "The closed form is for δ_w below 1, where a small start lets layer 1 lead; here the draw and the size of the start decide. A negative share is a part that the others make up for.");
+      + (Math.min(...parts) < -1e-3 ? "A negative share is a part that the others make up for. " : "")
+      + (delta_w < 1 ? `The closed form puts half of the value at s₁t = ${s(half)}.` : delta_w === 1 ? "At δ_w = 1 both layers grow at one rate, and the draw decides."
+        : "Above δ_w = 1 layer 2 grows faster: it leads from a small enough start; from a larger one the draw decides too.");
     return {words, at, first, second, gap, shares, closed: delta_w < 1 ? closed : null, aligned, grown, half, middle, edges};
   }
 
@@ -94,7 +93,7 @@ Explore.start("mallada", ({start, values, W1, W2, A1, A2, sigma, weight}) => {
     name: "Two phases: alignment, then growth", panels: 2, draw,
     sliders: [
       {name: "alpha", label: "init scale α (standard deviation of an entry of A)", values: values.alpha, start: start.alpha},
-      {name: "delta_w", label: "δ_w, the ratio of the weights' sizes σ_W1 / σ_W2", values: values.delta_w, start: start.delta_w},
+      {name: "delta_w", label: "δ_w, the ratio of the weights' sizes σ_W₁ / σ_W₂", values: values.delta_w, start: start.delta_w},
     ],
   };
 });

@@ -17,12 +17,8 @@ Explore.start("rushka", ({start, values}) => {
       title: "What is left of the trace", about: "Residual against time: LoRA's as a solid curve, the full-rank one dashed. The text below says when each is done.",
       x: {low: 1e-4, high: 1e3, log: true, name: "flow time t"}, y: {low: 0, high: Math.max(c, 1), name: "residual"},
     });
-    plot.line(times, full, "full", "second");
-    plot.line(times, lora, "lora", "first");
-    const halfway = c > 0 ? {lora: Riccati.timeTo(c, N, c / 2), full: Math.log(2) / n} : {lora: 1, full: 0.01};
-    const [one, two] = halfway.lora < halfway.full ? [0.7, 0.3] : [0.3, 0.7]; // the labels stand apart
-    plot.label(c > 0 ? Riccati.timeTo(c, N, one * c) : 1, one * c, "LoRA");
-    plot.label(c > 0 ? -Math.log(two) / n : 0.01, two * c, "full rank (dashed)");
+    plot.line(times, full, "full", "second", "full rank");
+    plot.line(times, lora, "lora", "first", "LoRA");
 
     const s = Axes.short;
     const words = c === 0 ? "With trace 0 there is nothing to learn: both residuals are 0 from the start."
