@@ -558,7 +558,7 @@ def test_without_script_the_fixed_figures_and_the_text_stand_there(address, brow
         assert [figure.is_visible() for figure in figures.all()] == [not script] * len(KINDS)
         assert [bool(mount.inner_text().strip()) for mount in mounts.all()] == [script] * len(KINDS)
         text = page.locator("article").inner_text()
-        for words in ("Raise the start’s size: LoRA overtakes", "Lower the init scale", "the sine dips" if not script else "The sine to the gradient falls", "From near the vertical axis descent is trapped"):
+        for words in ("Raise the start’s size: LoRA overtakes", "Lower the init scale", "the sine dips" if not script else "The sine to the gradient falls", "above and below, descent is trapped"):
             assert words in text
 
 
