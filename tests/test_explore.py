@@ -241,7 +241,12 @@ def hold_kim(shown):
     decoy, _ = problem.spurious_factors()
     least = float(kim.stationarity(problem, *problem.spurious_factors()).least_eigenvalue)
     assert (drawn["trap"], drawn["margin"]) == pytest.approx((float(decoy[1]), problem.margin), rel=1e-12)  # one formula each
-    assert (drawn["margin"] >= 0) == (least > -1e-9) and short(problem.margin) in shown.words
+    assert (drawn["margin"] >= 0) == (least > -1e-9) and f"(eigenvalue {short(problem.margin)} of the Hessian)" in shown.words
+    # towards the truth: an eigenvector of the Hessian over both factors, by a second difference of the objective
+    ahead, B = tensor([[1e-3], [0.0]]), decoy
+    rise = sum(float(kim.objective(problem, B + step, (B + step).mT)) for step in (ahead, -ahead)) - 2 * float(kim.objective(problem, B, B.mT))
+    # differences of order 1e-6 of numbers of order one
+    assert rise / 2e-6 == pytest.approx(problem.margin, abs=1e-4)
     np.testing.assert_allclose(shown.places("decoy"), [[0, -float(decoy[1])], [0, float(decoy[1])]], atol=1e-4)  # pixels with two decimals
     np.testing.assert_allclose(shown.places("global"), [[-1, 0], [1, 0]], atol=1e-4)
 

@@ -94,8 +94,8 @@ Explore.start("kim", ({start, values, a, b, c, h}) => {
     const result = {global: "Descent succeeds: it ends at a global minimum.", trapped: `Descent is trapped: it ends at the decoy, ${s(value)} above the optimum.`,
       saddle: `Descent stands still on a saddle, ${s(value)} above the optimum: the start has nothing that points away from it.`,
       "under way": "Descent is still under way when its steps are used up."}[end];
-    const words = `From (${s(x)}, ${s(y)}): ${result} ` + (stable ? `The decoy is a minimum: towards the truth the objective curves upwards (h s − a + c s = ${s(margin)}). Of the starts on a grid ${s(100 * share, 2)} % end there.`
-      : `At this decay the decoy is no minimum: towards the truth the objective curves downwards (h s − a + c s = ${s(margin)}).`);
+    const words = `From (${s(x)}, ${s(y)}): ${result} ` + (stable ? `The decoy is a minimum: towards the truth the objective curves upwards (eigenvalue ${s(margin)} of the Hessian). Of the starts on a grid ${s(100 * share, 2)} % end there.`
+      : `At this decay the decoy is no minimum: towards the truth the objective curves downwards (eigenvalue ${s(margin)} of the Hessian).`);
     return {words, way, place, end, taken, value, trap, margin, ends, levels};
   }
 
