@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lorabook.adapters.certificate import Verdict
-from lorabook.adapters.inspect import Adapter, AdapterError, Measured, printable
+from lorabook.adapters.inspect import PREFIX, Adapter, AdapterError, Measured, printable
 
 WIDTH = 100
 LEGEND = """\
@@ -48,10 +48,11 @@ def as_text(adapter: Adapter, measured: list[Measured], verdicts: dict[str, Verd
     lines += ["", align(header), *map(align, rows), "", LEGEND, *([LEGEND_VERDICT] if verdicts else [])]
     reasons: dict[str, list[str]] = {}
     for key, why in adapter.skipped.items():
-        reasons.setdefault(why, []).append(printable(key))
+        reasons.setdefault(why, []).append(printable(key.removeprefix(PREFIX)))
     if reasons:
         lines.append("")
-    lines += [_elide(f"left out, {why}: {', '.join(keys)}", WIDTH) for why, keys in reasons.items()]
+    lines += [_elide(f"left out, {why}: {len(keys)}, from {keys[0]} to {keys[-1]}" if len(keys) > 2 else f"left out, {why}: {', '.join(keys)}", WIDTH)
+              for why, keys in reasons.items()]
     return "\n".join([*lines, *(f"note: {note}" for note in adapter.notes)])
 
 
