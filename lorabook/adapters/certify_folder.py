@@ -21,7 +21,8 @@ from lorabook.device import default_device
 
 TASKS = {"SEQ_CLS": "AutoModelForSequenceClassification", "CAUSAL_LM": "AutoModelForCausalLM"}
 LENGTH = 128  # tokens of a sentence, where the model has as many positions
-LONGEST = 2**20  # characters of a line of data
+LONGEST, CLASSES = 2**20, 2**31  # characters of a line of data; a label is smaller
+TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")  # without any, transformers makes up an empty one
 
 
 def certify_folder(adapter: Adapter, model_folder: str | Path, data: str | Path, weight_decay: float, *, batch_size: int = 16,
@@ -114,8 +115,8 @@ def _row(line: str, number: int, task: str) -> dict:
     if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
         raise AdapterError(f"Line {number} of the data has no text.")
     label = row.get("label")
-    if task == "SEQ_CLS" and (isinstance(label, bool) or not isinstance(label, int) or label < 0):
-        raise AdapterError(f"Line {number} of the data needs a label that is a whole number from 0 on.")
+    if task == "SEQ_CLS" and (isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < CLASSES):
+        raise AdapterError(f"Line {number} of the data needs a label that is a class: 0, 1 and so on.")
     return row
 
 
@@ -127,6 +128,8 @@ def _base(folder: Path, task: str, adapter: Adapter):
         raise AdapterError("The certificate needs transformers: run `pip install transformers`.") from None
     if not (folder / "config.json").is_file():
         raise AdapterError(f"{folder} is not a folder with a base model: it has no config.json.")
+    if not any(True for pattern in TOKENIZERS for _ in folder.glob(pattern)):
+        raise AdapterError(f"{folder} has no tokenizer.")
     whole = {}
     with safe_open(adapter.folder / WEIGHTS, framework="pt", device="cpu") as stored:
         for key in (key for key, why in adapter.skipped.items() if why == WHOLE):
@@ -139,17 +142,21 @@ def _base(folder: Path, task: str, adapter: Adapter):
     transformers.logging.set_verbosity_error()  # its report of a missing head is checked below
     transformers.logging.disable_progress_bar()
     try:
+        config = transformers.AutoConfig.from_pretrained(folder, **safe, **options)
+        if getattr(config, "quantization_config", None):
+            raise ValueError("its weights are quantised")
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **safe)
         model, found = getattr(transformers, TASKS[task]).from_pretrained(
-            folder, **safe, **options, use_safetensors=True, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True)
+            folder, **safe, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True)
     except Exception as error:  # transformers raises many kinds for a folder that it cannot load
         raise AdapterError(f"{folder} cannot be loaded as a base model ({_first_line(error)}).") from None
     finally:
         transformers.logging.set_verbosity(loud)
         if bar:
             transformers.logging.enable_progress_bar()
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None and tokenizer.eos_token is None:
+        raise AdapterError(f"The tokenizer of {folder} has no token to pad with.")
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     blank = sorted((set(found["missing_keys"]) | {key for key, *_ in found["mismatched_keys"]}) - whole.keys())
     if blank:
         raise AdapterError(f"Neither the base model nor the adapter has weights that fit {printable(blank[0])}.")

@@ -82,6 +82,8 @@ def write_plot(path: str | Path, measured: list[Measured]) -> None:
     try:
         aside.write_text(drawing, encoding="utf-8")
         os.replace(aside, path)
+    except OSError as error:
+        raise AdapterError(f"{path} cannot be written ({error.strerror}).") from None
     finally:
         aside.unlink(missing_ok=True)
 
