@@ -98,7 +98,7 @@ def test_the_certificate_of_a_folder_is_that_of_the_model_that_peft_loads(tmp_pa
     assert found.keys() == wanted.keys()
     for name, one in wanted.items():
         # float32 through two layers; the update is added to the weight here and beside it there
-        assert found[name]["excess"] == pytest.approx(one.excess, rel=1e-3) and found[name]["slope"] == pytest.approx(one.slope, rel=1e-3)
+        assert found[name]["excess"] == pytest.approx(one.excess, rel=1e-4) and found[name]["slope"] == pytest.approx(one.slope, rel=1e-4)
         assert found[name]["imbalance"] == pytest.approx(one.imbalance, rel=1e-6) and found[name]["verdict"] == one.verdict
 
 
