@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -12,8 +13,9 @@ from adapter_folders import ROWS, WORDS, adapted, base, bert, files, rows, run, 
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, GPT2ForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, GPT2ForSequenceClassification, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
+from lorabook.__main__ import main
 from lorabook.adapters import certify
 
 TASKS = {"SEQ_CLS": AutoModelForSequenceClassification, "CAUSAL_LM": AutoModelForCausalLM}
@@ -102,6 +104,16 @@ def test_the_certificate_of_a_folder_is_that_of_the_model_that_peft_loads(tmp_pa
         assert found[name]["imbalance"] == pytest.approx(one.imbalance, rel=1e-6) and found[name]["verdict"] == one.verdict
 
 
+def test_a_causal_model_that_judges_needs_no_padding_of_its_own(tmp_path, capsys):
+    options = {"target_modules": ["q_proj"]}
+    path = home(tmp_path, LlamaForSequenceClassification(llama().config), **options)
+    wanted = said(capsys, path)
+    for name, key, value in (("config.json", "pad_token_id", None), ("tokenizer_config.json", "pad_token", None)):
+        config = json.loads((path / "base" / name).read_text())
+        (path / "base" / name).write_text(json.dumps(config | {key: value, "eos_token": "[PAD]"} if "token" in name else config | {key: value}))
+    assert said(capsys, path) == wanted
+
+
 def test_the_table_with_verdicts_fits(plain, capsys):
     assert command(plain) == 0
     out = capsys.readouterr().out
@@ -151,6 +163,18 @@ def test_the_output_is_plain_text_for_a_file(plain, tmp_path):
     text = (tmp_path / "out.txt").read_text()
     # after two seconds a line about progress may appear
     assert done.returncode == 0 and "verdict" in text and "\x1b" not in text and not re.sub(r"pass \d+ of \d+, batch \d+\n", "", done.stderr)
+
+
+def test_the_command_on_the_page_runs_and_its_options_exist(root, plain, monkeypatch, capsys):
+    page = (root / "book" / "adapter.md").read_text()
+    (line,) = re.findall(r"^python -m lorabook (inspect .*--model .*)$", page, re.M)
+    (plain / "train.jsonl").write_bytes((plain / "data.jsonl").read_bytes())
+    monkeypatch.chdir(plain)
+    assert main(shlex.split(line)) == 0 and "not stationary" in capsys.readouterr().out
+    assert run("--help") == 0
+    known = capsys.readouterr().out
+    named = set(re.findall(r"`(--[a-z-]+)", page))
+    assert len(named) > 3 and all(option in known for option in named)
 
 
 # ---------------------------------------------------------------- what is refused

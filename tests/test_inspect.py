@@ -12,6 +12,7 @@ import sys
 import pytest
 import torch
 from adapter_folders import adapted, bert, files, folder, pair, run
+from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2ForSequenceClassification
@@ -307,6 +308,14 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path, capsys):
     path = folder(tmp_path / "a", {"x": pair(5, 6, 2)})
     assert run(path / "adapter_model.safetensors") == 1
     assert "give the folder" in capsys.readouterr().err
+
+
+def test_an_adapter_in_an_inner_folder_is_pointed_at(tmp_path, capsys):
+    model = get_peft_model(bert(), LoraConfig(r=2, target_modules=["query"]), adapter_name="mine")
+    model.save_pretrained(tmp_path)  # PEFT puts an adapter of another name into a folder of this name
+    assert run(tmp_path) == 1
+    assert capsys.readouterr().err == f"lorabook: {tmp_path} has no adapter_config.json, but {tmp_path / 'mine'} has.\n"
+    assert run(tmp_path / "mine") == 0
 
 
 @pytest.mark.parametrize("plot, sentence", [("ranks.png", "ends in .svg"), ("nowhere/ranks.svg", "There is no folder"), (".svg", "ends in .svg")])

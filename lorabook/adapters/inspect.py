@@ -142,7 +142,8 @@ def printable(text: str) -> str:
 
 def _config(path: Path) -> dict:
     if not path.is_file():
-        raise AdapterError(f"{path.parent} has no {CONFIG}.")
+        inner = next(path.parent.glob(f"*/{CONFIG}"), None)
+        raise AdapterError(f"{path.parent} has no {CONFIG}{f', but {inner.parent} has' if inner else ''}.")
     if path.stat().st_size > LARGEST_FILE:
         raise AdapterError(f"{CONFIG} is larger than {LARGEST_FILE} bytes, which no configuration needs.")
     try:

@@ -42,7 +42,7 @@ def as_text(adapter: Adapter, measured: list[Measured], verdicts: dict[str, Verd
     config = adapter.config
     scale = "alpha / sqrt(r)" if config.get("use_rslora") else "alpha / r"
     base = printable(str(config.get("base_model_name_or_path") or "not named"))
-    lines = [f"LoRA adapter with {len(measured)} modules: r {config['r']}, alpha {config['lora_alpha']:g}, scale {scale}", f"base model: {_elide(base, WIDTH - 12)}"]
+    lines = [f"LoRA adapter with {len(measured)} module{'s' if len(measured) > 1 else ''}: r {config['r']}, alpha {config['lora_alpha']:g}, scale {scale}", f"base model: {_elide(base, WIDTH - 12)}"]
     if begin:
         lines.append(f"names begin with {_elide(printable(begin), WIDTH - 17)}")
     lines += ["", align(header), *map(align, rows), "", LEGEND, *([LEGEND_VERDICT] if verdicts else [])]
