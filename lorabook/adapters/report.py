@@ -51,8 +51,9 @@ def as_text(adapter: Adapter, measured: list[Measured], verdicts: dict[str, Verd
         reasons.setdefault(why, []).append(printable(key.removeprefix(PREFIX)))
     if reasons:
         lines.append("")
-    lines += [_elide(f"left out, {why}: {len(keys)}, from {keys[0]} to {keys[-1]}" if len(keys) > 2 else f"left out, {why}: {', '.join(keys)}", WIDTH)
-              for why, keys in reasons.items()]
+    for why, keys in reasons.items():
+        head = f"left out, {why} ({len(keys)}): "
+        lines.append(head + _elide(", ".join(keys), WIDTH - len(head)))
     return "\n".join([*lines, *(f"note: {note}" for note in adapter.notes)])
 
 
