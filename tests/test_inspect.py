@@ -11,97 +11,65 @@ import sys
 
 import pytest
 import torch
+from adapter_folders import adapted, bert, files, folder, pair, run
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from lorabook import device, linalg
-from lorabook.__main__ import main
-from lorabook.adapters import AdapterError, certify, inspect_folder
+from lorabook.adapters import inspect_folder
 from lorabook.adapters.inspect import measure
 
 f64 = torch.float64
-WORDS = ["[PAD]", "[UNK]", "good", "bad", "film", "plot", "the", "a", "dull", "fine"]
-ROWS = [("the good film", 1), ("a bad plot", 0), ("dull film", 0), ("fine plot a film", 1), ("the dull plot", 0)]
-
-
-def folder(path, factors, config=None, dtype=torch.float32, more=None):
-    """An adapter folder from {module: (B, A)}."""
-    path.mkdir(exist_ok=True)
-    tensors = dict(more or {})
-    for name, (B, A) in factors.items():
-        tensors |= {f"base_model.model.{name}.lora_B.weight": B.to(dtype).contiguous(), f"base_model.model.{name}.lora_A.weight": A.to(dtype).contiguous()}
-    save_file(tensors, path / "adapter_model.safetensors")
-    rank = next(iter(factors.values()))[1].shape[0] if factors else 1
-    (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank, "lora_alpha": rank} | (config or {})))
-    return path
-
-
-def pair(m, n, r, seed=0):
-    source = device.generator(seed)
-    return device.normal((m, r), source), device.normal((r, n), source)
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A base model, the PEFT model after some steps of training, and the folders that they saved themselves."""
-    home = tmp_path_factory.mktemp("saved")
-    torch.manual_seed(0)
-    base = BertForSequenceClassification(BertConfig(vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-                                                    max_position_embeddings=16, num_labels=2))
-    base.bert.save_pretrained(home / "base")
-    coder = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    coder.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=coder, pad_token="[PAD]", unk_token="[UNK]")
-    tokenizer.save_pretrained(home / "base")
-    (home / "data.jsonl").write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in ROWS))
-    batches = []
-    for rows in (ROWS[:2], ROWS[2:4], ROWS[4:]):
-        batch = dict(tokenizer([text for text, _ in rows], padding=True, return_tensors="pt"))
-        batches.append(batch | {"labels": torch.tensor([label for _, label in rows])})
-    model = get_peft_model(base, LoraConfig(r=3, lora_alpha=6, target_modules=["query", "output.dense"], task_type="SEQ_CLS", rank_pattern={"query": 2}, alpha_pattern={"value": 1, "output.dense": 4}))
-    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
-    for _ in range(3):
-        for batch in batches:
-            optimiser.zero_grad()
-            model(**batch).loss.backward()
-            optimiser.step()
-    model.save_pretrained(home / "adapter")
-    return home, model.eval(), batches
-
-
-def run(*arguments):
-    """Exit code of the command line, also for argparse's own."""
-    try:
-        return main(["inspect", *map(str, arguments)])
-    except SystemExit as stop:
-        return stop.code
-
-
-def files(path):
-    return {entry: entry.stat().st_mtime_ns for entry in path.rglob("*")}
+    """The folder of an adapter that PEFT saved."""
+    path = tmp_path_factory.mktemp("saved") / "adapter"
+    adapted(bert()).save_pretrained(path)
+    return path
 
 
 # ---------------------------------------------------------------- measures
 
 
-def test_measures_of_an_adapter_that_peft_saved_are_those_of_the_full_product(saved):
-    home, model, _ = saved
-    adapter, found = inspect_folder(home / "adapter")
-    layers = {name.removeprefix("base_model.model."): layer for name, layer in model.named_modules() if hasattr(layer, "lora_A") and hasattr(layer, "scaling")}
-    assert {one.name for one in found} == layers.keys() and len(found) == 6
+def gpt2():
+    return GPT2ForSequenceClassification(GPT2Config(vocab_size=10, n_embd=16, n_layer=2, n_head=2, n_positions=16, pad_token_id=0, bos_token_id=0, eos_token_id=0))
+
+
+@pytest.mark.parametrize("model, options, modules", [
+    (bert, {"r": 3, "lora_alpha": 6, "target_modules": ["query", "output.dense"], "rank_pattern": {"query": 2}, "alpha_pattern": {"value": 1, "output.dense": 4}}, 6),
+    (bert, {"target_modules": "all-linear", "rank_pattern": {"query": 3, r"layer\.1\.attention\.self\.value": 1}, "alpha_pattern": {"value": 9}, "use_rslora": True}, 13),
+    (bert, {"layers_to_transform": [1], "layers_pattern": "layer"}, 2), (bert, {"exclude_modules": ["value"]}, 2), (bert, {"task_type": None}, 4),
+    (bert, {"bias": "all"}, 4), (bert, {"bias": "lora_only"}, 4), (bert, {"bias": "all", "modules_to_save": ["LayerNorm"]}, 4), (bert, {"lora_bias": True}, 4),
+    (bert, {"init_lora_weights": "gaussian"}, 4), (bert, {"init_lora_weights": "orthogonal"}, 4), (bert, {"init_lora_weights": "olora"}, 4), (bert, {"init_lora_weights": "pissa"}, 4),
+    (bert, {"dtype": torch.float16}, 4), (bert, {"dtype": torch.bfloat16}, 4), (bert, {"dtype": f64}, 4),
+    (gpt2, {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}, 6),
+])
+def test_measures_of_an_adapter_that_peft_saved_are_those_of_the_full_product(tmp_path, model, options, modules):
+    model = adapted(model(), **options)
+    model.save_pretrained(tmp_path)
+    adapter, found = inspect_folder(tmp_path)
+    layers = {name.removeprefix("base_model.model."): layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    assert {one.name for one in found} == layers.keys() and len(found) == modules
     for one in found:
         layer = layers[one.name]
-        X = layer.get_delta_weight("default").detach().double()
+        # PEFT forms the product in the adapter's dtype; a Conv1D gets its transpose
+        X = layer.to(f64).get_delta_weight("default").detach()
+        X = X.mT if "fan_in_fan_out" in options else X
         s = torch.linalg.svdvals(X)
-        # PEFT forms the product in float32
-        assert one.norm == pytest.approx(float(X.norm()), rel=1e-5) and one.largest == pytest.approx(float(s[0]), rel=1e-5)
-        assert one.stable_rank == pytest.approx(float(s.square().sum() / s[0] ** 2), rel=1e-5)
+        # float64 all through
+        assert one.norm == pytest.approx(float(X.norm()), rel=1e-13) and one.largest == pytest.approx(float(s[0]), rel=1e-13)
+        assert one.stable_rank == pytest.approx(float(s.square().sum() / s[0] ** 2), rel=1e-13)
+        assert one.rank == torch.linalg.matrix_rank(X) and one.energy_90 == int((s.square().cumsum(0) < 0.9 * s.square().sum()).sum()) + 1
         assert one.scale == layer.scaling["default"] and one.allowed == layer.r["default"] and one.shape == tuple(X.shape)
-        B, A = layer.lora_B["default"].weight.detach().double(), layer.lora_A["default"].weight.detach().double()
+        B, A = layer.lora_B["default"].weight.detach(), layer.lora_A["default"].weight.detach()
         assert one.imbalance == pytest.approx(float(linalg.balance(B, A).norm() / (A @ A.mT).norm()), rel=1e-12)
-    assert set(adapter.skipped) == {"base_model.model.classifier.weight", "base_model.model.classifier.bias"}
+    # what is not a factor is left out by name, and nothing is lost
+    factors = {f"base_model.model.{one.name}.lora_{half}.weight" for one in found for half in "AB"}
+    assert factors | adapter.skipped.keys() == load_file(tmp_path / "adapter_model.safetensors").keys() and not factors & adapter.skipped.keys()
 
 
 @pytest.mark.parametrize("m, n, r", [(40, 30, 5), (6, 50, 6), (3, 20, 8)])
@@ -135,6 +103,14 @@ def test_an_untrained_adapter_is_zero():
     assert measure("x", B, 0 * A, 1.0, 1e-16).imbalance == math.inf
 
 
+def test_numbers_whose_squares_are_too_small_are_measured_all_the_same():
+    B, A = pair(8, 9, 3)
+    exact, found = measure("x", B, A, 1.0, 1e-16), measure("x", 1e-200 * B, A, 1.0, 1e-16)
+    # rounding of float64
+    assert found.norm == pytest.approx(1e-200 * exact.norm, rel=1e-13) and found.stable_rank == pytest.approx(exact.stable_rank, rel=1e-13)
+    assert (found.rank, found.energy_90) == (exact.rank, exact.energy_90)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_rounding_of_the_stored_factors_does_not_count_as_rank(tmp_path, dtype):
     B, A = pair(60, 50, 2)
@@ -166,8 +142,7 @@ def test_scale_and_rank_follow_the_configuration(tmp_path, config, scales):
 
 
 def test_the_command_prints_a_table_that_fits(saved, capsys):
-    home, *_ = saved
-    assert run(home / "adapter") == 0
+    assert run(saved) == 0
     out, err = capsys.readouterr()
     assert not err and out.isascii() and max(map(len, out.splitlines())) <= 100
     assert "names begin with bert.encoder.layer." in out and "left out, saved whole" in out and "0.attention.self.query" in out
@@ -191,22 +166,20 @@ def test_json_has_stable_keys_and_no_nan(tmp_path, capsys):
 
 
 def test_the_plot_is_one_svg_file(saved, tmp_path, capsys):
-    home, *_ = saved
-    assert run(home / "adapter", "--plot", tmp_path / "ranks.svg") == 0
+    assert run(saved, "--plot", tmp_path / "ranks.svg") == 0
     drawing = (tmp_path / "ranks.svg").read_text()
     assert drawing.startswith("<svg") and "currentColor" in drawing and [entry.name for entry in tmp_path.iterdir()] == ["ranks.svg"]
 
 
 def test_the_module_runs_without_peft_and_without_network(saved, tmp_path):
-    home, *_ = saved
     (tmp_path / "sitecustomize.py").write_text(
         "import socket, sys\n"
         "def no(*a, **k): raise RuntimeError('network')\n"
         "socket.socket.connect = no\n"
         "sys.modules['peft'] = sys.modules['transformers'] = None\n")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run([sys.executable, "-m", "lorabook", "inspect", str(home / "adapter")], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
-    assert done.returncode == 0 and "LoRA adapter with 6 modules" in done.stdout
+    done = subprocess.run([sys.executable, "-m", "lorabook", "inspect", str(saved)], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert done.returncode == 0 and "LoRA adapter with 4 modules" in done.stdout and "\x1b" not in done.stdout and not done.stderr
 
 
 @pytest.mark.parametrize("arguments", [[], ["x", "--model", "y"], ["x", "--weight-decay", "-1"], ["x", "--batch-size", "0"], ["x", "--what"]])
@@ -244,6 +217,9 @@ def broken(path, kind):
     factors = {"x": pair(5, 6, 2)}
     weights, config = path / "adapter_model.safetensors", path / "adapter_config.json"
     if kind == "missing":
+        return "There is no folder"
+    if kind == "symbolic links in a circle":
+        path.symlink_to(path)
         return "There is no folder"
     folder(path, factors)
     if kind == "pickle":
@@ -292,12 +268,13 @@ def broken(path, kind):
     changes = {
         "IA3": ({"peft_type": "IA3"}, "of the kind IA3"), "DoRA": ({"use_dora": True}, "sets use_dora"), "rank 0": ({"r": 0}, "rank r must be a whole number above 0"),
         "rank as text": ({"r": "2"}, "rank r must be"), "other rank": ({"r": 3}, "have rank 2, but adapter_config.json says 3"), "no alpha": ({"lora_alpha": None}, "lora_alpha must be a positive number"),
-        "alpha NaN": ({"lora_alpha": float("nan")}, "lora_alpha must be"), "pattern": ({"alpha_pattern": {"(a+)+": 3}}, "too involved"), "bad pattern": ({"alpha_pattern": {"(a": 3}}, "not a regular expression"),
+        "alpha NaN": ({"lora_alpha": float("nan")}, "lora_alpha must be"), "endless alpha": ({"lora_alpha": 10**400}, "lora_alpha must be"), "alpha as text": ({"lora_alpha": "2"}, 'says "2"'),
+        "switch as text": ({"use_rslora": "no"}, "use_rslora must be true or false"), "negative rank": ({"r": -1}, "rank r must be"), "pattern": ({"alpha_pattern": {"(a+)+": 3}}, "too involved"), "bad pattern": ({"alpha_pattern": {"(a": 3}}, "not a regular expression"),
         "pattern as list": ({"rank_pattern": [1]}, "must map module names"), "parameters": ({"target_parameters": ["w"]}, "sets target_parameters"),
     }
     tensors = {
         "magnitudes": ({"base_model.model.x.lora_magnitude_vector": torch.ones(5)}, "magnitude vectors"), "half a pair": ({"base_model.model.y.lora_A.weight": torch.ones(2, 3)}, "has only one of the factors"),
-        "whole numbers": ({"base_model.model.x.lora_A.weight": torch.ones(2, 6, dtype=torch.int64)}, "is stored as I64"), "NaN": ({"base_model.model.x.lora_A.weight": torch.full((2, 6), torch.nan)}, "NaN or infinite"),
+        "whole numbers": ({"base_model.model.x.lora_A.weight": torch.ones(2, 6, dtype=torch.int64)}, "is stored as I64"), "NaN": ({"base_model.model.x.lora_A.weight": torch.full((2, 6), torch.nan)}, "NaN, infinite or above"), "infinite": ({"base_model.model.x.lora_B.weight": torch.full((5, 2), -torch.inf)}, "NaN, infinite or above"),
         "no product": ({"base_model.model.x.lora_A.weight": torch.ones(3, 6)}, "do not multiply"), "zero size": ({"base_model.model.x.lora_A.weight": torch.ones(2, 0)}, "do not multiply"),
     }
     if kind in changes:
@@ -314,8 +291,8 @@ def broken(path, kind):
 
 @pytest.mark.parametrize("kind", [
     "missing", "pickle", "pickle under the other name", "truncated", "empty", "no weights", "no configuration", "truncated JSON", "deep JSON", "large JSON", "a list", "huge claim", "huge header",
-    "sparse giant", "IA3", "DoRA", "rank 0", "rank as text", "other rank", "no alpha", "alpha NaN", "pattern", "bad pattern", "pattern as list", "parameters", "magnitudes", "half a pair",
-    "whole numbers", "NaN", "no product", "zero size", "only an embedding",
+    "sparse giant", "IA3", "DoRA", "rank 0", "negative rank", "rank as text", "other rank", "no alpha", "alpha NaN", "endless alpha", "alpha as text", "switch as text", "pattern", "bad pattern", "pattern as list", "parameters", "magnitudes", "half a pair",
+    "whole numbers", "NaN", "infinite", "symbolic links in a circle", "no product", "zero size", "only an embedding",
 ])
 def test_a_folder_that_cannot_be_read_gets_one_sentence_and_is_left_alone(tmp_path, monkeypatch, capsys, kind):
     monkeypatch.chdir(tmp_path)
@@ -333,90 +310,35 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path, capsys):
     assert "give the folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("plot, sentence", [("ranks.png", "ends in .svg"), ("nowhere/ranks.svg", "There is no folder")])
+def test_an_adapter_in_an_inner_folder_is_pointed_at(tmp_path, capsys):
+    model = get_peft_model(bert(), LoraConfig(r=2, target_modules=["query"]), adapter_name="mine")
+    model.save_pretrained(tmp_path)  # PEFT puts an adapter of another name into a folder of this name
+    assert run(tmp_path) == 1
+    assert capsys.readouterr().err == f"lorabook: {tmp_path} has no adapter_config.json, but {tmp_path / 'mine'} has.\n"
+    assert run(tmp_path / "mine") == 0
+
+
+@pytest.mark.parametrize("plot, sentence", [("ranks.png", "ends in .svg"), ("nowhere/ranks.svg", "There is no folder"), (".svg", "ends in .svg")])
 def test_a_figure_that_cannot_be_written_is_refused_first(saved, tmp_path, capsys, plot, sentence):
-    home, *_ = saved
-    assert run(home / "adapter", "--plot", tmp_path / plot) == 1
+    assert run(saved, "--plot", tmp_path / plot) == 1
     assert sentence in capsys.readouterr().err and not files(tmp_path)
+
+
+def test_a_figure_that_fails_late_leaves_nothing_behind(saved, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert run(saved, "--plot", tmp_path / "ranks.svg") == 1
+    out, err = capsys.readouterr()
+    assert not out and "ranks.svg cannot be written (No space left on device)." in err and not files(tmp_path)
 
 
 def test_what_is_left_out_is_said(tmp_path, capsys):
     more = {"base_model.model.e.lora_embedding_A": torch.ones(2, 3), "base_model.model.e.lora_embedding_B": torch.ones(3, 2), "base_model.model.c.lora_A.weight": torch.ones(2, 3, 3, 3),
-            "base_model.model.c.lora_B.weight": torch.ones(4, 2, 1, 1), "base_model.model.head.weight": torch.ones(2, 3), "base_model.model.x.lora_B.bias": torch.ones(5)}
+            "base_model.model.c.lora_B.weight": torch.ones(4, 2, 1, 1), "base_model.model.head.weight": torch.ones(2, 3), "base_model.model.x.lora_B.bias": torch.ones(5),
+            "base_model.model.emb.token_adapter.trainable_tokens_delta": torch.ones(2, 3), "base_model.model.head.original_module.weight": torch.ones(2, 3)}
     assert run(folder(tmp_path / "a", {"x": pair(5, 6, 2)}, more=more)) == 0
     out = capsys.readouterr().out
-    for why in ("factors of an embedding", "factors of a convolution", "saved whole", "bias of an adapter"):
+    for why in ("factors of an embedding", "factors of a convolution", "saved whole", "bias of an adapter", "rows of an embedding", "the base model's own"):
         assert f"left out, {why}" in out
-
-
-# ---------------------------------------------------------------- the certificate of a folder
-
-
-def command(home, *more, data=None, model=None):
-    return run(home / "adapter", "--model", model or home / "base", "--data", data or home / "data.jsonl", "--weight-decay", "0.1", "--batch-size", "2", *more)
-
-
-def test_the_certificate_of_a_folder_is_that_of_the_peft_model(saved, capsys):
-    home, model, batches = saved
-    assert command(home, "--json") == 0
-    found = {one["name"]: one["certificate"] for one in json.loads(capsys.readouterr().out)["modules"]}
-    wanted = certify(model, batches, 0.1)
-    assert found.keys() == wanted.keys()
-    for name, said in wanted.items():
-        # float32 through two layers; the update is added to the weight here and beside it there
-        assert found[name]["excess"] == pytest.approx(said.excess, rel=1e-3) and found[name]["slope"] == pytest.approx(said.slope, rel=1e-3)
-        assert found[name]["verdict"] == said.verdict == "not stationary"
-    assert command(home) == 0
-    out = capsys.readouterr().out
-    assert "not stationary" in out and max(map(len, out.splitlines())) <= 100
-
-
-@pytest.mark.parametrize("text, sentence", [
-    ("", "is empty"), ('{"text": "a film"}\n', "Line 1 of the data needs a label"), ('{"text": "a film", "label": 1}\n{"te', "Line 2 of the data is not JSON"),
-    ('{"text": "a film", "label": 7}\n', "must lie between 0 and 1; got 7 to 7"), ('{"label": 1}\n', "Line 1 of the data has no text"), ('{"text": "a", "label": true}\n', "needs a label"),
-])
-def test_bad_data_gets_one_sentence(saved, tmp_path, capsys, text, sentence):
-    home, *_ = saved
-    (tmp_path / "data.jsonl").write_text(text)
-    assert command(home, data=tmp_path / "data.jsonl") == 1
-    out, err = capsys.readouterr()
-    assert not out and sentence in err and err.splitlines()[-1].endswith(".")
-
-
-def test_a_base_model_that_does_not_fit_gets_one_sentence(saved, tmp_path, capsys):
-    home, *_ = saved
-    assert command(home, model=tmp_path) == 1
-    assert "has no config.json" in capsys.readouterr().err
-    narrow = BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, max_position_embeddings=16)
-    shallow = BertConfig(vocab_size=10, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, max_position_embeddings=16)
-    for config, sentence in ((narrow, "belongs to another model|has \\(8, 8\\)"), (shallow, "has no module bert.encoder.layer.1")):
-        BertForSequenceClassification(config).bert.save_pretrained(tmp_path / "other")
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            (tmp_path / "other" / name).write_bytes((home / "base" / name).read_bytes())
-        capsys.readouterr()
-        assert command(home, model=tmp_path / "other") == 1
-        assert re.search(sentence, capsys.readouterr().err)
-
-
-def test_code_that_comes_with_a_base_model_does_not_run(saved, tmp_path, capsys, monkeypatch):
-    home, *_ = saved
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "base").mkdir()
-    config = {"architectures": ["Mine"], "model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", "AutoModelForSequenceClassification": "mine.Mine"}}
-    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
-    (tmp_path / "base" / "mine.py").write_text("import os\nos.mkdir('executed')\nclass Mine: pass\n")
-    assert command(home, model=tmp_path / "base") == 1
-    assert "cannot be loaded as a base model" in capsys.readouterr().err and not (tmp_path / "executed").exists()
-
-
-def test_factors_that_cannot_be_put_into_the_model_stop_the_certificate(saved, tmp_path):
-    home, *_ = saved
-    from lorabook.adapters.certify_folder import certify_folder
-    from lorabook.adapters.inspect import read
-
-    path = folder(tmp_path / "a", {"x": pair(5, 6, 2)}, {"task_type": "SEQ_CLS"}, more={"base_model.model.e.lora_embedding_A": torch.ones(2, 3)})
-    with pytest.raises(AdapterError, match="cannot be put into the model"):
-        certify_folder(read(path), home / "base", home / "data.jsonl", 0.1)
-    path = folder(tmp_path / "b", {"x": pair(5, 6, 2)})
-    with pytest.raises(AdapterError, match="needs an adapter of the task SEQ_CLS or CAUSAL_LM"):
-        certify_folder(read(path), home / "base", home / "data.jsonl", 0.1)

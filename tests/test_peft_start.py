@@ -11,14 +11,15 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import nn
-from transformers import BatchEncoding, BertConfig, BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
+from transformers import BatchEncoding, BertConfig, BertForSequenceClassification, BertModel, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from lorabook import device, kim, lora_one, weights
-from lorabook.adapters import FORMS, certify, lora_one_
+from lorabook.adapters import FORMS, certify, encoder, lora_one_, sentiment, starts
 from lorabook.adapters import certificate as certificates
 from lorabook.adapters.full_gradient import reduced
 from lorabook.adapters.peft_start import factors
 from lorabook.adapters.peft_targets import targets
+from lorabook.sentences import Sentences
 
 f64 = torch.float64
 LORA = {"r": 3, "lora_alpha": 6, "target_modules": ["query", "value", "intermediate.dense"], "task_type": "SEQ_CLS"}
@@ -251,6 +252,39 @@ def test_the_pinned_network_gets_the_same_start():
         assert off((target.B @ target.A).double().detach(), published(gradients[name].double(), 4, 1.0, "spectral", 1.0)) < 1e-3
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_the_start_of_a_peft_model_is_that_of_the_plain_network_of_the_book(form):
+    """transformers and PEFT here; the book's own network, gradient and start there."""
+    texts = ("A moving and often funny film.", "Dull, dull, dull.", "It never finds its feet.", "Great!", "I wanted my evening back.", "Not bad at all.")
+    task = sentiment.prepare(encoder.Encoder(weights.encoder(device="cpu")), (Sentences(texts, torch.tensor([1, 0, 0, 1, 0, 1])),))[0]
+    W = task.encoder.matrices(1)
+    G, rank, gamma = task.negative_gradient(W), 4, 16.0
+    plain = BertModel(BertConfig(**json.loads(weights.locate().with_name("config.json").read_text())), add_pooling_layer=False)
+    plain.load_state_dict(weights.encoder(device="cpu"), strict=False)
+    names = [f"encoder.layer.5.{name}" for name in weights.KINDS.values()]
+    model = get_peft_model(plain, LoraConfig(r=rank, lora_alpha=rank, target_modules=names))
+    tokens = encoder.tokenize(texts)
+    order = tokens.mask.sum(1).argsort(stable=True)  # that of the task
+
+    def loss(model, rows):
+        mask = tokens.mask[order][rows]
+        last = model(input_ids=tokens.ids[order][rows], attention_mask=mask.long()).last_hidden_state
+        vectors = nn.functional.normalize((last * mask[..., None]).sum(1), dim=-1)
+        return nn.functional.binary_cross_entropy_with_logits(vectors @ task.head[:-1] + task.head[-1], task.labels[rows]), len(rows)
+
+    lora_one_(model, [torch.arange(4), torch.arange(4, 6)], gamma, form, loss=loss)
+    found = targets(model)
+    assert list(found) == names
+    for k, target in enumerate(found.values()):
+        # the released "stable" scale m^{1/4} on both factors is a division of gamma by m^{1/2}
+        B, A, offset = starts.lora_one(G[k], rank, gamma / 384**0.5 if form == "code" else gamma, "theorem" if form == "spectral" else form)
+        X = (target.B @ target.A).detach().double()
+        # float32 gradients through one block, with the attention computed in another order
+        assert off(X, B @ A) < 1e-4
+        moved = (target.weight - W[k]).detach().double()
+        assert off(moved, -X) < 1e-4 if offset else not moved.any()
+
+
 def test_factors_of_a_matrix_of_low_rank_are_exact_and_stay_on_the_device():
     source = device.generator(0)
     G = device.normal((40, 3), source) @ device.normal((3, 30), source)
@@ -275,6 +309,10 @@ class Tied(nn.Module):
 
     def forward(self, x):
         return self.second(self.first(x))
+
+
+def tied_head():
+    return LlamaForCausalLM(LlamaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, tie_word_embeddings=True))
 
 
 def merged():
@@ -302,6 +340,7 @@ def two_active():
     (lambda: get_peft_model(nn.Sequential(nn.Linear(8, 2)), LoraConfig(r=3, target_modules=["0"])), r"0: The rank 3 must be a whole number between 1 and the smaller dimension 2"),
     (lambda: get_peft_model(Tied(), LoraConfig(r=2, target_modules=["first", "second"])), "The weight of first is shared with another layer"),
     (lambda: get_peft_model(Tied(), LoraConfig(r=2, target_modules=["second"])), "The weight of second is shared with another layer"),
+    (lambda: get_peft_model(tied_head(), LoraConfig(r=2, target_modules=["q_proj", "lm_head"])), "The weight of lm_head is shared with another layer"),
 ])
 def test_a_model_that_does_not_fit_is_refused_with_one_sentence(model, sentence):
     model = model()

@@ -7,21 +7,22 @@ not used: the update is added to the weights, whose gradient is then ``dL/dW`` a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from lorabook.adapters.certificate import Factors, Verdict, certify_layers
-from lorabook.adapters.inspect import PREFIX, WEIGHTS, Adapter, AdapterError, printable
-from lorabook.adapters.peft_targets import alone
+from lorabook.adapters.inspect import MOVES_BASE, PREFIX, REPLACED, WEIGHTS, WHOLE, Adapter, AdapterError, printable
 from lorabook.device import default_device
 
 TASKS = {"SEQ_CLS": "AutoModelForSequenceClassification", "CAUSAL_LM": "AutoModelForCausalLM"}
 LENGTH = 128  # tokens of a sentence, where the model has as many positions
-WHOLE = "saved whole, not as factors"
+LONGEST, CLASSES = 2**20, 2**31  # characters of a line of data; a label is smaller
+TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")  # without any, transformers makes up an empty one
 
 
 def certify_folder(adapter: Adapter, model_folder: str | Path, data: str | Path, weight_decay: float, *, batch_size: int = 16,
@@ -39,21 +40,36 @@ def certify_folder(adapter: Adapter, model_folder: str | Path, data: str | Path,
         AdapterError: files that are missing or do not fit each other.
         ValueError: labels out of range, no data.
     """
-    task = adapter.config.get("task_type")
-    if task not in TASKS:
-        raise AdapterError(f"The certificate needs an adapter of the task {' or '.join(TASKS)}; this one says {printable(str(task))}.")
-    odd = next((key for key, why in adapter.skipped.items() if why != WHOLE), None)
-    if odd:
-        raise AdapterError(f"{printable(odd)} ({adapter.skipped[odd]}) cannot be put into the model, so there is no certificate.")
+    task = _task(adapter)
     rows = _rows(Path(data), task)
     model, tokenizer = _base(Path(model_folder), task, adapter)
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions and max_length and max_length > positions:
+    positions = min(getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length, tokenizer.model_max_length)
+    if max_length and max_length > positions:
         raise AdapterError(f"The length {max_length} is more than the {positions} positions of the base model.")
-    max_length = max_length or min(LENGTH, positions or LENGTH)
     layers = _insert(model, adapter)
     model.to(default_device())
-    return certify_layers(model, layers, _Batches(rows, tokenizer, task, batch_size, max_length), weight_decay, tolerance=tolerance, passes=passes, progress=progress)
+    batches = _Batches(rows, tokenizer, task, batch_size, max_length or min(LENGTH, positions))
+    try:
+        return certify_layers(model, layers, batches, weight_decay, tolerance=tolerance, passes=passes, progress=progress)
+    except (RuntimeError, IndexError, TypeError) as error:  # a tokenizer with more tokens than the model, too little memory
+        raise AdapterError(f"The base model cannot be run on the data ({_first_line(error)}).") from None
+
+
+def _task(adapter: Adapter) -> str:
+    """The adapter's task, if its update can be put into a base model."""
+    task = str(adapter.config.get("task_type") or "none")
+    if task not in TASKS:
+        raise AdapterError(f"The certificate needs an adapter of the task {' or '.join(TASKS)}; this one says {printable(task)}.")
+    start = str(adapter.config.get("init_lora_weights")).lower()
+    if start.startswith(MOVES_BASE):
+        raise AdapterError(f"The start {printable(start)} changed the base weights, and the folder does not hold them, so there is no certificate.")
+    for switch in ("layer_replication", "alora_invocation_tokens"):
+        if adapter.config.get(switch):
+            raise AdapterError(f"The adapter sets {switch}, so its update is not that of one weight for all tokens, and there is no certificate.")
+    odd = next((key for key, why in adapter.skipped.items() if why not in (WHOLE, REPLACED)), None)
+    if odd:
+        raise AdapterError(f"{printable(odd)} ({adapter.skipped[odd]}) cannot be put into the model, so there is no certificate.")
+    return task
 
 
 class _Batches:
@@ -79,7 +95,9 @@ def _rows(path: Path, task: str) -> list[dict]:
     rows = []
     with path.open(encoding="utf-8-sig") as lines:
         try:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(iter(lambda: lines.readline(LONGEST + 1), ""), 1):
+                if len(line) > LONGEST:
+                    raise AdapterError(f"Line {number} of the data is longer than {LONGEST} characters.")
                 if line.strip():
                     rows.append(_row(line, number, task))
         except UnicodeDecodeError:
@@ -97,8 +115,8 @@ def _row(line: str, number: int, task: str) -> dict:
     if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
         raise AdapterError(f"Line {number} of the data has no text.")
     label = row.get("label")
-    if task == "SEQ_CLS" and (isinstance(label, bool) or not isinstance(label, int) or label < 0):
-        raise AdapterError(f"Line {number} of the data needs a label that is a whole number from 0 on.")
+    if task == "SEQ_CLS" and (isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < CLASSES):
+        raise AdapterError(f"Line {number} of the data needs a label that is a class: 0, 1 and so on.")
     return row
 
 
@@ -110,52 +128,68 @@ def _base(folder: Path, task: str, adapter: Adapter):
         raise AdapterError("The certificate needs transformers: run `pip install transformers`.") from None
     if not (folder / "config.json").is_file():
         raise AdapterError(f"{folder} is not a folder with a base model: it has no config.json.")
+    if not any(True for pattern in TOKENIZERS for _ in folder.glob(pattern)):
+        raise AdapterError(f"{folder} has no tokenizer.")
     whole = {}
     with safe_open(adapter.folder / WEIGHTS, framework="pt", device="cpu") as stored:
-        for key in adapter.skipped:
-            whole[key.removeprefix(PREFIX).replace(".base_layer.", ".")] = stored.get_tensor(key).float()
+        for key in (key for key, why in adapter.skipped.items() if why == WHOLE):
+            whole[re.sub(r"\.(base_layer|modules_to_save)\.", ".", key.removeprefix(PREFIX))] = stored.get_tensor(key).float()
     safe = {"local_files_only": True, "trust_remote_code": False}
-    # the head's last matrix has one row per class; it is the smallest of those that are saved
-    heads = [len(value) for value in whole.values() if value.ndim == 2]
+    # PEFT always saves the head, under one of two names; its last matrix, the smallest, has one row per class
+    heads = [len(value) for name, value in whole.items() if value.ndim == 2 and re.match(r"(.*\.)?(classifier|score)\.", name)]
     options = {"num_labels": min(heads)} if heads and task == "SEQ_CLS" else {}
     loud, bar = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()  # its report of a missing head is checked below
     transformers.logging.disable_progress_bar()
     try:
+        config = transformers.AutoConfig.from_pretrained(folder, **safe, **options)
+        if getattr(config, "quantization_config", None):
+            raise ValueError("its weights are quantised")
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **safe)
         model, found = getattr(transformers, TASKS[task]).from_pretrained(
-            folder, **safe, **options, use_safetensors=True, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True)
+            folder, **safe, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True)
     except Exception as error:  # transformers raises many kinds for a folder that it cannot load
-        raise AdapterError(f"{folder} cannot be loaded as a base model ({printable(str(error).strip().splitlines()[0])[:120] or type(error).__name__}).") from None
+        raise AdapterError(f"{folder} cannot be loaded as a base model ({_first_line(error)}).") from None
     finally:
         transformers.logging.set_verbosity(loud)
         if bar:
             transformers.logging.enable_progress_bar()
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None and tokenizer.eos_token is None:
+        raise AdapterError(f"The tokenizer of {folder} has no token to pad with.")
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    if getattr(model.config, "pad_token_id", None) is None:  # a causal model judges a text by its last token before these
+        model.config.pad_token_id = tokenizer.pad_token_id
     blank = sorted((set(found["missing_keys"]) | {key for key, *_ in found["mismatched_keys"]}) - whole.keys())
     if blank:
-        raise AdapterError(f"Neither the base model nor the adapter has the weights of {printable(blank[0])}.")
-    places = dict(model.named_parameters()) | dict(model.named_buffers())
+        raise AdapterError(f"Neither the base model nor the adapter has weights that fit {printable(blank[0])}.")
+    modules = dict(model.named_modules())
     for name, value in whole.items():
-        if name not in places or places[name].shape != value.shape:
-            raise AdapterError(f"The base model has no {printable(name)} of shape {tuple(value.shape)}: the adapter belongs to another model.")
-        places[name].data.copy_(value)
+        room, _, last = name.rpartition(".")
+        old = getattr(modules.get(room), last, None)
+        if not isinstance(old, Tensor):
+            raise AdapterError(f"The base model has no {printable(name)}: the adapter belongs to another model.")
+        if old.shape != value.shape:
+            raise AdapterError(f"{printable(name)} is {tuple(value.shape)} in the adapter and {tuple(old.shape)} in the base model.")
+        setattr(modules[room], last, nn.Parameter(value) if isinstance(old, nn.Parameter) else value)
     return model, tokenizer
 
 
 def _insert(model: nn.Module, adapter: Adapter) -> dict[str, Factors]:
-    """Add every update to its weight."""
+    """Add every update to its weight; another layer that shared the weight keeps it as it was, as with PEFT."""
     modules, layers = dict(model.named_modules()), {}
     home = default_device()
     for name, B, A, scale, eps in adapter.factors():
         module, shape = modules.get(name), (B.shape[0], A.shape[1])
         if module is None:
             raise AdapterError(f"The base model has no module {printable(name)}: the adapter belongs to another model.")
-        if type(module) is not nn.Linear or module.weight.shape != shape:
-            came = tuple(module.weight.shape) if isinstance(getattr(module, "weight", None), torch.Tensor) else "no weight"
-            raise AdapterError(f"The update of {printable(name)} is {shape}, but the base model's {type(module).__name__} has {came}.")
-        module.weight.data.add_((scale * (B @ A)).float())
+        if type(module) is not nn.Linear:
+            raise AdapterError(f"{printable(name)} is a layer of type {type(module).__name__} in the base model; the certificate is for linear layers.")
+        if module.weight.shape != shape:
+            raise AdapterError(f"The update of {printable(name)} is {shape}, and the base model's weight is {tuple(module.weight.shape)}.")
+        module.weight = nn.Parameter(module.weight.detach() + (scale * (B @ A)).float())
         layers[name] = Factors(module.weight, B.to(home), A.to(home), scale, eps)
-    alone(model, {name: layer.weight for name, layer in layers.items()})
     return layers
+
+
+def _first_line(error: Exception) -> str:
+    return printable((str(error).strip() or type(error).__name__).splitlines()[0])[:120].rstrip(".")

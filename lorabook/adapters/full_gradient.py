@@ -176,7 +176,7 @@ def _loss(model, batch, loss, read):
     if not number > 0:
         raise ValueError(f"Batch {read + 1} is empty: it has no label that counts.")
     if not isinstance(found, Tensor) or found.ndim or not bool(torch.isfinite(found)):
-        came = type(found).__name__ if not isinstance(found, Tensor) else f"shape {tuple(found.shape)}" if found.ndim else f"{float(found):g}"
+        came = type(found).__name__ if not isinstance(found, Tensor) else f"shape {tuple(found.shape)}" if found.ndim else f"{float(found.detach()):g}"
         raise ValueError(f"The loss of batch {read + 1} must be one finite number; got {came}.")
     if not found.requires_grad:
         raise ValueError(f"The loss of batch {read + 1} does not depend on the weights of the adapter's targets: take them out.")

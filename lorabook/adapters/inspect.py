@@ -24,7 +24,9 @@ from lorabook.linalg import balance
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 PREFIX = "base_model.model."
-LARGEST_FILE, LARGEST_FACTOR = 2**20, 2**28  # bytes of the configuration; entries of one factor
+LARGEST_FILE, LARGEST_FACTOR, LARGEST_NUMBER = 2**20, 2**28, 1e100  # bytes of the configuration; entries of one factor; an entry, or alpha
+#: Why a tensor is left out that is in force all the same, and one that is not.
+WHOLE, REPLACED = "saved whole, not as factors", "the base model's own, which the adapter replaces"
 #: Switches under which the update is no longer scale * B @ A of one weight matrix.
 OTHER_KINDS = ("use_dora", "use_qalora", "use_bdlora", "kasa_config", "monteclora_config", "arrow_config", "target_parameters")
 #: Starts that also change the base weights.
@@ -69,8 +71,8 @@ class Adapter:
                 B, A = stored.get_tensor(key_B), stored.get_tensor(key_A)
                 eps = max(torch.finfo(B.dtype).eps, torch.finfo(A.dtype).eps)
                 B, A = B.double(), A.double()
-            if not bool(torch.isfinite(B).all() and torch.isfinite(A).all()):
-                raise AdapterError(f"The factors of {printable(name)} have entries that are NaN or infinite.")
+            if not all(bool((factor.abs() < LARGEST_NUMBER).all()) for factor in (B, A)):  # NaN is not smaller either
+                raise AdapterError(f"The factors of {printable(name)} have entries that are NaN, infinite or above {LARGEST_NUMBER:g}.")
             yield name, B, A, scale, eps
 
 
@@ -120,15 +122,14 @@ def measure(name: str, B: Tensor, A: Tensor, scale: float, eps: float) -> Measur
     """
     R_B, R_A = torch.linalg.qr(B).R, torch.linalg.qr(A.mT).R
     s = torch.linalg.svdvals(R_B @ R_A.mT) * abs(scale)
-    square = s.square()
-    total, top = float(square.sum()), float(s[0])
-    size = float(torch.linalg.matrix_norm(A @ A.mT))
-    share = square.cumsum(0) / total if total else square
+    top = float(s[0])
+    square = (s / top).square() if top else s  # squares of small numbers must not become 0
+    total, size = float(square.sum()), float(torch.linalg.matrix_norm(A @ A.mT))
     return Measured(
         name, (B.shape[0], A.shape[1]), A.shape[0], scale,
-        rank=int((s > 2 * eps * top).sum()), stable_rank=total / top**2 if top else 0.0,
-        energy_90=int((share < 0.9 * (1 - 1e-12)).sum()) + 1 if total else 0,
-        norm=math.sqrt(total), largest=top,
+        rank=int((s > 2 * eps * top).sum()), stable_rank=total,
+        energy_90=int((square.cumsum(0) < 0.9 * total * (1 - 1e-12)).sum()) + 1 if top else 0,
+        norm=top * math.sqrt(total), largest=top,
         imbalance=float(torch.linalg.matrix_norm(balance(B, A))) / size if size else math.inf,
         singular_values=tuple(s.tolist()),
     )
@@ -141,7 +142,8 @@ def printable(text: str) -> str:
 
 def _config(path: Path) -> dict:
     if not path.is_file():
-        raise AdapterError(f"{path.parent} has no {CONFIG}.")
+        inner = next(path.parent.glob(f"*/{CONFIG}"), None)
+        raise AdapterError(f"{path.parent} has no {CONFIG}{f', but {inner.parent} has' if inner else ''}.")
     if path.stat().st_size > LARGEST_FILE:
         raise AdapterError(f"{CONFIG} is larger than {LARGEST_FILE} bytes, which no configuration needs.")
     try:
@@ -158,6 +160,8 @@ def _config(path: Path) -> dict:
     if isinstance(config.get("r"), bool) or not isinstance(config.get("r"), int) or config["r"] < 1:
         raise AdapterError(f"The rank r must be a whole number above 0; {CONFIG} says {_short(config.get('r'))}.")
     _number(config.get("lora_alpha"), "lora_alpha")
+    if not isinstance(config.get("use_rslora") or False, bool):
+        raise AdapterError(f"use_rslora must be true or false; {CONFIG} says {_short(config['use_rslora'])}.")
     for pattern, least in (("rank_pattern", "rank"), ("alpha_pattern", "alpha")):
         if not isinstance(config.get(pattern) or {}, dict):
             raise AdapterError(f"{pattern} must map module names to a {least}; {CONFIG} says {_short(config[pattern])}.")
@@ -179,8 +183,10 @@ def _pairs(path: Path, config: dict):
             raise AdapterError("The adapter holds magnitude vectors (DoRA), so its update is not scale * B A.")
         if "lora_embedding_" in key:
             skipped[key] = "factors of an embedding"
+        elif "trainable_tokens_" in key:
+            skipped[key] = "rows of an embedding"
         elif not match:
-            skipped[key] = "bias of an adapter" if ".lora_B" in key else "saved whole, not as factors"
+            skipped[key] = "bias of an adapter" if ".lora_B" in key else REPLACED if ".original_module." in key else WHOLE
         elif len(shape) != 2:
             skipped[key] = "factors of a convolution"
         elif dtype not in DTYPES:
@@ -214,7 +220,7 @@ def _opened(path: Path):
     try:
         return safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
-        raise AdapterError(f"{path.name} is not a whole safetensors file ({_short(str(error))}).") from None
+        raise AdapterError(f"{path.name} is not a whole safetensors file ({_cut(str(error))}).") from None
 
 
 def _pattern(patterns: dict | None, name: str, default):
@@ -237,12 +243,17 @@ def _expression(key: str, pattern: str) -> None:
 
 
 def _number(value, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-        raise AdapterError(f"{name} must be a positive number; {CONFIG} says {_short(value)}.")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < LARGEST_NUMBER:
+        raise AdapterError(f"{name} must be a positive number below {LARGEST_NUMBER:g}; {CONFIG} says {_short(value)}.")
 
 
 def _short(value) -> str:
-    text = printable(value if isinstance(value, str) else json.dumps(value))
+    """A value of the configuration as it stands there."""
+    return _cut(json.dumps(value))
+
+
+def _cut(text: str) -> str:
+    text = printable(text)
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lorabook.adapters.certificate import Verdict
-from lorabook.adapters.inspect import Adapter, AdapterError, Measured, printable
+from lorabook.adapters.inspect import PREFIX, Adapter, AdapterError, Measured, printable
 
 WIDTH = 100
 LEGEND = """\
@@ -42,16 +42,18 @@ def as_text(adapter: Adapter, measured: list[Measured], verdicts: dict[str, Verd
     config = adapter.config
     scale = "alpha / sqrt(r)" if config.get("use_rslora") else "alpha / r"
     base = printable(str(config.get("base_model_name_or_path") or "not named"))
-    lines = [f"LoRA adapter with {len(measured)} modules: r {config['r']}, alpha {config['lora_alpha']:g}, scale {scale}", f"base model: {_elide(base, WIDTH - 12)}"]
+    lines = [f"LoRA adapter with {len(measured)} module{'s' if len(measured) > 1 else ''}: r {config['r']}, alpha {config['lora_alpha']:g}, scale {scale}", f"base model: {_elide(base, WIDTH - 12)}"]
     if begin:
         lines.append(f"names begin with {_elide(printable(begin), WIDTH - 17)}")
     lines += ["", align(header), *map(align, rows), "", LEGEND, *([LEGEND_VERDICT] if verdicts else [])]
     reasons: dict[str, list[str]] = {}
     for key, why in adapter.skipped.items():
-        reasons.setdefault(why, []).append(printable(key))
+        reasons.setdefault(why, []).append(printable(key.removeprefix(PREFIX)))
     if reasons:
         lines.append("")
-    lines += [_elide(f"left out, {why}: {', '.join(keys)}", WIDTH) for why, keys in reasons.items()]
+    for why, keys in reasons.items():
+        head = f"left out, {why} ({len(keys)}): "
+        lines.append(head + _elide(", ".join(keys), WIDTH - len(head)))
     return "\n".join([*lines, *(f"note: {note}" for note in adapter.notes)])
 
 
@@ -81,6 +83,8 @@ def write_plot(path: str | Path, measured: list[Measured]) -> None:
     try:
         aside.write_text(drawing, encoding="utf-8")
         os.replace(aside, path)
+    except OSError as error:
+        raise AdapterError(f"{path} cannot be written ({error.strerror}).") from None
     finally:
         aside.unlink(missing_ok=True)
 
