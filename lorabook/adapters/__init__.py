@@ -4,7 +4,7 @@ On the network of the book:
 
 - ``encoder``: all-MiniLM-L6-v2 in plain torch; ``sentiment``: a task for it, its loss and gradient;
 - ``starts``: where an adapter starts; ``train``: methods and how they train; ``compare``: what can be told apart;
-- ``one_matrix``: Kim et al.'s problem on one matrix; ``factors``: the same in factors, run to its end.
+- ``one_matrix``: Kim et al.'s problem on one matrix, and its factors run to their end.
 
 On any PEFT model:
 
