@@ -78,7 +78,7 @@ def table(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
             name = f"[[{claim.id.split('.', 1)[1]}](#{target(claim)})]{{#{target(claim, 'row')}}}"
             word = f"[{mark}](#{target(claim, 'erratum')})" if verdict.verdict == claims.FAILS else mark
             needs = f" *Hypotheses:* {typeset(_sentence(claim.hypotheses))}" if claim.hypotheses else ""
-            rows.append([name, short(source), claim.kind, word, typeset(claim.statement) + needs, _capital(claim.where), verdict.value])
+            rows.append([name, short(source), claim.kind, word, typeset(claim.statement) + needs, typeset(_capital(claim.where)), verdict.value])
     return figures.table(["claim", "source", "kind", "verdict", "statement", "where", "measured"], rows)
 
 
@@ -103,7 +103,7 @@ class Errata:
                 "Consequence": typeset(_sentence(claim.consequence)),
             }
             lines = "\n".join(f"- **{name}.** {text}" for name, text in parts.items() if text)
-            blocks.append(f"[**{number}. Location.**]{{#{target(claim, 'erratum')}}} {_capital(claim.where)}\n\n{lines}")
+            blocks.append(f"[**{number}. Location.**]{{#{target(claim, 'erratum')}}} {typeset(_capital(claim.where))}\n\n{lines}")
         text = "\n\n".join(blocks)
         return {"text/plain": text, "text/markdown": text}
 

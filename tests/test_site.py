@@ -287,6 +287,8 @@ def test_the_ledger_sorts_by_the_keyboard_both_ways_and_numbers_as_numbers(opene
         assert head.get_attribute("aria-sort") == direction
         found = page.evaluate(numbers)
         assert len(found) > 100 and found == sorted(found, key=lambda number: sign * number)
+    head.get_by_role("button").press("Enter")
+    assert head.get_attribute("aria-sort") is None and page.evaluate(SHOWN) == before, "a third press restores the order of the sources"
     page.locator(".tag_ledger th button", has_text="claim").press("Enter")
     assert page.evaluate(SHOWN) == sorted(page.evaluate(SHOWN)) != before
     page.get_by_role("button", name="Show all").press("Enter")

@@ -26,7 +26,7 @@ STORY = "book/story.yml"
 AIDS = {"book/notation": "Notation", "book/glossary": "Glossary"}
 LOOK_UP = {LEDGER, "notebooks/errata", "book/references", *AIDS}  # nobody reads these from end to end
 CARD = re.compile(r'<span class="lb-claim">(\w+)\.([\w-]+)</span>')
-CARD_LINE = re.compile(r"(?<=<p>).*?(?=</p>)", re.S)
+CARD_LINE = re.compile(r'(?<=<p>).*?(?=</p>)|(?<=<span class="lb-where">).*?(?=</span>)', re.S)
 CAPTION = re.compile(r'<figure class="lb-row">(.*?)<figcaption>(.*?)(?=</figcaption>)', re.S)
 NO_SCRIPT = '<noscript><p class="lb-aids">Without script, formulas are shown as TeX.</p></noscript>'
 
