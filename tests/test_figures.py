@@ -70,8 +70,9 @@ def palettes(path):
     """The colours a style sheet names for the light and for the dark page."""
     found = {"light": {}, "dark": {}}
     for selector, body in re.findall(r"([^{}]+)\{([^{}]*)\}", path.read_text()):
+        whose = "".join(re.findall(r'data-explore="\w+"', selector))
         for name, colour in re.findall(r"(--lb-[\w-]+): (#[0-9a-f]{6})", body):
-            found["dark" if "dark" in selector else "light"][(selector.partition("] [")[2] or selector.strip()).strip("[]\n ") + name] = colour
+            found["dark" if '"dark"' in selector else "light"][whose + name] = colour
     return found
 
 
