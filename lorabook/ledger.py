@@ -7,6 +7,7 @@ they say is what the last run found.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -134,7 +135,8 @@ def _source(verdict: Verdict) -> str:
 
 
 def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    """With a capital at the start, unless that is a letter of a formula."""
+    return text[:1].upper() + text[1:] if re.match(r"[a-z][a-z'-]|a ", text) else text
 
 
 def _sentence(text: str) -> str:

@@ -165,6 +165,11 @@ def test_every_erratum_says_whether_the_conclusion_stands(source):
     assert found and all(verdict.claim.consequence for verdict in found)
 
 
+@pytest.mark.parametrize("text, shown", [("slides, title", "Slides, title"), ("a start", "A start"), ("r >= r*", "r >= r*"), ("b = 128, mu", "b = 128, mu"), ("", "")])
+def test_a_sentence_begins_with_a_capital_and_a_formula_keeps_its_letter(text, shown):
+    assert ledger._capital(text) == shown
+
+
 def test_every_verdict_has_a_mark_and_a_class():
     assert set(ledger.MARKS) == set(claims.VERDICTS) and len(set(claims.VERDICTS.values())) == 5
 
