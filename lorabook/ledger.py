@@ -7,11 +7,13 @@ they say is what the last run found.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
 from lorabook import claims, figures
 from lorabook.claims import Claim, ClaimError, Verdict
+from lorabook.letters import typeset
 
 MARKS = {
     claims.HOLDS: "✓ holds",
@@ -20,6 +22,7 @@ MARKS = {
     claims.FAILS: "✗ fails as printed",
     claims.UNTESTABLE: "– not testable here",
 }
+CHAPTERS = ["mallada", "lora_one", "rushka", "kim", "one_dynamics", "real_fine_tune"]  # the sources in the order of the book
 
 
 def collect(folder: str | Path = ".") -> list[tuple[str, Verdict]]:
@@ -58,7 +61,7 @@ def loose_ends(verdicts: list[tuple[str, Verdict]]) -> list[str]:
 
 def counts(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
     """How many claims of each source got which verdict."""
-    tally = {source: Counter() for source in claims.sources()}
+    tally = {source: Counter() for source in in_order()}
     for _, verdict in verdicts:
         tally[_source(verdict)][verdict.verdict] += 1
     rows = [[claims.title(source), *(of[word] for word in claims.VERDICTS), of.total()] for source, of in tally.items()]
@@ -68,39 +71,40 @@ def counts(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
 
 
 def table(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
-    """All verdicts, source by source: each name leads to its place in a notebook, each failure to its erratum."""
+    """All verdicts in the order of the sources and, in each, of its list: each name leads to its place in a notebook, each failure to its erratum."""
     rows = []
-    for source in claims.sources():
-        for verdict in (verdict for _, verdict in verdicts if _source(verdict) == source):
+    for source in in_order():
+        for verdict in _of(source, verdicts):
             claim, mark = verdict.claim, MARKS[verdict.verdict]
             name = f"[[{claim.id.split('.', 1)[1]}](#{target(claim)})]{{#{target(claim, 'row')}}}"
             word = f"[{mark}](#{target(claim, 'erratum')})" if verdict.verdict == claims.FAILS else mark
-            needs = f" *Hypotheses:* {_sentence(claim.hypotheses)}" if claim.hypotheses else ""
-            rows.append([name, short(source), claim.kind, word, claim.statement + needs, _capital(claim.where), verdict.value])
+            needs = f" *Hypotheses:* {typeset(_sentence(claim.hypotheses))}" if claim.hypotheses else ""
+            rows.append([name, short(source), claim.kind, word, typeset(claim.statement) + needs, typeset(_capital(claim.where)), verdict.value])
     return figures.table(["claim", "source", "kind", "verdict", "statement", "where", "measured"], rows)
 
 
 class Errata:
-    """What fails as printed in one source: place, printed (or, without a quote, how it was read), right, evidence, ruled out, consequence, version."""
+    """What fails as printed in one source: the version read, then for each entry its location, what is printed (or, without
+    a quote, how it was read), what is right, the evidence, what was ruled out, and the consequence."""
 
     def __init__(self, verdicts: list[tuple[str, Verdict]], source: str):
         self.source = source
-        self.entries = [v for _, v in verdicts if v.verdict == claims.FAILS and _source(v) == source]
+        self.entries = [verdict for verdict in _of(source, verdicts) if verdict.verdict == claims.FAILS]
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         count = len(self.entries)
-        blocks = [f"{count} statement{'s do' if count != 1 else ' does'} not hold as printed. {claims.version(self.source)}"]
+        blocks = [f"**Version read.** {claims.version(self.source)}", f"{count} statement{'s do' if count != 1 else ' does'} not hold as printed."]
         for number, verdict in enumerate(self.entries, 1):
             claim = verdict.claim
             parts = {
-                "Printed" if claim.quote else "Read as": f"“{claim.quote}”" if claim.quote else f"{claim.statement} (our wording)",
-                "Right": _sentence(claim.right),
-                "Evidence": f"{verdict.sentence()} [The run](#{target(claim)}), [its row in the ledger](#{target(claim, 'row')}).",
-                "Ruled out": _sentence(claim.ruled_out),
-                "Consequence": _sentence(claim.consequence),
+                "Printed" if claim.quote else "Read as": f"“{claim.quote}”" if claim.quote else f"{typeset(claim.statement)} (our wording)",
+                "Right": typeset(_sentence(claim.right)),
+                "Evidence": f"{typeset(verdict.sentence())} [The run](#{target(claim)}), [its row in the ledger](#{target(claim, 'row')}).",
+                "Ruled out": typeset(_sentence(claim.ruled_out)),
+                "Consequence": typeset(_sentence(claim.consequence)),
             }
-            lines = "\n".join(f"- *{name}.* {text}" for name, text in parts.items() if text)
-            blocks.append(f"[**{number}. {_capital(claim.where)}**]{{#{target(claim, 'erratum')}}}\n\n{lines}")
+            lines = "\n".join(f"- **{name}.** {text}" for name, text in parts.items() if text)
+            blocks.append(f"[**{number}. Location.**]{{#{target(claim, 'erratum')}}} {typeset(_capital(claim.where))}\n\n{lines}")
         text = "\n\n".join(blocks)
         return {"text/plain": text, "text/markdown": text}
 
@@ -115,12 +119,24 @@ def short(source: str) -> str:
     return claims.title(source).partition(":")[0]
 
 
+def in_order() -> list[str]:
+    """The sources that have a claim list, in the order of the book."""
+    return sorted(claims.sources(), key=lambda source: (CHAPTERS.index(source) if source in CHAPTERS else len(CHAPTERS), source))
+
+
+def _of(source: str, verdicts: list[tuple[str, Verdict]]) -> list[Verdict]:
+    """The verdicts on one source, in the order of its claim list."""
+    found = {verdict.claim.id: verdict for _, verdict in verdicts}
+    return [found[name] for name in (claims.load(source) if source in claims.sources() else ()) if name in found]
+
+
 def _source(verdict: Verdict) -> str:
     return verdict.claim.id.split(".", 1)[0]
 
 
 def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    """With a capital at the start, unless that is a letter of a formula."""
+    return text[:1].upper() + text[1:] if re.match(r"[a-z][a-z'-]|a ", text) else text
 
 
 def _sentence(text: str) -> str:

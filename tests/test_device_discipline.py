@@ -21,7 +21,7 @@ from lorabook.rushka import printed
 
 f64 = torch.float64
 #: Rooms without tensors, and routines that take and give none.
-TEXT = {"claims", "ledger", "parameters"}
+TEXT = {"claims", "ledger", "letters", "parameters"}
 NUMBERS = {
     "checks.batch", "checks.count", "checks.is_fake", "device.default_device", "device.describe", "device.generator",
     "figures.family", "figures.floor", "figures.panel", "figures.row", "figures.tolerance", "figures.strip", "figures.phases",

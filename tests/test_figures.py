@@ -43,11 +43,61 @@ def test_a_panel_is_labelled_and_left_to_no_window():
 def test_a_family_begins_with_its_sources_colour_and_has_no_twins(source, count):
     colours = figures.family(source, count)
     assert colours[0] == figures.COLOURS[source] and len(colours) == len(set(colours)) == count
+    assert faint(colours, GROUNDS, GRAPHICS) == []
+
+
+# ------------------------------------------------------------ contrast, by the rules of WCAG 2.1, level AA
+GRAPHICS, TEXT = 3.0, 4.5
+GROUNDS = {"light": "#ffffff", "dark": "#14181e", "dark edition": "#121212"}  # of the theme, and of the book in one file
+
+
+def luminance(colour):
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in matplotlib.colors.to_rgb(colour))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def faint(colours, grounds, least):
+    """The colours that stand out too little from a ground."""
+    found = []
     for colour in colours:
-        red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in matplotlib.colors.to_rgb(colour))
-        light = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-        # contrast of at least 2 (large marks) against white and against the dark page's #121212
-        assert 1.05 / (light + 0.05) > 2 and (light + 0.05) / 0.055 > 2
+        for name, ground in grounds.items():
+            low, high = sorted((luminance(colour), luminance(ground)))
+            found += [f"{colour} on {name}"] if (high + 0.05) / (low + 0.05) < least else []
+    return found
+
+
+def palettes(path):
+    """The colours a style sheet names for the light and for the dark page."""
+    found = {"light": {}, "dark": {}}
+    for selector, body in re.findall(r"([^{}]+)\{([^{}]*)\}", path.read_text()):
+        whose = "".join(re.findall(r'data-explore="\w+"', selector))
+        for name, colour in re.findall(r"(--lb-[\w-]+): (#[0-9a-f]{6})", body):
+            found["dark" if '"dark"' in selector else "light"][whose + name] = colour
+    return found
+
+
+def test_the_colours_of_the_book_stand_out_from_every_ground():
+    assert faint([*figures.COLOURS.values(), figures.GREY], GROUNDS, GRAPHICS) == []
+
+
+def test_the_colours_of_verdicts_can_be_read_as_text_and_under_text(root):
+    for theme, colours in palettes(root / "book/_static/lorabook.css").items():
+        ink = next(colour for name, colour in colours.items() if name.endswith("badge-ink"))
+        inks = [colour for name, colour in colours.items() if not name.endswith("badge-ink")]
+        assert len(inks) == 5 and faint(inks, {theme: GROUNDS[theme], "badge ink": ink}, TEXT) == []
+
+
+def test_the_lines_of_the_explorables_stand_out(root):
+    found = palettes(root / "book/_static/explore.css")
+    light = found["light"]
+    assert len(light) >= 4 and faint(light.values(), {"light": GROUNDS["light"]}, GRAPHICS) == []
+    dark = light | found["dark"]  # what the dark page does not rename stays
+    assert faint(dark.values(), {"dark": GROUNDS["dark"], "dark edition": GROUNDS["dark edition"]}, GRAPHICS) == []
+
+
+@pytest.mark.parametrize("colour, least, grounds", [("#bbbbbb", GRAPHICS, ["light"]), ("#333333", GRAPHICS, ["dark", "dark edition"]), ("#888888", TEXT, ["light"])])
+def test_a_faint_colour_is_caught(colour, least, grounds):
+    assert faint([colour], GROUNDS, least) == [f"{colour} on {ground}" for ground in grounds]
 
 
 def test_predictions_are_dashed_ink_on_top_of_coloured_points():

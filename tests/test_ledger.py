@@ -107,18 +107,33 @@ def test_the_table_links_each_claim_to_its_anchor_each_failure_to_its_erratum_an
     table = ledger.table(collected)
     rows = columns(table._repr_mimebundle_()["text/markdown"])
     assert {len(row) for row in rows} == {7} and len(rows) == 2 + 4
-    first, wrong = rows[-1], rows[3]
+    first, second, wrong = rows[2], rows[3], rows[4]
     assert first[0].strip() == "[[first](#claim-demo-first)]{#row-demo-first}"
     assert [cell.strip() for cell in first[1:4]] == ["Demo", "equation", "✓ holds in the range tested"] and first[6].strip() == "0.25"
     assert wrong[3].strip() == "[✗ fails as printed](#erratum-demo-wrong)"
-    assert rows[2][4].strip() == "s *Hypotheses:* Small starts."
+    assert second[4].strip() == "s *Hypotheses:* Small starts."
     # a pipe is escaped, inside mathematics too, where the parser takes the escape away again
     assert first[4].strip() == r"The norm $\|x\| \le \\|y\\|$."
 
 
-def test_the_table_goes_source_by_source(collected):
+def names(table):
+    return [re.search(r"#claim-(\S+?)\)", row[0])[1] for row in table.rows]
+
+
+def test_the_table_goes_source_by_source_and_in_each_by_its_list_whatever_notebook_came_first(collected):
     other = ("b_page", claims.not_testable("empty.none"))
-    assert [row[1] for row in ledger.table([other, *collected]).rows] == ["Demo"] * 4 + ["Empty"]
+    assert collected[0][1].claim.id != "demo.first"
+    assert names(ledger.table([other, *collected])) == [f"demo-{entry['id']}" for entry in LIST] + ["empty-none"]
+
+
+def test_the_ledger_has_the_order_of_the_book_and_forgets_no_source(root):
+    assert sorted(ledger.CHAPTERS) == claims.sources()
+    contents = yaml.safe_load((root / "_toc.yml").read_text())
+    pages = " ".join(chapter["file"] for part in contents["parts"] for chapter in part["chapters"])
+    places = [pages.index(f"notebooks/{source}") for source in ledger.CHAPTERS]
+    assert places == sorted(places)
+    wanted = [name.replace(".", "-") for source in ledger.CHAPTERS for name in claims.load(source)]
+    assert names(ledger.table(ledger.collect(NOTEBOOKS))) == wanted
 
 
 def test_a_source_is_not_mistaken_for_another_of_a_longer_name(collected):
@@ -129,9 +144,9 @@ def test_errata_say_what_is_printed_what_is_right_the_numbers_what_was_ruled_out
     errata = ledger.Errata(collected, "demo")
     assert [verdict.claim.id for verdict in errata.entries] == ["demo.wrong"]
     text = errata._repr_mimebundle_()["text/markdown"]
-    for part in ("1 statement does not hold as printed. v1, first print. Read on 2026-01-01.", "[**1. Eq. (1)**]{#erratum-demo-wrong}",
-                 "*Printed.* “$|a| = b$”", "*Right.* $a = b$.", "A distance: 3, wanted at most 1.", "Corrected statement: 0.5.",
-                 "[The run](#claim-demo-wrong), [its row in the ledger](#row-demo-wrong).", "*Ruled out.* Rounding.", "*Consequence.* The theorem stands."):
+    for part in ("**Version read.** v1, first print. Read on 2026-01-01.", "1 statement does not hold as printed.", "[**1. Location.**]{#erratum-demo-wrong} Eq. (1)",
+                 "**Printed.** “$|a| = b$”", "**Right.** $a = b$.", "**Evidence.** A distance", "A distance: 3, wanted at most 1.", "Corrected statement: 0.5.",
+                 "[The run](#claim-demo-wrong), [its row in the ledger](#row-demo-wrong).", "**Ruled out.** Rounding.", "**Consequence.** The theorem stands."):
         assert part in text, part
     none = ledger.Errata(collected, "empty")._repr_mimebundle_()["text/markdown"]
     assert "0 statements do not" in none
@@ -141,13 +156,18 @@ def test_what_is_no_quote_is_not_called_printed():
     claim = next(claim for source in claims.sources() for claim in claims.load(source).values() if claim.right and not claim.quote)
     verdict = claims.Verdict(claim, claims.FAILS, value="1")
     text = ledger.Errata([("page", verdict)], claim.id.split(".")[0])._repr_mimebundle_()["text/markdown"]
-    assert "*Read as.* " + claim.statement in text and "*Printed.*" not in text
+    assert "**Read as.** " + claim.statement in text and "**Printed.**" not in text
 
 
 @pytest.mark.parametrize("source", ["kim", "lora_one", "mallada", "rushka"])
 def test_every_erratum_says_whether_the_conclusion_stands(source):
     found = ledger.Errata(ledger.collect(NOTEBOOKS), source).entries
     assert found and all(verdict.claim.consequence for verdict in found)
+
+
+@pytest.mark.parametrize("text, shown", [("slides, title", "Slides, title"), ("a start", "A start"), ("r >= r*", "r >= r*"), ("b = 128, mu", "b = 128, mu"), ("", "")])
+def test_a_sentence_begins_with_a_capital_and_a_formula_keeps_its_letter(text, shown):
+    assert ledger._capital(text) == shown
 
 
 def test_every_verdict_has_a_mark_and_a_class():
@@ -164,7 +184,7 @@ def test_no_published_verdict_lacks_a_witness_or_a_correction():
 
 
 def test_a_failure_without_its_correction_is_a_loose_end():
-    claim = next(iter(claims.load("rushka").values()))
+    claim = claims.find("rushka.gradients")
     assert claim.probe
     verdict = claims.check(claim.id, value=claim.band[1] + 1, probe=claim.band[1] + 2)
     assert len(ledger.loose_ends([("page", verdict)])) == 1

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shlex
 from pathlib import Path
 
 import jupytext
@@ -96,6 +97,55 @@ def test_a_parameter_that_is_no_plain_value_is_refused_with_one_sentence(line):
     notebook.cells[1].source = line
     with pytest.raises(notebooks.Trouble, match=f"^the parameters cell may set names to plain values only, and has: {re.escape(line)}$"):
         notebooks.defaults(notebook)
+
+
+# ------------------------------------------------------------ lines to paste
+PAPERMILL = re.compile(r"^papermill (.*)$", re.M)
+
+
+def bad_lines(text, folder):
+    """One sentence for each papermill line of ``text`` that would not start: no such notebook, or a parameter that it does not have."""
+    from tools import notebooks
+
+    found = []
+    for line in PAPERMILL.findall(text):
+        source, _, *options = shlex.split(line)
+        if not (folder / source).exists():
+            found.append(f"{source}: there is no such notebook")
+            continue
+        known = notebooks.defaults(nbformat.read(folder / source, as_version=4))
+        names = []
+        while options:
+            option, *options = options
+            if option == "-p":
+                name, _, *options = options
+                names.append(name)
+            elif option == "-y":
+                value, *options = options
+                names += yaml.safe_load(value)
+            else:
+                found.append(f"{source}: {option} is no option of papermill that this test knows")
+        found += [f"{source}: there is no parameter {name}" for name in names if name not in known]
+    return found
+
+
+PASTED = [f"notebooks/{name}.md" for name in NAMES] + ["README.md", "book/rerun.md"]
+
+
+@pytest.mark.parametrize("page", PASTED)
+def test_every_papermill_line_names_a_notebook_and_its_parameters(page, root):
+    text = (root / page).read_text()
+    assert bad_lines(text, root) == []
+    chapter = page.startswith("notebooks/") and Path(page).stem not in ("ledger", "errata")
+    assert not chapter or f"papermill {page[:-3]}.ipynb out.ipynb" in text, "a chapter ends with a line to paste"
+
+
+@pytest.mark.parametrize("line", [
+    "papermill notebooks/gone.ipynb out.ipynb -p n 4", "papermill notebooks/rushka_closed_forms.ipynb out.ipynb -p size 4",
+    'papermill notebooks/rushka_closed_forms.ipynb out.ipynb -y "{n: 4, size: 4}"', "papermill notebooks/rushka_closed_forms.ipynb out.ipynb --p n 4",
+])
+def test_a_papermill_line_that_would_not_start_is_caught(line, root):
+    assert len(bad_lines(f"```bash\n{line}\n```", root)) >= 1
 
 
 def a_notebook():

@@ -1,7 +1,9 @@
 """The site as a reader meets it: built from the tracked files alone, opened from disk in a real browser."""
 
+import html
 import json
 import os
+import re
 from collections import Counter
 from html.parser import HTMLParser
 from importlib.util import find_spec
@@ -9,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
 
 from lorabook import claims, ledger
 from tools import editions
@@ -287,6 +290,8 @@ def test_the_ledger_sorts_by_the_keyboard_both_ways_and_numbers_as_numbers(opene
         assert head.get_attribute("aria-sort") == direction
         found = page.evaluate(numbers)
         assert len(found) > 100 and found == sorted(found, key=lambda number: sign * number)
+    head.get_by_role("button").press("Enter")
+    assert head.get_attribute("aria-sort") is None and page.evaluate(SHOWN) == before, "a third press restores the order of the sources"
     page.locator(".tag_ledger th button", has_text="claim").press("Enter")
     assert page.evaluate(SHOWN) == sorted(page.evaluate(SHOWN)) != before
     page.get_by_role("button", name="Show all").press("Enter")
@@ -324,6 +329,97 @@ def test_figures_and_equations_are_numbered_in_order_and_every_chapter_says_how_
             count = text.count('<figure class="lb-row"') if name == "figure" else text.count('class="eqno"')
             assert text.count(mark) == count and all(f'id="{name}-{k}"' in text for k in range(1, count + 1)), f"{page.stem}: {name}"
         assert ("min to read" in text) == (page.stem not in ("ledger", "errata")), page.stem
+
+
+def test_each_row_of_the_ledger_leads_to_the_section_of_its_verdict_and_the_verdict_back(site, root):
+    texts = {page.stem: page.read_text() for page in site.glob("notebooks/*.html")}
+    rows = dict(re.findall(r'id="row-([\w-]+)"[^>]*>.{0,200}?href="([^"]+)"', texts["ledger"], re.S))
+    assert len(rows) == len(ledger.collect(root / "notebooks"))
+    for name, target in rows.items():
+        page, _, anchor = target.partition(".html#")
+        there = texts[page].index(f'id="{anchor}"')
+        back = re.search(rf'class="lb-claim" href="ledger\.html#row-{name}"', texts[page]).start()
+        heads = [found.start() for found in re.finditer(r"<h[1-4]>", texts[page][there:back])]
+        assert there < back and (not heads or len(heads) == 1 and heads[0] < 400), f"{name}: another section begins before the verdict"
+
+
+@without_browser
+def test_claims_can_be_followed_from_the_ledger_to_their_page_and_back(opened, root):
+    page = opened("notebooks/ledger.html")
+    names = [verdict.claim.id for _, verdict in ledger.collect(root / "notebooks")][::12]
+    assert len(names) >= 19
+    for name in names:
+        row = f"#row-{name.replace('.', '-').replace('_', '-')}"
+        page.locator(f"{row} a").first.click()
+        page.wait_for_url("**#claim-*")
+        card = page.get_by_role("link", name=name, exact=True)
+        assert abs(card.bounding_box()["y"]) < 5000, "the verdict stands near the place"
+        card.click()
+        page.wait_for_url(f"**/ledger.html{row}")
+        assert 0 <= page.locator(row).bounding_box()["y"] < page.viewport_size["height"]
+
+
+WIDER = """() => [...document.querySelectorAll(".tag_ledger :is(td, th) *")].filter(node => !node.closest("svg, mjx-assistive-mml")
+    && node.getBoundingClientRect().right > node.closest("td, th").getBoundingClientRect().right + 1).map(node => node.textContent)"""
+
+
+@without_browser
+@pytest.mark.parametrize("width, medium", [(1280, "screen"), (900, "screen"), (673, "print")])  # 673 px: a sheet of A4 within its margins
+def test_the_ledger_fits_a_desk_and_a_sheet(opened, width, medium):
+    page = opened("notebooks/ledger.html", viewport={"width": width, "height": 900})
+    page.emulate_media(media=medium)
+    page.evaluate("() => window.MathJax?.startup?.promise")
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+    assert page.evaluate("() => { const box = document.querySelector('.tag_ledger .pst-scrollable-table-container'); return box.scrollWidth - box.clientWidth; }") <= 1
+    assert page.evaluate(WIDER) == []
+
+
+@without_browser
+def test_what_the_book_found_fits_one_screen(opened):
+    page = opened("book/index.html", viewport={"width": 1280, "height": 800})
+    last = page.locator("#what-the-book-found li").last.bounding_box()
+    assert last["y"] + last["height"] <= 800
+
+
+CHAPTERS = [f"notebooks/{source}_{part}" for source, parts in {
+    "mallada": ("two_phase", "weights", "network"), "lora_one": ("alignment", "start", "convergence"),
+    "rushka": ("descent_to_flow", "closed_forms", "low_rank"), "kim": ("landscape", "extensions", "networks")}.items() for part in parts]
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_a_chapter_opens_with_its_source_what_it_claims_and_what_was_found(site, page):
+    text = (site / f"{page}.html").read_text()
+    article = text[text.index('<article class="bd-article">'):]
+    labels = re.findall(r"<strong>([^<]*)\.</strong>", article[:article.index("<h2>")])
+    assert [label for label in labels if label != "How it was read"] == ["Source", "What the source claims", "What we found"]
+
+
+def test_each_page_of_the_story_ends_with_the_reason_for_the_next(site, root):
+    story = yaml.safe_load((root / "book/story.yml").read_text())
+    for page, sentence in story.items():
+        text = (site / f"{page}.html").read_text()
+        said, link = re.search(r'<p class="lb-next">(.*?) Next: <a class="reference internal" href="([^"]+)"', text, re.S).groups()
+        following = re.search(r'<a class="right-next"\s+href="([^"]+)"', text)[1]
+        assert html.unescape(said).replace("’", "'") == sentence and link == following, page
+    names = [name for _, pages in editions.contents(root / "_toc.yml") for name in pages]
+    assert names[:len(story)] == list(story), "the story goes page by page"
+
+
+def test_a_page_with_formulas_says_without_script_that_they_are_tex(site):
+    for path in pages(site):
+        article = path.read_text().partition('<article class="bd-article">')[2]
+        assert ("<noscript>" in article) == ('class="math' in article), path.name
+
+
+@without_browser
+def test_the_notation_is_one_click_away_on_a_phone(opened, site):
+    for path in pages(site):
+        name = str(path.relative_to(site))
+        if path.parent != site and name not in ("book/index.html", "book/notation.html"):
+            assert re.search(r'<p class="lb-aids">(?:(?!</p>).)*href="[^"]*notation.html"', path.read_text(), re.S), name
+    page = opened("notebooks/kim_landscape.html", viewport={"width": PHONE, "height": 800})
+    page.locator(".lb-aids a", has_text="Notation").click()
+    page.wait_for_url("**/notation.html")
 
 
 @without_browser

@@ -1,18 +1,25 @@
 """Sphinx extension: MathJax comes from an installed package and is copied into the site.
 
 One file, tex-svg.js, is enough: it needs no fonts, so a page opened from disk asks no other host.
-The theme's source maps and its second copy of each font, which no reader's browser loads, stay out.
+The theme's source maps, its second copy of each font and its translations, which no reader's browser loads,
+stay out, and the notebooks to download come without indentation.
 """
 
+import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
 
 def lighten(app, exception):
-    """Take out of the built site what no page loads."""
+    """Take out of the built site what no page loads, and the white space of its notebooks."""
+    site = Path(app.outdir)
     for pattern in ("*.map", "*.ttf"):
-        for path in (Path(app.outdir) / "_static").rglob(pattern):
+        for path in (site / "_static").rglob(pattern):
             path.unlink()
+    shutil.rmtree(site / "_static/locales", ignore_errors=True)
+    for path in site.glob("_sources/**/*.ipynb"):
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")), ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
 
 
 def setup(app):

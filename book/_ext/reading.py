@@ -1,25 +1,34 @@
 """Sphinx extension: what a reader needs on every page and nobody should type.
 
-- The name on a verdict card leads to the claim's row in the ledger.
+- The name on a verdict card leads to the claim's row in the ledger; plain formulas on cards and in captions are set.
 - Figures and displayed equations are numbered within their page, so that they can be cited by link.
 - A full stop or comma after a formula stays on its line.
 - Under the title: the estimated reading time, the notation and the glossary.
+- At the end: a sentence of story.yml that leads to the next page.
 
 It works on the resolved document, so neither the notebooks nor their held outputs know of it.
 """
 
+import html
 import math
 import re
+from pathlib import Path
 
+import yaml
 from docutils import nodes
+
+from lorabook.letters import typeset
 
 WORDS_A_MINUTE = 200
 FORMULA, FIGURE = 15, 60  # worth so many words of reading
 LEDGER = "notebooks/ledger"
+STORY = "book/story.yml"
 AIDS = {"book/notation": "Notation", "book/glossary": "Glossary"}
 LOOK_UP = {LEDGER, "notebooks/errata", "book/references", *AIDS}  # nobody reads these from end to end
 CARD = re.compile(r'<span class="lb-claim">(\w+)\.([\w-]+)</span>')
-CAPTION = re.compile(r'<figure class="lb-row">(.*?)<figcaption>', re.S)
+CARD_LINE = re.compile(r'(?<=<p>).*?(?=</p>)|(?<=<span class="lb-where">).*?(?=</span>)', re.S)
+CAPTION = re.compile(r'<figure class="lb-row">(.*?)<figcaption>(.*?)(?=</figcaption>)', re.S)
+NO_SCRIPT = '<noscript><p class="lb-aids">Without script, formulas are shown as TeX.</p></noscript>'
 
 
 def link_cards(app, page, tree):
@@ -33,7 +42,8 @@ def link_cards(app, page, tree):
                 row = nodes.make_id(f"row-{found[1]}-{found[2]}")
                 return f'<a class="lb-claim" href="{ledger}#{row}" title="Its row in the ledger">{found[1]}.{found[2]}</a>'
 
-            raw.replace_self(nodes.raw("", CARD.sub(linked, raw.astext()), format="html"))
+            card = CARD_LINE.sub(lambda line: typeset(html.unescape(line[0])), raw.astext())
+            raw.replace_self(nodes.raw("", CARD.sub(linked, card), format="html"))
 
 
 def number(tree):
@@ -43,8 +53,12 @@ def number(tree):
         if CAPTION.search(raw.astext()):
             figures += 1
             name = f"figure-{figures}"
-            caption = rf'<figure class="lb-row" id="{name}">\1<figcaption><a class="lb-number" href="#{name}">Figure {figures}.</a> '
-            raw.replace_self(nodes.raw("", CAPTION.sub(caption, raw.astext(), count=1), format="html"))
+
+            def numbered(found):
+                return (f'<figure class="lb-row" id="{name}">{found[1]}<figcaption><a class="lb-number" href="#{name}">'
+                        f"Figure {figures}.</a> {typeset(html.unescape(found[2]))}")
+
+            raw.replace_self(nodes.raw("", CAPTION.sub(numbered, raw.astext(), count=1), format="html"))
     for count, equation in enumerate(tree.findall(nodes.math_block), 1):
         # "Eq.", since a bare number in parentheses is an equation of a source
         equation["number"] = f"Eq. {count}"
@@ -58,7 +72,9 @@ def hold_punctuation(tree):
         after = formula.next_node(descend=False, siblings=True)
         mark = isinstance(after, nodes.Text) and re.match(r"[.,;:?!)]+", after)
         if mark:
-            after.parent.replace(after, nodes.Text(after[mark.end():]))
+            # by identity: a text equals every other text of the same letters
+            place = next(k for k, node in enumerate(after.parent) if node is after)
+            after.parent[place] = nodes.Text(after[mark.end():])
             formula.replace_self(nodes.inline("", "", formula.deepcopy(), nodes.Text(mark.group()), classes=["lb-hold"]))
 
 
@@ -84,20 +100,31 @@ def aids(app, page, tree, figures):
         return
 
 
+def lead_on(app, page, tree):
+    """The end of a page: why the next one follows."""
+    sentence = yaml.safe_load((Path(app.confdir) / STORY).read_text(encoding="utf-8")).get(page)
+    following = app.env.collect_relations().get(page, [None] * 3)[2]
+    if sentence and following:
+        link = nodes.reference("", app.env.titles[following].astext(), refuri=app.builder.get_relative_uri(page, following), internal=True)
+        tree[-1].append(nodes.paragraph("", "", nodes.Text(f"{sentence} Next: "), link, nodes.Text("."), classes=["lb-next"]))
+
+
 def resolved(app, tree, page):
     link_cards(app, page, tree)
     hold_punctuation(tree)
     figures = number(tree)
     if page != app.config.root_doc:
         aids(app, page, tree, figures)
+    lead_on(app, page, tree)
 
 
-def plain_bibliography(app, page, template, context, tree):
-    """A bibliography calls itself a list and has no list items, which misleads a screen reader."""
-    context["body"] = context.get("body", "").replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+def mend(app, page, template, context, tree):
+    """A bibliography calls itself a list and has no list items, which misleads a screen reader; formulas need a script."""
+    body = context.get("body", "").replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+    context["body"] = body.replace("</h1>", f"</h1>\n{NO_SCRIPT}", 1) if 'class="math' in body else body
 
 
 def setup(app):
-    app.connect("html-page-context", plain_bibliography)
+    app.connect("html-page-context", mend)
     app.connect("doctree-resolved", resolved, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -20,7 +20,7 @@
     return [name, make("select", {}, make("option", {value: ""}, "all"), ...options)];
   }));
   const search = make("input", {type: "search"}), shown = make("output", {});
-  const reset = make("button", {type: "button"}, "Show all");
+  const reset = make("button", {type: "button", title: "No filter, in the order of the sources"}, "Show all");
   const fields = [...Object.entries(choices), ["search", search]].map(([name, field]) => make("label", {}, name, field));
   const form = make("form", {className: "lb-filter"}, ...fields, reset, shown);
   form.setAttribute("aria-label", "Filter the ledger");
@@ -42,9 +42,11 @@
     const [x, y] = [a, b].map(cell => parseFloat((cell.match(/-?(\d[\d.]*(e-?\d+)?|inf)/) || [""])[0].replace("inf", "Infinity")));
     return isNaN(x) || isNaN(y) ? isNaN(x) - isNaN(y) || a.localeCompare(b) : x - y;
   }
+  // Up, down, and a third time back to the order of the sources.
   function sort(head, name) {
-    const down = head.getAttribute("aria-sort") === "ascending";
+    const before = head.getAttribute("aria-sort"), down = before === "ascending";
     heads.forEach(other => other.removeAttribute("aria-sort"));
+    if (before === "descending") { body.append(...rows); return; }
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
     const order = name === "measured" ? compare : (a, b) => a.localeCompare(b);
     const sorted = [...rows].sort((a, b) => order(text(a, name), text(b, name)) * (down ? -1 : 1));

@@ -1,6 +1,6 @@
 // Wide tables, formulas and code scroll inside themselves: let the keyboard reach them, and say so above a table.
 (() => {
-  const wide = ".pst-scrollable-table-container, .bd-article table, mjx-container[display=true], div.cell_output, pre";
+  const wide = ".pst-scrollable-table-container, .bd-article table, mjx-container[display=true], span.math, div.cell_output, pre";
   function mark() {
     for (const node of document.querySelectorAll(wide)) {
       const scrolls = node.scrollWidth > node.clientWidth + 1 && /auto|scroll/.test(getComputedStyle(node).overflowX);

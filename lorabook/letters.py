@@ -1,0 +1,45 @@
+r"""Plain formulas for a page: ``delta_w``, ``||F||`` and ``s1 t`` become letters, bars and subscripts.
+
+Claim lists and notebooks say what is measured in plain text, which a terminal can show.  Pages show the
+same text through :func:`typeset`.  What stands between dollar signs or backticks is left as it is.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+
+GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "eta": "η", "theta": "θ", "kappa": "κ", "lambda": "λ",
+         "mu": "μ", "nu": "ν", "rho": "ρ", "sigma": "σ", "tau": "τ", "omega": "ω", "Delta": "Δ", "Sigma": "Σ"}
+UNTOUCHED = re.compile(r"(\$[^$]*\$|`[^`]*`)")
+# On text that is escaped for HTML, in this order.
+RULES = [(re.compile(pattern), new) for pattern, new in (
+    (r"&lt;=", "≤"),
+    (r"&gt;=", "≥"),
+    (r"&lt;~", "≲"),
+    (r"&gt;~", "≳"),
+    (r"\|\|", "‖"),
+    (r"\bT_1/2\b", "T<sub>1/2</sub>"),
+    (r"_\{([^{}]*)\}", r"<sub>\1</sub>"),
+    (r"(?<=[A-Za-z‖])_\(([^()]*)\)", r"<sub>\1</sub>"),
+    (r"(?<=[A-Za-z‖])_(\w+\*?)", r"<sub>\1</sub>"),
+    (r"\b([ABEWasx])(\d)\b", r"\1<sub>\2</sub>"),
+    (r"(?<=[\w)>‖|])\^\(([^()]*)\)", r"<sup>\1</sup>"),
+    (r"(?<=[\w)>‖|])\^(\w+)", r"<sup>\1</sup>"),
+    (rf"\b({'|'.join(GREEK)})\b", lambda found: GREEK[found[1]]),
+    (r"(?<=[\w)>]) - (?=[\w(|‖])", " − "),
+    (r"(?<![\w.)>-])-(?=[\d(])", "−"),
+    (r"\binf\b", "∞"),
+)]
+
+
+def typeset(text: str) -> str:
+    """``text`` with its plain formulas as HTML."""
+    return "".join(part if k % 2 else _formulas(part) for k, part in enumerate(UNTOUCHED.split(text)))
+
+
+def _formulas(text: str) -> str:
+    text = html.escape(text, quote=False)
+    for pattern, new in RULES:
+        text = pattern.sub(new, text)
+    return text
