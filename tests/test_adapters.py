@@ -450,14 +450,14 @@ def test_a_method_is_not_apart_from_itself_and_a_better_one_is():
     first = draw(3, 300) > 0
     assert not compare.paired(first, first).separate
     assert compare.paired(torch.ones(3, 300, dtype=torch.bool), first).separate
-    assert compare.accuracy(first).mean == pytest.approx(float(first.double().mean()))
+    assert compare.average(first).mean == pytest.approx(float(first.double().mean()))
 
 
 def test_judgements_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="not of the same sentences and seeds"):
         compare.paired(torch.ones(3, 5, dtype=torch.bool), torch.ones(2, 5, dtype=torch.bool))
     with pytest.raises(ValueError, match="at least two sentences"):
-        compare.accuracy(torch.ones(1, 1))
+        compare.average(torch.ones(1, 1))
 
 
 def test_the_best_rate_and_the_edge():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lorabook import checks, descent
-from lorabook.adapters import starts
+from lorabook.adapters import compare, starts
 from lorabook.adapters.sentiment import Task
 from lorabook.device import generator
 
@@ -59,6 +59,23 @@ class Trained:
     loss: Tensor
     share: Tensor
     seconds: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A method at the best rate of its grid, over K seeds; the first seed is that of the grid.
+
+    stack: (K, L, m, n) the open matrices at the end.
+    losses: (R) validation loss of each rate.
+    best: index of the least.  edge: whether it lies at an end of the grid.
+    runs: :class:`Trained` of the K - 1 other seeds.
+    """
+
+    stack: Tensor
+    losses: Tensor
+    best: int
+    edge: bool
+    runs: tuple[Trained, ...]
 
 
 def adamw(decay: float = 0.0, ridge: float | None = None) -> Callable:
@@ -164,3 +181,18 @@ def train(task: Task, watched: Task, method: Method, W: Tensor, G: Tensor, rank:
         raise RuntimeError(f"{int((found.status != descent.DONE).any(-1).sum())} of {runs} runs diverged: lower the learning rates.")
     stack = W0 + (found.B if fixed else found.B @ found.A)
     return Trained(stack, found.at, found.observed[0].mean(-1), found.observed[1].nanmean(-1), spent[0])
+
+
+def tune(task: Task, validation: Task, watched: Task, method: Method, W: Tensor, G: Tensor, rates, seeds: int, seed: int, every: int = 8, **options) -> Tuned:
+    """Take the best of ``rates`` by the loss on ``validation`` after the last step, and repeat it with other seeds.
+
+    Args:
+        watched: what the losses of the other seeds are looked at on, each ``every`` steps.
+        rates: (R,) three or more rising learning rates.
+        seeds: K >= 1; ``seed``, ``seed + 1``, ...
+        options: ``rank``, ``gamma``, ``steps`` and ``batch`` of :func:`train`.
+    """
+    grid = train(task, validation, method, W, G, rates=rates, seed=seed, every=0, **options)
+    best, edge = compare.best(grid.loss[-1], rates)
+    runs = tuple(train(task, watched, method, W, G, rates=[rates[best]], seed=seed + k, every=every, **options) for k in range(1, checks.count(seeds, "seeds", 1)))
+    return Tuned(torch.stack([grid.stack[best], *(run.stack[0] for run in runs)]), grid.loss[-1], best, edge, runs)
