@@ -51,7 +51,7 @@ class Trained:
     at: (O) steps at which was looked; 0 is the start.
     loss: (O, R) on the sentences that were watched.
     share: (O, R) part of the update's energy in the leading r left singular vectors of G; NaN where nothing moved.
-    seconds: of training alone.
+    seconds: of the processor, for the gradients and forces alone.
     """
 
     stack: Tensor
@@ -160,10 +160,10 @@ def train(task: Task, watched: Task, method: Method, W: Tensor, G: Tensor, rank:
     spent, fresh = [0.0], [True]
 
     def forces(B, A):
-        begun = time.perf_counter()
+        begun = time.process_time()
         part = task.some(next(batches).to(W.device))
         F = torch.stack([part.negative_gradient(W0 + (b if fixed else b @ a)) for b, a in zip(B, A)])
-        spent[0] += time.perf_counter() - begun
+        spent[0] += time.process_time() - begun
         return (F, torch.zeros_like(A)) if fixed else (F @ A.mT, B.mT @ F)
 
     def look(B, A):
