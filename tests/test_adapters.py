@@ -117,6 +117,24 @@ def test_the_gradient_does_not_depend_on_the_chunks(task, W, monkeypatch):
     assert torch.equal(task.correct(W), torch.cat([part.correct(W) for part in task.chunks()]))
 
 
+def test_a_sentence_is_judged_rightly_where_the_logit_has_its_sign(task, W):
+    for stack in (W, W + 3 * task.negative_gradient(W), W - 3 * task.negative_gradient(W)):
+        assert torch.equal(task.correct(stack), (task.scores(stack) > 0) == (task.labels > 0.5))
+    assert sentiment.right(torch.tensor([0.0, 0.69, 0.70, 5.0])).tolist() == [True, True, False, False]
+
+
+def test_a_chunk_is_computed_only_up_to_its_longest_sentence(network, task, monkeypatch):
+    seen, below = [], encoder.Encoder.below
+    monkeypatch.setattr(encoder.Encoder, "below", lambda self, tokens, blocks: seen.append(tokens.ids.shape) or below(self, tokens, blocks))
+    monkeypatch.setattr(sentiment, "CHUNK", 3)
+    (cut,) = sentiment.prepare(network, (Sentences(TEXTS, LABELS),))
+    widths = [length for _, length in seen[:3]]
+    assert widths == sorted(widths) and widths[0] < widths[-1] == task.x.shape[1]
+    assert cut.x.shape == task.x.shape and torch.equal(cut.mask, task.mask) and not cut.x[0, widths[0]:].any()
+    # float32 sums over fewer columns of exact zeros
+    assert (cut.x - task.x)[task.mask].abs().max() < 1e-5
+
+
 def test_curvature_is_the_change_of_the_gradient_and_symmetric(task, W):
     Y, Z = (draw(*W.shape, seed=k) for k in (2, 3))
     Y, Z = Y / Y.norm(), Z / Z.norm()
@@ -414,6 +432,20 @@ def test_lora_one_starts_inside_the_gradient_and_lora_does_not_move_at_first(tas
     assert torch.linalg.matrix_norm(random).allclose(torch.linalg.matrix_norm(G))
 
 
+def test_tuning_takes_the_best_rate_and_repeats_it(task, W):
+    G = task.negative_gradient(W)
+    options, rates = dict(rank=2, gamma=1.0, steps=2, batch=4), [1e-4, 1e-3, 1e-2]
+    found = train.tune(task, task, task, train.METHODS["LoRA-GA"], W, G, rates, 3, 5, every=1, **options)
+    grid = train.train(task, task, train.METHODS["LoRA-GA"], W, G, rates=rates, seed=5, every=0, **options)
+    assert torch.equal(found.losses, grid.loss[-1]) and found.best == int(grid.loss[-1].argmin()) and found.edge == (found.best in (0, 2))
+    alone = [train.train(task, task, train.METHODS["LoRA-GA"], W, G, rates=[rates[found.best]], seed=seed, every=0, **options).stack[0] for seed in (5, 6, 7)]
+    # the same float32 sums, one run at a time
+    assert (found.stack - torch.stack(alone)).abs().max() < 1e-9
+    assert len(found.runs) == 2 and all(run.at.tolist() == [0, 1, 2] for run in found.runs)
+    with pytest.raises(ValueError, match="seeds must be a whole number >= 1"):
+        train.tune(task, task, task, train.METHODS["LoRA"], W, G, rates, 0, 0, **options)
+
+
 def test_a_run_that_diverges_is_reported(task, W, monkeypatch):
     monkeypatch.setattr(sentiment.Task, "negative_gradient", lambda self, stack: torch.full_like(stack, math.nan))
     G = draw(*W.shape)
@@ -450,14 +482,30 @@ def test_a_method_is_not_apart_from_itself_and_a_better_one_is():
     first = draw(3, 300) > 0
     assert not compare.paired(first, first).separate
     assert compare.paired(torch.ones(3, 300, dtype=torch.bool), first).separate
-    assert compare.accuracy(first).mean == pytest.approx(float(first.double().mean()))
+    assert compare.average(first).mean == pytest.approx(float(first.double().mean()))
+
+
+def test_the_threshold_for_many_pairs_is_bonferronis():
+    from scipy.stats import norm
+
+    for pairs in (1, 3, 55):
+        assert compare.threshold(pairs) == pytest.approx(norm.isf(0.05 / (2 * pairs)), rel=1e-9)
+    # 4000 families of 55 independent differences of mean 0: one in twenty families may have one beyond, give or take 0.35 percent
+    worst = draw(4000, 55).abs().amax(1)
+    assert float((worst > compare.threshold(55)).double().mean()) == pytest.approx(0.05, abs=0.0105)
+    assert float((worst > compare.APART).double().mean()) > 0.9
+    found = compare.Difference(-3.0, 1.0)
+    assert found.separate and found.beyond(2.9) and not found.beyond(3.0)
+    for pairs, level, words in ((0, 0.05, "pairs must be a whole number >= 1"), (3, 1.0, "level must lie between 0 and 1"), (3, math.nan, "level must lie")):
+        with pytest.raises(ValueError, match=words):
+            compare.threshold(pairs, level)
 
 
 def test_judgements_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="not of the same sentences and seeds"):
         compare.paired(torch.ones(3, 5, dtype=torch.bool), torch.ones(2, 5, dtype=torch.bool))
     with pytest.raises(ValueError, match="at least two sentences"):
-        compare.accuracy(torch.ones(1, 1))
+        compare.average(torch.ones(1, 1))
 
 
 def test_the_best_rate_and_the_edge():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from lorabook import checks
 
 APART = 2.0  # standard errors from which two methods count as told apart
 
@@ -16,12 +19,26 @@ class Difference(NamedTuple):
 
     @property
     def separate(self) -> bool:
-        return abs(self.mean) > APART * self.error
+        return self.beyond(APART)
+
+    def beyond(self, errors: float) -> bool:
+        """Whether it is more than so many standard errors away from 0."""
+        return abs(self.mean) > errors * self.error
 
 
-def accuracy(correct: Tensor) -> Difference:
-    """Accuracy of (K, N) or (N) judgements over K seeds and N sentences, with its error, as the difference to nothing."""
-    return _mean(correct.double().reshape(-1, correct.shape[-1]))
+def threshold(pairs: int, level: float = 0.05) -> float:
+    """Standard errors that not one of ``pairs`` normal differences of mean 0 exceeds, but with a chance of at most ``level``.
+
+    Bonferroni's correction: each pair may exceed them with a chance of ``level / pairs``.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1; got {level!r}.")
+    return NormalDist().inv_cdf(1 - level / (2 * checks.count(pairs, "pairs", 1)))
+
+
+def average(values: Tensor) -> Difference:
+    """Mean of (K, N) or (N) judgements or losses over K seeds and N sentences, with its error, as the difference to nothing."""
+    return _mean(values.double().reshape(-1, values.shape[-1]))
 
 
 def paired(first: Tensor, second: Tensor) -> Difference:

@@ -8,6 +8,7 @@ move.  The loss is the mean logistic loss.  The network runs in float32, gradien
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -67,7 +68,7 @@ class Task:
 
     def correct(self, stack: Tensor) -> Tensor:
         """(N) bool: which sentences are judged rightly."""
-        return (self.scores(stack) > 0) == (self.labels > 0.5)
+        return right(self.losses(stack))
 
     @torch.enable_grad()
     def negative_gradient(self, stack: Tensor) -> Tensor:
@@ -89,6 +90,11 @@ class Task:
             (slope,) = torch.autograd.grad(loss, W, create_graph=True)
             total += torch.autograd.grad((slope * V).sum(), W)[0]
         return total / len(self)
+
+
+def right(losses: Tensor) -> Tensor:
+    """Judgements, bool, from logistic losses: a logit has the label's sign exactly where the loss is below log 2."""
+    return losses < math.log(2)
 
 
 def prepare(encoder: Encoder, parts: tuple[Sentences, ...], blocks: int = 1, length: int = 32, device=None) -> tuple[Task, ...]:
@@ -138,5 +144,11 @@ def _below(encoder: Encoder, part: Sentences, blocks: int, length: int, device) 
     order = tokens.mask.sum(1).argsort(stable=True)
     ids, mask = tokens.ids[order], tokens.mask[order]
     with torch.no_grad():
-        x = torch.cat([encoder.below(Tokens(i, m), blocks) for i, m in zip(ids.split(CHUNK), mask.split(CHUNK))])
+        x = torch.cat([_short(encoder, i, m, blocks) for i, m in zip(ids.split(CHUNK), mask.split(CHUNK))])
     return x, mask, labels.to(x.device, x.dtype)[order]
+
+
+def _short(encoder: Encoder, ids: Tensor, mask: Tensor, blocks: int) -> Tensor:
+    """What the last blocks see of a chunk, computed up to its longest sentence; 0 beyond, where nothing looks."""
+    longest = int(mask.sum(1).max())
+    return F.pad(encoder.below(Tokens(ids[:, :longest], mask[:, :longest]), blocks), (0, 0, 0, ids.shape[1] - longest))

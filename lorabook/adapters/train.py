@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lorabook import checks, descent
-from lorabook.adapters import starts
+from lorabook.adapters import compare, starts
 from lorabook.adapters.sentiment import Task
 from lorabook.device import generator
 
@@ -51,7 +51,7 @@ class Trained:
     at: (O) steps at which was looked; 0 is the start.
     loss: (O, R) on the sentences that were watched.
     share: (O, R) part of the update's energy in the leading r left singular vectors of G; NaN where nothing moved.
-    seconds: of training alone.
+    seconds: of the processor, for the gradients and forces alone.
     """
 
     stack: Tensor
@@ -59,6 +59,23 @@ class Trained:
     loss: Tensor
     share: Tensor
     seconds: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A method at the best rate of its grid, over K seeds; the first seed is that of the grid.
+
+    stack: (K, L, m, n) the open matrices at the end.
+    losses: (R) validation loss of each rate.
+    best: index of the least.  edge: whether it lies at an end of the grid.
+    runs: :class:`Trained` of the K - 1 other seeds.
+    """
+
+    stack: Tensor
+    losses: Tensor
+    best: int
+    edge: bool
+    runs: tuple[Trained, ...]
 
 
 def adamw(decay: float = 0.0, ridge: float | None = None) -> Callable:
@@ -143,10 +160,10 @@ def train(task: Task, watched: Task, method: Method, W: Tensor, G: Tensor, rank:
     spent, fresh = [0.0], [True]
 
     def forces(B, A):
-        begun = time.perf_counter()
+        begun = time.process_time()
         part = task.some(next(batches).to(W.device))
         F = torch.stack([part.negative_gradient(W0 + (b if fixed else b @ a)) for b, a in zip(B, A)])
-        spent[0] += time.perf_counter() - begun
+        spent[0] += time.process_time() - begun
         return (F, torch.zeros_like(A)) if fixed else (F @ A.mT, B.mT @ F)
 
     def look(B, A):
@@ -164,3 +181,18 @@ def train(task: Task, watched: Task, method: Method, W: Tensor, G: Tensor, rank:
         raise RuntimeError(f"{int((found.status != descent.DONE).any(-1).sum())} of {runs} runs diverged: lower the learning rates.")
     stack = W0 + (found.B if fixed else found.B @ found.A)
     return Trained(stack, found.at, found.observed[0].mean(-1), found.observed[1].nanmean(-1), spent[0])
+
+
+def tune(task: Task, validation: Task, watched: Task, method: Method, W: Tensor, G: Tensor, rates, seeds: int, seed: int, every: int = 8, **options) -> Tuned:
+    """Take the best of ``rates`` by the loss on ``validation`` after the last step, and repeat it with other seeds.
+
+    Args:
+        watched: what the losses of the other seeds are looked at on, each ``every`` steps.
+        rates: (R,) three or more rising learning rates.
+        seeds: K >= 1; ``seed``, ``seed + 1``, ...
+        options: ``rank``, ``gamma``, ``steps`` and ``batch`` of :func:`train`.
+    """
+    grid = train(task, validation, method, W, G, rates=rates, seed=seed, every=0, **options)
+    best, edge = compare.best(grid.loss[-1], rates)
+    runs = tuple(train(task, watched, method, W, G, rates=[rates[best]], seed=seed + k, every=every, **options) for k in range(1, checks.count(seeds, "seeds", 1)))
+    return Tuned(torch.stack([grid.stack[best], *(run.stack[0] for run in runs)]), grid.loss[-1], best, edge, runs)
