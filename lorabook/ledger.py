@@ -23,6 +23,7 @@ MARKS = {
     claims.UNTESTABLE: "– not testable here",
 }
 CHAPTERS = ["mallada", "lora_one", "rushka", "kim", "one_dynamics", "real_fine_tune"]  # the sources in the order of the book
+HOLDING = (claims.HOLDS, claims.CONSTANT, claims.RANGE)
 
 
 def collect(folder: str | Path = ".") -> list[tuple[str, Verdict]]:
@@ -60,14 +61,23 @@ def loose_ends(verdicts: list[tuple[str, Verdict]]) -> list[str]:
 
 
 def counts(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
-    """How many claims of each source got which verdict."""
-    tally = {source: Counter() for source in in_order()}
+    """How many claims of each source got which verdict, and how many of ours beside them hold."""
+    tally, ours = {source: Counter() for source in in_order()}, {source: [] for source in in_order()}
     for _, verdict in verdicts:
-        tally[_source(verdict)][verdict.verdict] += 1
-    rows = [[claims.title(source), *(of[word] for word in claims.VERDICTS), of.total()] for source, of in tally.items()]
+        if printed(verdict):
+            tally[_source(verdict)][verdict.verdict] += 1
+        else:
+            ours[_source(verdict)].append(verdict.verdict in HOLDING)
+    rows = [[claims.title(source), *(of[word] for word in claims.VERDICTS), of.total(), sum(ours[source]), len(ours[source])] for source, of in tally.items()]
     if len(rows) > 1:
         rows.append(["all", *(sum(row[k] for row in rows) for k in range(1, len(rows[0])))])
-    return figures.table(["source", *claims.VERDICTS, "claims"], rows)
+    rows = [[*row[:-2], f"{row[-2]} of {row[-1]}"] for row in rows]
+    return figures.table(["source", *claims.VERDICTS, "claims", "ours beside them that hold"], rows)
+
+
+def printed(verdict: Verdict) -> bool:
+    """Whether a source makes the claim; the others are this book's own."""
+    return verdict.claim.kind != "beyond"
 
 
 def table(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
@@ -97,7 +107,8 @@ class Errata:
         for number, verdict in enumerate(self.entries, 1):
             claim = verdict.claim
             parts = {
-                "Printed" if claim.quote else "Read as": f"“{claim.quote}”" if claim.quote else f"{typeset(claim.statement)} (our wording)",
+                "Printed": claim.quote and f"“{claim.quote}”",
+                "Read as": f"{typeset(_sentence(claim.statement))} {typeset(_sentence(claim.hypotheses))}".strip(),
                 "Right": typeset(_sentence(claim.right)),
                 "Evidence": f"{typeset(verdict.sentence())} [The run](#{target(claim)}), [its row in the ledger](#{target(claim, 'row')}).",
                 "Ruled out": typeset(_sentence(claim.ruled_out)),

@@ -114,6 +114,18 @@ def test_a_causal_model_that_judges_needs_no_padding_of_its_own(tmp_path, capsys
     assert said(capsys, path) == wanted
 
 
+def test_the_side_that_a_tokenizer_pads_on_and_the_size_of_a_batch_change_nothing(tmp_path, capsys):
+    path = home(tmp_path, llama(), target_modules=["q_proj"], task_type="CAUSAL_LM")
+    wanted = said(capsys, path)
+    config = json.loads((path / "base" / "tokenizer_config.json").read_text())
+    (path / "base" / "tokenizer_config.json").write_text(json.dumps(config | {"padding_side": "left"}))
+    for size in (1, 2, 5):
+        found = said(capsys, path, "--batch-size", size)
+        for name, one in wanted.items():
+            # float32 sums in another order; padding on the left moves them by a tenth
+            assert found[name]["excess"] == pytest.approx(one["excess"], rel=1e-5) and found[name]["slope"] == pytest.approx(one["slope"], rel=1e-5)
+
+
 def test_the_table_with_verdicts_fits(plain, capsys):
     assert command(plain) == 0
     out = capsys.readouterr().out

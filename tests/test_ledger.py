@@ -1,5 +1,6 @@
 """The ledger: verdicts as the notebooks recorded them, none twice, none lost, in tables that stay tables."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -99,8 +100,10 @@ def columns(markdown):
 
 def test_counts_add_up(collected):
     table = ledger.counts(collected)
-    assert table.header == ("source", *claims.VERDICTS, "claims")
-    assert table.rows == (("Demo: a paper", "1", "0", "1", "1", "1", "4"), ("Empty: a paper", "0", "0", "0", "0", "0", "0"), ("all", "1", "0", "1", "1", "1", "4"))
+    assert table.header == ("source", *claims.VERDICTS, "claims", "ours beside them that hold")
+    assert table.rows == (("Demo: a paper", "1", "0", "1", "1", "1", "4", "0 of 0"), ("Empty: a paper", "0", "0", "0", "0", "0", "0", "0 of 0"), ("all", "1", "0", "1", "1", "1", "4", "0 of 0"))
+    own, failed = (claims.Verdict(dataclasses.replace(collected[0][1].claim, id=f"demo.{word}", kind="beyond"), word, value="1") for word in (claims.RANGE, claims.FAILS))
+    assert ledger.counts([*collected, ("page", own), ("page", failed)]).rows[0] == ("Demo: a paper", "1", "0", "1", "1", "1", "4", "1 of 2")
 
 
 def test_the_table_links_each_claim_to_its_anchor_each_failure_to_its_erratum_and_keeps_its_columns(collected):

@@ -418,6 +418,25 @@ def landscape(name, B, A, scale=1.0):
     return model, problem, lambda model, batch: problem.loss(model(eye).mT)
 
 
+@pytest.mark.parametrize("size, decay, verdict", [(1e-9, 1.3, certificates.STATIONARY), (1e-9, 0.7, certificates.NOT_STATIONARY), (1e-2, 1.3, certificates.NOT_STATIONARY)])
+def test_an_update_that_decay_has_switched_off_is_stationary(size, decay, verdict):
+    source = device.generator(3)
+    draw = lambda *shape: device.normal(shape, source, "cpu")
+    plain = nn.Sequential(nn.Linear(5, 4, bias=False)).to(f64)
+    plain[0].weight.data.copy_(draw(4, 5))
+    model = get_peft_model(plain, LoraConfig(r=2, lora_alpha=2, target_modules=["0"])).to(f64)
+    target, slope = targets(model)["0"], draw(4, 5)
+    slope /= torch.linalg.matrix_norm(slope, 2)
+    with torch.no_grad():  # balanced factors, so that only the slope speaks
+        target.B.copy_(size * torch.linalg.qr(draw(4, 2))[0])
+        target.A.copy_(size * torch.linalg.qr(draw(5, 2))[0].mT)
+    eye = torch.eye(5, dtype=f64)
+    found = certify(model, [0], decay, loss=lambda model, batch: (slope * model(eye).mT).sum())["0"]
+    # the loss is linear in the weight: its gradient is the slope, of norm 1, wherever the factors are
+    assert found.excess == pytest.approx(1 / decay, rel=1e-12) and found.slope > 0.1 and found.imbalance < 1e-12
+    assert found.verdict == verdict
+
+
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_the_verdicts_are_those_of_the_landscape_chapter(scale):
     problem = kim.instance("magnet")

@@ -62,7 +62,8 @@ const Axes = (() => {
     const pixels = {x: {...x, from: MARGIN.left, to: MARGIN.left + wide}, y: {...y, from: floor, to: MARGIN.top}};
     const root = svg(panel, "svg", {viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": about, "data-axes": JSON.stringify(pixels)});
 
-    svg(root, "text", {x: MARGIN.left, y: 16, class: "lb-title"}, title);
+    const head = svg(root, "text", {x: MARGIN.left, y: 16, class: "lb-title"}, title), long = head.getComputedTextLength();
+    if (long > width - MARGIN.left) head.setAttribute("x", 0), head.style.fontSize = `${Math.min(14, 14 * width / long)}px`;
     for (const [value, text] of ticks(x, wide / 70)) {
       svg(root, "path", {class: "lb-grid", d: `M${across(value)} ${floor}V${MARGIN.top}`});
       svg(root, "text", {x: across(value), y: floor + 17, "text-anchor": "middle"}, text);

@@ -5,7 +5,9 @@
   const body = table.tBodies[0], rows = [...body.rows], heads = [...table.tHead.rows[0].cells];
   const names = heads.map(head => head.textContent.trim());
   const text = (row, name) => row.cells[names.indexOf(name)].textContent.trim().replace(/\s+/g, " ");
-  const words = new Map(rows.map(row => [row, row.textContent.toLowerCase()]));
+  // Words to search in: what the row shows, the claim's whole name as cards have it, and the chapter it belongs to.
+  const whole = row => (row.querySelector("[id^=row-]")?.id.slice(4) || "").replace("-", ".");
+  const words = new Map(rows.map(row => [row, `${row.textContent} ${whole(row)} ${whole(row).replaceAll("_", "-")}`.toLowerCase()]));
   const make = (tag, properties, ...children) => {
     const node = Object.assign(document.createElement(tag), properties);
     node.append(...children);

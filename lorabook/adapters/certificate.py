@@ -88,13 +88,18 @@ def certify_layers(model: nn.Module, layers: dict[str, Factors], batches: Iterab
 
 
 def judge(layer: Factors, G: Tensor, weight_decay: float, tolerance: float = 1e-2) -> Verdict:
-    """The verdict for one layer from its gradient G (m, n)."""
+    """The verdict for one layer from its gradient G (m, n).
+
+    An update below the float32 rounding of its weight counts as 0: where decay takes the factors to 0, their slope,
+    which is relative to them, does not fall.
+    """
     said = checkpoint_certificate(layer.B, layer.A, G.double(), weight_decay, layer.scale, tolerance)
-    if said.verdict == SILENT:
-        word = NOT_STATIONARY
-    elif said.verdict == OPTIMAL:
+    update = measure("", layer.B, layer.A, layer.scale, layer.eps)
+    gone = update.norm <= torch.finfo(torch.float32).eps * float(layer.weight.detach().norm())
+    if said.verdict == OPTIMAL or gone and said.excess <= 1 + tolerance:
         word = STATIONARY
+    elif said.verdict == SILENT:
+        word = NOT_STATIONARY
     else:
-        allowed = min(*layer.B.shape, layer.A.shape[1])
-        word = RANK_SATURATED if measure("", layer.B, layer.A, layer.scale, layer.eps).rank == allowed else SADDLE
+        word = RANK_SATURATED if update.rank == min(*layer.B.shape, layer.A.shape[1]) else SADDLE
     return Verdict(said.excess, said.slope, said.imbalance, word)

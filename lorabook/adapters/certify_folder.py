@@ -157,6 +157,7 @@ def _base(folder: Path, task: str, adapter: Adapter):
     if tokenizer.pad_token is None and tokenizer.eos_token is None:
         raise AdapterError(f"The tokenizer of {folder} has no token to pad with.")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    tokenizer.padding_side = "right"  # positions are those of the text alone, and no token is predicted from padding
     if getattr(model.config, "pad_token_id", None) is None:  # a causal model judges a text by its last token before these
         model.config.pad_token_id = tokenizer.pad_token_id
     blank = sorted((set(found["missing_keys"]) | {key for key, *_ in found["mismatched_keys"]}) - whole.keys())
