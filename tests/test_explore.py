@@ -443,6 +443,9 @@ def test_a_click_or_a_tap_on_the_map_starts_descent_there(address, browser, tap)
             assert abs(shown.values["x"] - x) < 0.1 and abs(shown.values["y"] - y) < 0.1
             assert shown.drawn["end"] == end
             hold_kim(shown)
+        before = Shown(page, "kim").values
+        click_map(page, -1.5, 0.3, tap)  # beside the axes
+        assert Shown(page, "kim").values == before
 
 
 @without_browser

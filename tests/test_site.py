@@ -276,6 +276,22 @@ def test_the_ledger_filters_by_source_kind_verdict_and_words(opened, root):
     assert page.evaluate(SHOWN) == []
     page.get_by_role("button", name="Show all").click()
     assert len(page.evaluate(SHOWN)) == len(verdicts)
+    # a whole name as a card shows it, and the name of a chapter
+    page.locator(".lb-filter").get_by_label("search").fill("lora_one.theorem-3-2-time")
+    assert page.evaluate(SHOWN) == ["theorem-3-2-time"]
+    page.locator(".lb-filter").get_by_label("search").fill("LoRA-One")
+    assert len(page.evaluate(SHOWN)) >= sum(verdict.claim.id.startswith("lora_one.") for verdict in verdicts)
+
+
+@without_browser
+def test_a_dark_page_is_light_on_paper(site, browser):
+    page = browser.new_context(color_scheme="dark").new_page()
+    page.goto((site / "book" / "sources.html").as_uri())
+    theme = lambda: page.evaluate("() => document.documentElement.dataset.theme")
+    page.wait_for_function("() => document.documentElement.dataset.theme === 'dark'")
+    page.evaluate("() => { window.seen = []; addEventListener('beforeprint', () => seen.push(document.documentElement.dataset.theme)); }")
+    page.pdf()
+    assert page.evaluate("() => seen") == ["light"] and theme() == "dark"
 
 
 @without_browser

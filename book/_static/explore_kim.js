@@ -88,7 +88,7 @@ Explore.start("kim", ({start, values, a, b, c, h}) => {
       const px = (event.clientX - box.left) * unit, py = (event.clientY - box.top) * unit;
       const back = (pixel, to) => (pixel - to(0)) / (to(1) - to(0));
       const x = back(px, plot.across), y = back(py, plot.up);
-      if (Math.max(Math.abs(x), Math.abs(y)) <= values.x.at(-1)) set({x, y});  // a click beside the axes means nothing
+      if (Math.max(Math.abs(x), Math.abs(y)) <= REACH) set({x, y});  // a click beside the axes means nothing
     });
 
     const s = Axes.short, value = height(...place, lam), share = ends.flat().filter(found => found === "trapped").length / CELLS ** 2;

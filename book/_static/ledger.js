@@ -5,9 +5,9 @@
   const body = table.tBodies[0], rows = [...body.rows], heads = [...table.tHead.rows[0].cells];
   const names = heads.map(head => head.textContent.trim());
   const text = (row, name) => row.cells[names.indexOf(name)].textContent.trim().replace(/\s+/g, " ");
-  // Words to search in: what the row shows, the claim's whole name as cards have it, and the chapter it belongs to.
-  const whole = row => (row.querySelector("[id^=row-]")?.id.slice(4) || "").replace("-", ".");
-  const words = new Map(rows.map(row => [row, `${row.textContent} ${whole(row)} ${whole(row).replaceAll("_", "-")}`.toLowerCase()]));
+  // What is searched: what the row shows, and the claim's whole name, in which an address has dashes for dots and lines.
+  const plain = text => text.toLowerCase().replace(/[._]/g, "-");
+  const words = new Map(rows.map(row => [row, plain(`${row.textContent} ${row.querySelector("[id^=row-]")?.id}`)]));
   const make = (tag, properties, ...children) => {
     const node = Object.assign(document.createElement(tag), properties);
     node.append(...children);
@@ -29,7 +29,7 @@
   (table.closest(".pst-scrollable-table-container") || table).before(form);
 
   function filter() {
-    const wanted = search.value.toLowerCase().split(/\s+/);
+    const wanted = plain(search.value).split(/\s+/);
     let count = 0;
     for (const row of rows) {
       row.hidden = !(Object.entries(choices).every(([name, {value}]) => !value || text(row, name) === value)
