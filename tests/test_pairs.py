@@ -123,8 +123,11 @@ def bad_lines(text, folder):
             elif option == "-y":
                 value, *options = options
                 names += yaml.safe_load(value)
+            elif option == "-f" and (folder / options[0]).exists():
+                file, *options = options
+                names += yaml.safe_load((folder / file).read_text())
             else:
-                found.append(f"{source}: {option} is no option of papermill that this test knows")
+                found.append(f"{source}: {option} is no option of papermill that this test knows, or its file is missing")
         found += [f"{source}: there is no parameter {name}" for name in names if name not in known]
     return found
 
@@ -143,6 +146,7 @@ def test_every_papermill_line_names_a_notebook_and_its_parameters(page, root):
 @pytest.mark.parametrize("line", [
     "papermill notebooks/gone.ipynb out.ipynb -p n 4", "papermill notebooks/rushka_closed_forms.ipynb out.ipynb -p size 4",
     'papermill notebooks/rushka_closed_forms.ipynb out.ipynb -y "{n: 4, size: 4}"', "papermill notebooks/rushka_closed_forms.ipynb out.ipynb --p n 4",
+    "papermill notebooks/rushka_closed_forms.ipynb out.ipynb -f gone.yml", "papermill notebooks/rushka_closed_forms.ipynb out.ipynb -f notebooks/profiles/full/kim_networks.yml",
 ])
 def test_a_papermill_line_that_would_not_start_is_caught(line, root):
     assert len(bad_lines(f"```bash\n{line}\n```", root)) >= 1
