@@ -94,8 +94,8 @@ def table(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
 
 
 class Errata:
-    """What fails as printed in one source: the version read, then for each entry its location, what is printed (or, without
-    a quote, how it was read), what is right, the evidence, what was ruled out, and the consequence."""
+    """What fails as printed in one source: the version read, then for each entry its location, what is printed (where
+    it can be quoted), how it was read, what is right, the evidence, what was ruled out, and the consequence."""
 
     def __init__(self, verdicts: list[tuple[str, Verdict]], source: str):
         self.source = source
