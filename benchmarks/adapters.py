@@ -48,9 +48,9 @@ def setting():
     from tokenizers import Tokenizer
     from transformers import BertConfig, BertForSequenceClassification
 
-    from lorabook import weights
+    from lorabook.inputs import minilm
 
-    path = weights.locate()
+    path = minilm.locate()
     torch.manual_seed(0)
     model = BertForSequenceClassification(BertConfig(**json.loads((path.parent / "config.json").read_text()), num_labels=CLASSES))
     model.bert.load_state_dict(load_file(path), strict=False)
@@ -104,7 +104,7 @@ def ours(passes):
         from peft import get_peft_model
 
         from lorabook.adapters import lora_one_
-        from lorabook.adapters.peft_targets import targets
+        from lorabook.adapters.targets import targets
 
         model = get_peft_model(model, config())
         lora_one_(model, batches, 1.0, passes=passes)

@@ -19,7 +19,7 @@ SCALES = (0.01, 0.1, 0.3, 1.0, 2.0)
 
 def drawn(problem, count: int):
     """Zero starts of five scales, ``count`` in all."""
-    parts = [kim.starts(problem, problem.rank, count // len(SCALES), scale, device.generator(0), "zero", "cpu") for scale in SCALES]
+    parts = [kim.descent.starts(problem, problem.rank, count // len(SCALES), scale, device.generator(0), "zero", "cpu") for scale in SCALES]
     return tuple(torch.cat(part) for part in zip(*parts))
 
 
@@ -30,8 +30,8 @@ def lbfgs(problem, B, A) -> float:
     def fun(w):
         w = torch.as_tensor(w)
         b, a = w[: m * r].reshape(m, r), w[m * r :].reshape(r, n)
-        gB, gA = kim.factored_gradient(problem, b, a)
-        return float(kim.objective(problem, b, a)), torch.cat([gB.flatten(), gA.flatten()]).numpy()
+        gB, gA = kim.landscape.factored_gradient(problem, b, a)
+        return float(kim.landscape.objective(problem, b, a)), torch.cat([gB.flatten(), gA.flatten()]).numpy()
 
     start = torch.cat([B.flatten(), A.flatten()]).numpy()
     return minimize(fun, start, jac=True, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-9, "maxiter": 20000}).fun
@@ -41,8 +41,8 @@ def main() -> None:
     """Print one block per instance."""
     torch.set_num_threads(1)
     for name in ("strict", "magnet", "degenerate"):
-        problem = kim.instance(name)
-        optimum = float(kim.full_objective(problem, problem.solution))
+        problem = kim.laboratory.instance(name)
+        optimum = float(kim.landscape.full_objective(problem, problem.solution))
         B, A = drawn(problem, 2000)
         begun = time.perf_counter()
         batch = kim.train(problem, B, A, steps=1500)
@@ -56,8 +56,8 @@ def main() -> None:
         theirs = [lbfgs(problem, B[k], A[k]) for k in some]
         scipy = (time.perf_counter() - begun) / len(some)
         same = sum(abs(float(run.objective[0] - batch.objective[k])) < 1e-6 for k, run in zip(few, alone))
-        trapped = kim.spurious(problem, batch, optimum)
-        print(f"{name}: 2000 starts in {ours * len(B):.1f} s, {float(trapped.double().mean()):.3f} trapped, {int((batch.status != kim.DONE).sum())} not converged")
+        trapped = kim.laboratory.spurious(problem, batch, optimum)
+        print(f"{name}: 2000 starts in {ours * len(B):.1f} s, {float(trapped.double().mean()):.3f} trapped, {int((batch.status != kim.descent.DONE).sum())} not converged")
         print(f"  one by one / batch = {single / ours:.0f} ({same} of {len(few)} ends equal)")
         print(f"  scipy L-BFGS / batch = {scipy / ours:.1f} (trapped {sum(value > optimum + 1e-6 for value in theirs) / len(some):.3f}; it jumps between basins)")
 

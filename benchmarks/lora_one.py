@@ -58,10 +58,10 @@ def main():
         wanted = other.B @ other.A
         gap = float(torch.linalg.matrix_norm((L @ one.B) @ (one.A @ R.mT) - wanted) / torch.linalg.matrix_norm(wanted))
         print(f"{d:5d} {1e3 * once:15.1f} {1e3 * short:19.1f} {1e3 * long:16.1f} {long / (once + short):30.1f} {gap:26.1e}")
-    problem = lora_one.settings.planted(100, 100, 1600, lora_one.settings.spectrum(SHIFT_RANK, 1.0), 20, seed=1)
+    problem = lora_one.planted.planted(100, 100, 1600, lora_one.planted.spectrum(SHIFT_RANK, 1.0), 20, seed=1)
     B0, A0 = lora_one.lora_init((20, 100, 100), RANK, 0.1, draws)
     batch = timed(lambda: lora_one.descend(problem, B0, A0, 1 / 64, 1 / 64, 100, every=10))
-    loop = timed(lambda: [lora_one.descend(lora_one.settings.single(problem, s), B0[s], A0[s], 1 / 64, 1 / 64, 100, every=10) for s in range(20)])
+    loop = timed(lambda: [lora_one.descend(lora_one.planted.single(problem, s), B0[s], A0[s], 1 / 64, 1 / 64, 100, every=10) for s in range(20)])
     print(f"twenty problems of Figure 1, 100 steps: one batch {1e3 * batch:.0f} ms, one by one {1e3 * loop:.0f} ms, ratio {loop / batch:.1f}")
 
 

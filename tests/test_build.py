@@ -109,7 +109,8 @@ def built(tmp_path_factory, root):
     for name in HOUSE:
         (shutil.copytree if (root / name).is_dir() else shutil.copy)(root / name, book.folder / name)
     book.write("lorabook/__init__.py", "FACTOR = 10\n")
-    shutil.copy(root / "lorabook/letters.py", book.folder / "lorabook/letters.py")  # the pages need it
+    for name in ("__init__", "letters"):
+        book.write(f"lorabook/page/{name}.py", (root / f"lorabook/page/{name}.py").read_text())  # the pages need it
     book.write("notebooks/alpha.md", ALPHA)
     book.write("notebooks/ledger.md", LEDGER)
     book.write("notebooks/profiles/full/alpha.yml", "n: 48\n")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lorabook import claims
-from lorabook.claims import ClaimError
+from lorabook.page import claims
+from lorabook.page.claims import ClaimError
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 ENTRY = {

@@ -231,11 +231,11 @@ def hold_lora_one(shown):
 def hold_kim(shown):
     about, drawn, (x, y, lam) = shown.settings, shown.drawn, (shown.values[key] for key in ("x", "y", "lam"))
     problem = kim.decoy_family(2, 1, about["a"], about["b"], about["c"], about["h"], lam)
-    optimum = kim.full_objective(problem, problem.solution)
+    optimum = kim.landscape.full_objective(problem, problem.solution)
 
     def above(points):
         B = tensor(points)[..., None]
-        return (kim.objective(problem, B, B.mT) - optimum).numpy()
+        return (kim.landscape.objective(problem, B, B.mT) - optimum).numpy()
 
     # the decoy, its margin and its place, from the certificate
     decoy, _ = problem.spurious_factors()
@@ -244,7 +244,7 @@ def hold_kim(shown):
     assert (drawn["margin"] >= 0) == (least > -1e-9) and f"(eigenvalue {short(problem.margin)} of the Hessian)" in shown.words
     # towards the truth: an eigenvector of the Hessian over both factors, by a second difference of the objective
     ahead, B = tensor([[1e-3], [0.0]]), decoy
-    rise = sum(float(kim.objective(problem, B + step, (B + step).mT)) for step in (ahead, -ahead)) - 2 * float(kim.objective(problem, B, B.mT))
+    rise = sum(float(kim.landscape.objective(problem, B + step, (B + step).mT)) for step in (ahead, -ahead)) - 2 * float(kim.landscape.objective(problem, B, B.mT))
     # differences of order 1e-6 of numbers of order one
     assert rise / 2e-6 == pytest.approx(problem.margin, abs=1e-4)
     np.testing.assert_allclose(shown.places("decoy"), [[0, -float(decoy[1])], [0, float(decoy[1])]], atol=1e-4)  # pixels with two decimals

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lorabook import figures
+from lorabook.page import figures
 
 X = torch.linspace(0.1, 1, 20, dtype=torch.float64)
 

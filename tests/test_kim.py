@@ -1,18 +1,17 @@
 """The landscape: closed forms against automatic differentiation and searches, the theorem against converged points."""
 
-import csv
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from device_discipline import no_hidden_host_transfers
 from scipy.optimize import minimize
 
-from lorabook import claims, kim, linalg
+from lorabook import kim, linalg
+from lorabook.inputs import published
 from lorabook.device import DTYPE, generator, normal
 
-NAMES = tuple(kim.INSTANCES)
+NAMES = tuple(kim.laboratory.INSTANCES)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -30,11 +29,11 @@ def draw(*shape, seed=0):
 
 @pytest.fixture(scope="module")
 def network():
-    return kim.digits(8, 10, 60, 0.03)
+    return kim.network.pretrained(8, 10, 60, 0.03)
 
 
 def coupled_pair():
-    return kim.coupled(kim.instance("degenerate"), kim.instance("magnet", n=5, lam=0.1), 0.1)
+    return kim.laboratory.coupled(kim.laboratory.instance("degenerate"), kim.laboratory.instance("magnet", n=5, lam=0.1), 0.1)
 
 
 # ---------------------------------------------------------------- the factored objective
@@ -42,19 +41,19 @@ def coupled_pair():
 
 @pytest.mark.parametrize("which", ["quadratic", "layers", "network"])
 def test_gradient_and_hessian_of_the_factored_objective_agree_with_autograd(which, network):
-    problem = {"quadratic": kim.random_quadratic(4, 2, 9.0, 0.3, generator(1)), "layers": coupled_pair(), "network": network}[which]
+    problem = {"quadratic": kim.laboratory.random_quadratic(4, 2, 9.0, 0.3, generator(1)), "layers": coupled_pair(), "network": network}[which]
     *layers, m, n = problem.shape
     B, A = draw(*layers, m, 2, seed=1), draw(*layers, 2, n, seed=2)
-    gB, gA = torch.func.grad(lambda B, A: kim.objective(problem, B, A), (0, 1))(B, A)
-    found = kim.factored_gradient(problem, B, A)
+    gB, gA = torch.func.grad(lambda B, A: kim.landscape.objective(problem, B, A), (0, 1))(B, A)
+    found = kim.landscape.factored_gradient(problem, B, A)
     # rounding of two ways to the same sums of at most a thousand terms
     assert linalg_close(found[0], gB, 1e-11) and linalg_close(found[1], gA, 1e-11)
 
     def flat(w):
-        return kim.objective(problem, w[: B.numel()].reshape(B.shape), w[B.numel() :].reshape(A.shape))
+        return kim.landscape.objective(problem, w[: B.numel()].reshape(B.shape), w[B.numel() :].reshape(A.shape))
 
     hessian = torch.func.hessian(flat)(torch.cat([B.flatten(), A.flatten()]))
-    assert linalg_close(kim.factored_hessian(problem, B, A), hessian, 1e-11)
+    assert linalg_close(kim.landscape.factored_hessian(problem, B, A), hessian, 1e-11)
 
 
 def linalg_close(x, y, tolerance):
@@ -62,14 +61,14 @@ def linalg_close(x, y, tolerance):
 
 
 def test_a_batch_of_hessians_equals_one_by_one():
-    problem = kim.instance("magnet")
-    B, A = kim.starts(problem, 2, 5, 1.0, generator(0), device="cpu")
-    batch = kim.factored_hessian(problem, B, A)
-    assert all(torch.allclose(batch[k], kim.factored_hessian(problem, B[k], A[k]), rtol=1e-13, atol=1e-13) for k in range(5))
+    problem = kim.laboratory.instance("magnet")
+    B, A = kim.descent.starts(problem, 2, 5, 1.0, generator(0), device="cpu")
+    batch = kim.landscape.factored_hessian(problem, B, A)
+    assert all(torch.allclose(batch[k], kim.landscape.factored_hessian(problem, B[k], A[k]), rtol=1e-13, atol=1e-13) for k in range(5))
 
 
 def test_rotating_the_factors_changes_nothing():
-    problem = kim.instance("degenerate")
+    problem = kim.laboratory.instance("degenerate")
     B, A = draw(5, 2, seed=3), draw(2, 5, seed=4)
     Q = linalg.random_orthonormal(2, 2, generator(5), "cpu")
     one, other = kim.stationarity(problem, B, A), kim.stationarity(problem, B @ Q, Q.mT @ A)
@@ -91,7 +90,7 @@ def test_network_smoothness_bounds_the_hessian_everywhere_tried(network):
 
 
 def test_the_network_is_the_same_again(network):
-    again = kim.digits(8, 10, 60, 0.03)
+    again = kim.network.pretrained(8, 10, 60, 0.03)
     assert torch.equal(network.W0, again.W0) and torch.equal(network.head, again.head)
 
 
@@ -101,32 +100,32 @@ def test_the_network_is_the_same_again(network):
 @pytest.mark.parametrize("name", NAMES)
 def test_truth_solves_the_full_problem_at_every_decay(name):
     for share in (0.3, 1.0):
-        problem = kim.instance(name, lam=share * kim.INSTANCES[name]["lam"])
+        problem = kim.laboratory.instance(name, lam=share * kim.laboratory.INSTANCES[name]["lam"])
         # proximal gradient stops at a residual of 1e-10; the least eigenvalue of H is above 0.01
         assert float((kim.proximal_gradient(problem) - problem.solution).norm()) < 1e-7
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_candidates_are_certified_traps_and_one_rank_frees_them(name):
-    problem = kim.instance(name)
+    problem = kim.laboratory.instance(name)
     B, A = problem.spurious_factors()
     found = kim.stationarity(problem, B, A)
-    top = float(torch.linalg.eigvalsh(kim.factored_hessian(problem, B, A))[-1])
+    top = float(torch.linalg.eigvalsh(kim.landscape.factored_hessian(problem, B, A))[-1])
     # closed form: rounding only
     assert float(found.gradient_norm) < 1e-14 and float(found.least_eigenvalue) > -1e-14 * top and float(found.excess) > 1
-    assert float(kim.objective(problem, B, A) - kim.full_objective(problem, problem.solution)) > 0.1
-    free = kim.restart_with_rank(problem, B[None], A[None])
-    assert int(free.status[0]) == kim.DONE and abs(float(kim.gap_to_full(problem, free, problem.solution)[0])) < 1e-10
+    assert float(kim.landscape.objective(problem, B, A) - kim.landscape.full_objective(problem, problem.solution)) > 0.1
+    free = kim.certificate.restart_with_rank(problem, B[None], A[None])
+    assert int(free.status[0]) == kim.descent.DONE and abs(float(kim.certificate.gap_to_full(problem, free, problem.solution)[0])) < 1e-10
 
 
 @pytest.mark.parametrize(("name", "flat", "gauge"), [("strict", 0, 0), ("degenerate", 3, 1), ("quiet", 0, 0), ("magnet", 1, 1), ("loud", 3, 3), ("fading", 3, 0)])
 def test_flat_directions_are_counted(name, flat, gauge):
-    found = kim.stationarity(kim.instance(name), *kim.instance(name).spurious_factors())
+    found = kim.stationarity(kim.laboratory.instance(name), *kim.laboratory.instance(name).spurious_factors())
     assert (int(found.flat), int(found.gauge)) == (flat, gauge)
 
 
 def test_without_decay_the_factors_keep_their_scales_as_flat_directions():
-    problem = kim.redecayed(kim.instance("strict"), 0.0)
+    problem = kim.proximal.redecayed(kim.laboratory.instance("strict"), 0.0)
     B = torch.zeros(3, 1, dtype=DTYPE)
     B[0] = 1.5
     ended = kim.train(problem, B[None], B.mT[None] / 1.5, steps=3000)
@@ -146,38 +145,38 @@ def test_the_candidate_is_a_trap_exactly_when_its_margin_is_not_negative(rank):
 
 
 def test_the_margin_is_the_curvature_towards_the_truth():
-    problem = kim.instance("magnet")
+    problem = kim.laboratory.instance("magnet")
     B, A = problem.spurious_factors()
     dB, dA = torch.zeros_like(B), torch.zeros_like(A)
     dB[0, 0] = dA[0, 0] = 1.0  # equal signs: the symmetric pair
     d = torch.cat([dB.flatten(), dA.flatten()])
-    curvature = float(d @ kim.factored_hessian(problem, B, A) @ d)
+    curvature = float(d @ kim.landscape.factored_hessian(problem, B, A) @ d)
     assert curvature == pytest.approx(2 * problem.margin, rel=1e-12)
 
 
 def test_h2_below_b_opens_the_trap_when_decoys_are_left_over():
     for h2, trap in ((1.0, True), (0.9, False)):
-        member = kim.instance("degenerate", h2=h2)
+        member = kim.laboratory.instance("degenerate", h2=h2)
         assert (float(kim.stationarity(member, *member.spurious_factors()).least_eigenvalue) > -1e-12) == trap
 
 
 def test_the_threshold_in_lambda_is_where_the_margin_vanishes():
-    at = kim.instance("fading").threshold
-    assert kim.instance("fading", lam=at).margin == pytest.approx(0, abs=1e-12)
+    at = kim.laboratory.instance("fading").threshold
+    assert kim.laboratory.instance("fading", lam=at).margin == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_the_tightest_member_has_the_constants_it_promises(rank):
-    ratio = kim.family_ratio(rank)
+    ratio = kim.laboratory.family_ratio(rank)
     for factor, trap in ((1.01, True), (0.99, False)):
-        member = kim.tightest(rank, ratio * factor, lam=1e-5)
-        assert kim.exact_constants(member) == pytest.approx((1.0, ratio * factor), rel=1e-12)
+        member = kim.laboratory.tightest(rank, ratio * factor, lam=1e-5)
+        assert kim.constants.exact_constants(member) == pytest.approx((1.0, ratio * factor), rel=1e-12)
         assert (member.margin > 0) == trap
 
 
 def test_random_quadratics_are_solved_by_their_solution():
     for tail in (0.0, 0.1):
-        problem = kim.random_quadratic(4, 2, 30.0, 0.3, generator(7), tail=tail)
+        problem = kim.laboratory.random_quadratic(4, 2, 30.0, 0.3, generator(7), tail=tail)
         assert float((kim.proximal_gradient(problem) - problem.solution).norm()) < 1e-8
 
 
@@ -215,25 +214,25 @@ def test_with_the_identity_for_H_the_solution_is_one_prox():
 
 
 def test_a_batch_of_problems_is_solved_as_one_by_one():
-    batch = kim.random_batch(4, 3, 10.0, 2, generator(0))
-    ranks, X = kim.rank_path(batch, [0.3], tolerance=1e-11)
+    batch = kim.laboratory.random_batch(4, 3, 10.0, 2, generator(0))
+    ranks, X = kim.proximal.rank_path(batch, [0.3], tolerance=1e-11)
     for k in range(4):
         alone = kim.proximal_gradient(kim.Quadratic(batch.H[k], batch.M[k], 0.3), tolerance=1e-11)
         # both stop at a residual of 1e-11 and H is at least 1
-        assert float((X[0, k] - alone).norm()) < 1e-9 and int(ranks[0, k]) == int(kim.numerical_rank(alone))
+        assert float((X[0, k] - alone).norm()) < 1e-9 and int(ranks[0, k]) == int(kim.proximal.numerical_rank(alone))
 
 
 def test_a_solve_that_runs_out_of_steps_says_so():
     with pytest.raises(RuntimeError, match="not converged after 3 steps"):
-        kim.proximal_gradient(kim.instance("loud"), steps=3)
+        kim.proximal_gradient(kim.laboratory.instance("loud"), steps=3)
 
 
 # ---------------------------------------------------------------- descent on the factors
 
 
 def test_training_a_batch_equals_training_one_by_one():
-    problem = kim.instance("strict")
-    B, A = kim.starts(problem, 1, 6, 1.0, generator(0), device="cpu")
+    problem = kim.laboratory.instance("strict")
+    B, A = kim.descent.starts(problem, 1, 6, 1.0, generator(0), device="cpu")
     batch = kim.train(problem, B, A)
     for k in range(6):
         alone = kim.train(problem, B[k : k + 1], A[k : k + 1])
@@ -241,44 +240,44 @@ def test_training_a_batch_equals_training_one_by_one():
 
 
 def test_training_never_climbs_and_ends_balanced():
-    problem = kim.random_quadratic(4, 1, 20.0, 0.2, generator(2))
-    B, A = kim.starts(problem, 2, 50, 2.0, generator(0), device="cpu")
+    problem = kim.laboratory.random_quadratic(4, 1, 20.0, 0.2, generator(2))
+    B, A = kim.descent.starts(problem, 2, 50, 2.0, generator(0), device="cpu")
     ended = kim.train(problem, B, A)
-    assert bool((ended.objective <= kim.objective(problem, B, A)).all()) and bool((ended.status == kim.DONE).all())
+    assert bool((ended.objective <= kim.landscape.objective(problem, B, A)).all()) and bool((ended.status == kim.descent.DONE).all())
     # a stationary point is balanced: the gap is at most the gradient over lambda
     assert float(linalg.balance(ended.B, ended.A).abs().max()) < 1e-7
 
 
 def test_descent_and_lbfgs_find_the_same_minima():
-    problem = kim.instance("magnet")
-    B, A = kim.starts(problem, 2, 12, 0.01, generator(0), "zero", "cpu")
+    problem = kim.laboratory.instance("magnet")
+    B, A = kim.descent.starts(problem, 2, 12, 0.01, generator(0), "zero", "cpu")
     ours = kim.train(problem, B, A).objective
 
     def fun(w):
         w = torch.as_tensor(w, dtype=DTYPE)
         b, a = w[:8].reshape(4, 2), w[8:].reshape(2, 4)
-        return float(kim.objective(problem, b, a)), torch.cat([g.flatten() for g in kim.factored_gradient(problem, b, a)]).numpy()
+        return float(kim.landscape.objective(problem, b, a)), torch.cat([g.flatten() for g in kim.landscape.factored_gradient(problem, b, a)]).numpy()
 
     theirs = [minimize(fun, torch.cat([b.flatten(), a.flatten()]).numpy(), jac=True, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-10}).fun
               for b, a in zip(B, A)]
-    trap = float(kim.objective(problem, *problem.spurious_factors()))
-    values = torch.tensor([trap, float(kim.full_objective(problem, problem.solution))], dtype=DTYPE)
+    trap = float(kim.landscape.objective(problem, *problem.spurious_factors()))
+    values = torch.tensor([trap, float(kim.landscape.full_objective(problem, problem.solution))], dtype=DTYPE)
     # which basin an L-BFGS step jumps into is its own affair; that its ends are among ours is not
     assert all(float((values - value).abs().min()) < 1e-7 for value in [*ours.tolist(), *theirs])
 
 
 def test_a_saddle_is_called_a_saddle_and_an_unfinished_run_unconverged():
-    problem = kim.instance("strict")
+    problem = kim.laboratory.instance("strict")
     zero = torch.zeros(1, 3, 1, dtype=DTYPE)
-    assert int(kim.train(problem, zero, zero.mT).status[0]) == kim.SADDLE
-    B, A = kim.starts(problem, 1, 3, 1.0, generator(0), device="cpu")
+    assert int(kim.train(problem, zero, zero.mT).status[0]) == kim.descent.SADDLE
+    B, A = kim.descent.starts(problem, 1, 3, 1.0, generator(0), device="cpu")
     short = kim.train(problem, B, A, steps=5, newton=0)
-    assert bool((short.status == kim.UNCONVERGED).all()) and not bool(kim.spurious(problem, short, 0.0).any())
+    assert bool((short.status == kim.descent.UNCONVERGED).all()) and not bool(kim.laboratory.spurious(problem, short, 0.0).any())
 
 
 def test_the_gradient_phase_follows_the_flow_to_first_order_in_its_steps():
-    problem = kim.instance("strict")
-    B, A = kim.starts(problem, 1, 1, 0.5, generator(0), device="cpu")
+    problem = kim.laboratory.instance("strict")
+    B, A = kim.descent.starts(problem, 1, 1, 0.5, generator(0), device="cpu")
     # the step depends on the state alone, so half of it and twice as many steps is the same path of the flow
     ends = [kim.train(problem, B, A, steps=20 * 2**k, newton=0, safety=0.4 / 2**k).X for k in range(5)]
     gaps = [float((x - y).norm()) for x, y in zip(ends, ends[1:])]
@@ -287,33 +286,33 @@ def test_the_gradient_phase_follows_the_flow_to_first_order_in_its_steps():
 
 
 def test_the_line_search_never_climbs_and_ends_where_training_ends():
-    problem = kim.random_quadratic(4, 1, 1.9, 0.2, generator(2))
-    B, A = kim.starts(problem, 2, 5, 3.0, generator(0), device="cpu")
-    values, here = [kim.objective(problem, B, A)], (B, A)
+    problem = kim.laboratory.random_quadratic(4, 1, 1.9, 0.2, generator(2))
+    B, A = kim.descent.starts(problem, 2, 5, 3.0, generator(0), device="cpu")
+    values, here = [kim.landscape.objective(problem, B, A)], (B, A)
     for _ in range(5):
-        here = kim.line_search(problem, *here, 10)
-        values.append(kim.objective(problem, *here))
+        here = kim.descent.line_search(problem, *here, 10)
+        values.append(kim.landscape.objective(problem, *here))
     assert all(bool((after <= before).all()) for before, after in zip(values, values[1:])) and bool((values[-1] < values[0]).all())
     # no traps below a condition of 2, so every path ends at the known solution; the objective is quadratic in the distance
-    ended = kim.line_search(problem, B, A, 3000)
+    ended = kim.descent.line_search(problem, B, A, 3000)
     assert float((ended[0] @ ended[1] - problem.solution).flatten(1).norm(dim=1).max()) < 1e-5
 
 
 def test_the_line_search_of_a_batch_is_that_of_each_start_alone():
-    problem = kim.instance("strict")
-    B, A = kim.starts(problem, 1, 4, 1.0, generator(0), device="cpu")
-    batch = kim.line_search(problem, B, A, 30)
+    problem = kim.laboratory.instance("strict")
+    B, A = kim.descent.starts(problem, 1, 4, 1.0, generator(0), device="cpu")
+    batch = kim.descent.line_search(problem, B, A, 30)
     for k in range(4):
-        alone = kim.line_search(problem, B[k : k + 1], A[k : k + 1], 30)
+        alone = kim.descent.line_search(problem, B[k : k + 1], A[k : k + 1], 30)
         # thirty steps of the same arithmetic, in products of other shapes
         assert torch.allclose(batch[0][k], alone[0][0], rtol=1e-10, atol=1e-12) and torch.allclose(batch[1][k], alone[1][0], rtol=1e-10, atol=1e-12)
 
 
 def test_the_line_searchs_rate_is_free_of_the_worst_case(network):
-    B, A = kim.starts(network, 3, 1, 3.0, generator(2), device="cpu")
-    start = float(kim.objective(network, B, A))
+    B, A = kim.descent.starts(network, 3, 1, 3.0, generator(2), device="cpu")
+    start = float(kim.landscape.objective(network, B, A))
     careful = kim.train(network, B, A, steps=100, smoothness=network.smoothness(), newton=0)
-    searched = float(kim.objective(network, *kim.line_search(network, B, A, 100)))
+    searched = float(kim.landscape.objective(network, *kim.descent.line_search(network, B, A, 100)))
     assert start - float(careful.objective) < 0.1 * (start - searched)
 
 
@@ -321,7 +320,7 @@ def test_the_line_search_does_one_step_as_written_down():
     problem = kim.Quadratic(torch.eye(1, dtype=DTYPE), torch.full((1, 1), 2.0, dtype=DTYPE), 0.0)
     one = torch.ones(1, 1, 1, dtype=DTYPE)
     # L = (ba - 2)^2 / 2 at b = a = 1: both slopes are -1, the first rate is 1e-3 and is taken
-    B, A = kim.line_search(problem, one, one, 1)
+    B, A = kim.descent.line_search(problem, one, one, 1)
     assert float(B) == pytest.approx(1.001, abs=1e-15) and float(A) == pytest.approx(1.001, abs=1e-15)
 
 
@@ -330,18 +329,18 @@ def test_the_line_search_does_one_step_as_written_down():
 
 @pytest.mark.parametrize("name", ["strict", "degenerate", "quiet", "magnet"])
 def test_exact_constants_are_bounded_by_samples_and_attained_by_the_search(name):
-    problem = kim.instance(name)
-    alpha, beta = kim.exact_constants(problem)
-    sampled = kim.monte_carlo(problem, problem.solution, problem.rank, 4.0, 500, generator(0))
-    found = kim.hunt(problem, problem.solution, problem.rank, 4.0, 64, generator(0))
+    problem = kim.laboratory.instance(name)
+    alpha, beta = kim.constants.exact_constants(problem)
+    sampled = kim.constants.monte_carlo(problem, problem.solution, problem.rank, 4.0, 500, generator(0))
+    found = kim.constants.hunt(problem, problem.solution, problem.rank, 4.0, 64, generator(0))
     assert sampled[0] >= alpha and sampled[1] <= beta
     # two hundred steps of a search bring it within a thousandth, never beyond rounding of the exact value
     assert alpha * (1 - 1e-9) <= found[0] <= 1.001 * alpha and 0.999 * beta <= found[1] <= beta * (1 + 1e-9)
 
 
 def test_the_samples_keep_rank_and_radius():
-    problem = kim.random_quadratic(5, 1, 5.0, 0.2, generator(0))
-    X, Z = kim.sample(problem, problem.solution, 2, 3.0, 200, generator(1))
+    problem = kim.laboratory.random_quadratic(5, 1, 5.0, 0.2, generator(0))
+    X, Z = kim.constants.sample(problem, problem.solution, 2, 3.0, 200, generator(1))
     assert int(torch.linalg.matrix_rank(X).max()) <= 2 and float((X - problem.solution).flatten(1).norm(dim=1).max()) <= 3.0
     assert int(torch.linalg.matrix_rank(Z).max()) <= 2
 
@@ -362,56 +361,56 @@ def test_theorem_1_names_its_cases():
 
 def test_the_bound_has_its_limits():
     s = torch.tensor([2.0, 1.0, 0.5], dtype=DTYPE)
-    assert float(kim.bound(0.0, s, 3, 1)) == pytest.approx(1.25)  # kappa = 0: the tail itself
-    assert float(kim.bound(0.25, s, 3, 1)) == math.inf  # sigma_r = kappa sigma_1
-    assert float(kim.bound(0.1, s, 3, 3)) == 0.0  # r = r*: nothing is said
-    assert float(kim.bound(0.1, s, 3, 1)) == pytest.approx(1.25 / (1 - 0.1 * 2 / 0.5))
+    assert float(kim.theorem.bound(0.0, s, 3, 1)) == pytest.approx(1.25)  # kappa = 0: the tail itself
+    assert float(kim.theorem.bound(0.25, s, 3, 1)) == math.inf  # sigma_r = kappa sigma_1
+    assert float(kim.theorem.bound(0.1, s, 3, 3)) == 0.0  # r = r*: nothing is said
+    assert float(kim.theorem.bound(0.1, s, 3, 1)) == pytest.approx(1.25 / (1 - 0.1 * 2 / 0.5))
 
 
 @pytest.mark.parametrize("name", ["strict", "degenerate", "magnet"])
 def test_every_inequality_of_the_proof_holds_at_converged_points(name):
-    runs = kim.survey([name], ("zero", "gaussian"), (0.1, 1.0), 60, 3)
-    assert kim.points(runs) == 240
+    runs = kim.survey.survey([name], ("zero", "gaussian"), (0.1, 1.0), 60, 3)
+    assert kim.survey.points(runs) == 240
     # the runs stop at a gradient of 1e-9
-    assert min(float(slack.min()) for slack in kim.slacks(runs).values()) > -1e-7
-    assert kim.worst_ratio(runs) <= 1 and kim.corollary_violations(runs)[0] == 0
+    assert min(float(slack.min()) for slack in kim.survey.slacks(runs).values()) > -1e-7
+    assert kim.survey.worst_ratio(runs) <= 1 and kim.survey.corollary_violations(runs)[0] == 0
 
 
 def test_only_the_candidates_are_spurious():
     for rank in (1, 2, 3):
-        problem = kim.instance("fading", rank=rank)
-        rate = kim.trap_rate(problem, rank, 100, 1.0)
-        wanted = float(kim.objective(problem, *problem.spurious_factors()))
+        problem = kim.laboratory.instance("fading", rank=rank)
+        rate = kim.laboratory.trap_rate(problem, rank, 100, 1.0)
+        wanted = float(kim.landscape.objective(problem, *problem.spurious_factors()))
         assert rate.spurious.any() and torch.allclose(rate.trained.objective[rate.spurious], torch.tensor(wanted, dtype=DTYPE), atol=1e-9)
 
 
 def test_second_order_is_what_the_excess_needs():
-    problem = kim.instance("strict")
+    problem = kim.laboratory.instance("strict")
     zero = torch.zeros(3, 1, dtype=DTYPE)
-    at = kim.spine(problem, zero, zero.mT, problem.solution, *kim.exact_constants(problem), rank_star=1)
+    at = kim.theorem.spine(problem, zero, zero.mT, problem.solution, *kim.constants.exact_constants(problem), rank_star=1)
     assert float(at.excess) < -1 and float(at.splitting) == 0
 
 
 def test_the_special_regime_has_no_traps_and_a_condition_of_four_has():
-    assert not kim.trap_rate(kim.tightest(1, 1.9), 1, 200, 1.0).spurious.any()
-    assert kim.trap_rate(kim.tightest(1, 4.0), 1, 200, 1.0).spurious.any()
+    assert not kim.laboratory.trap_rate(kim.laboratory.tightest(1, 1.9), 1, 200, 1.0).spurious.any()
+    assert kim.laboratory.trap_rate(kim.laboratory.tightest(1, 4.0), 1, 200, 1.0).spurious.any()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_sharper_norm_is_a_bound_and_below_the_truth(name):
-    problem = kim.instance(name)
+    problem = kim.laboratory.instance(name)
     B, A = problem.spurious_factors()
-    bound = kim.sharper_norm(*kim.exact_constants(problem), 1.0, problem.rank, 1)
+    bound = kim.theorem.sharper_norm(*kim.constants.exact_constants(problem), 1.0, problem.rank, 1)
     assert 0 < bound <= float((B @ A).norm())
 
 
 def test_extensions_reduce_to_theorem_1():
-    problem = kim.instance("degenerate")
-    alpha, beta = kim.exact_constants(problem)
+    problem = kim.laboratory.instance("degenerate")
+    alpha, beta = kim.constants.exact_constants(problem)
     B, A = problem.spurious_factors()
-    conclusion = kim.spine(problem, B, A, problem.solution, alpha, beta, 1).conclusion
-    one = kim.several_slack(alpha, torch.tensor([beta], dtype=DTYPE), (B @ A)[None], problem.solution[None], 2, (1,))
-    approximate = kim.approximate_slack(alpha, beta, B @ A, problem.solution, problem.solution, 2, 1)
+    conclusion = kim.theorem.spine(problem, B, A, problem.solution, alpha, beta, 1).conclusion
+    one = kim.theorem.several_slack(alpha, torch.tensor([beta], dtype=DTYPE), (B @ A)[None], problem.solution[None], 2, (1,))
+    approximate = kim.theorem.approximate_slack(alpha, beta, B @ A, problem.solution, problem.solution, 2, 1)
     assert float(one) == pytest.approx(float(conclusion), rel=1e-12)
     assert float(approximate) * beta / 2 == pytest.approx(float(conclusion), rel=1e-12)
 
@@ -419,65 +418,65 @@ def test_extensions_reduce_to_theorem_1():
 def test_extensions_give_the_numbers_of_a_case_done_by_hand():
     X, star, low = (torch.diag(torch.tensor(s, dtype=DTYPE)) for s in ([2.0, 1.0], [2.0, 0.5], [2.0, 0.0]))
     # d = delta = nu = 1/2, p = 1, rho = 1/2, kappa = 1/2: 1/2 (1 - 1) + 2 * 1/2 - 1/2 * 1/4
-    assert float(kim.approximate_slack(1.0, 4.0, X, star, low, 2, 1)) == pytest.approx(0.875)
+    assert float(kim.theorem.approximate_slack(1.0, 4.0, X, star, low, 2, 1)) == pytest.approx(0.875)
     # the same times beta / 2, and twice for two layers
-    both = kim.several_slack(1.0, torch.tensor([4.0, 4.0], dtype=DTYPE), torch.stack([X, X]), torch.stack([star, star]), 2, (1, 1), torch.stack([low, low]))
+    both = kim.theorem.several_slack(1.0, torch.tensor([4.0, 4.0], dtype=DTYPE), torch.stack([X, X]), torch.stack([star, star]), 2, (1, 1), torch.stack([low, low]))
     assert float(both) == pytest.approx(2 * 1.75)
 
 
 def test_convexity_is_tight_where_alpha_is_attained():
-    problem = kim.instance("strict")
-    alpha, beta = kim.exact_constants(problem)
+    problem = kim.laboratory.instance("strict")
+    alpha, beta = kim.constants.exact_constants(problem)
     t = (problem.a - alpha) / problem.c  # the least eigenvector of [[a, c], [c, b]] is (-1, t)
     B = torch.zeros(3, 1, dtype=DTYPE)
     B[1] = t**0.5
-    assert float(kim.spine(problem, B, B.mT, problem.solution, alpha, beta, 1).convexity) == pytest.approx(0, abs=1e-12)
-    assert float(kim.spine(problem, B, B.mT, problem.solution, 1.1 * alpha, beta, 1).convexity) < -0.01
+    assert float(kim.theorem.spine(problem, B, B.mT, problem.solution, alpha, beta, 1).convexity) == pytest.approx(0, abs=1e-12)
+    assert float(kim.theorem.spine(problem, B, B.mT, problem.solution, 1.1 * alpha, beta, 1).convexity) < -0.01
 
 
 def test_the_spines_conclusion_is_the_slack_of_each_theorem():
     low = torch.zeros(2, 5, 5, dtype=DTYPE)
     low[:, 0, 0] = 0.9
     pair = coupled_pair()
-    B, A = kim.starts(pair, 2, 6, 1.0, generator(0), device="cpu")
+    B, A = kim.descent.starts(pair, 2, 6, 1.0, generator(0), device="cpu")
     betas = torch.tensor([6.0, 11.0], dtype=DTYPE)
-    found = kim.spine(pair, B, A, pair.solution, 0.09, betas, 1, low)
+    found = kim.theorem.spine(pair, B, A, pair.solution, 0.09, betas, 1, low)
     # the same sums in another order
-    assert torch.allclose(found.conclusion, kim.several_slack(0.09, betas, B @ A, pair.solution, 2, (1, 1), low), rtol=1e-12, atol=1e-12)
-    alone = kim.instance("degenerate")
-    found = kim.spine(alone, B[:, 0], A[:, 0], alone.solution, 0.3, 6.0, 1, low[0])
-    assert torch.allclose(found.conclusion, 3.0 * kim.approximate_slack(0.3, 6.0, B[:, 0] @ A[:, 0], alone.solution, low[0], 2, 1), rtol=1e-12, atol=1e-12)
+    assert torch.allclose(found.conclusion, kim.theorem.several_slack(0.09, betas, B @ A, pair.solution, 2, (1, 1), low), rtol=1e-12, atol=1e-12)
+    alone = kim.laboratory.instance("degenerate")
+    found = kim.theorem.spine(alone, B[:, 0], A[:, 0], alone.solution, 0.3, 6.0, 1, low[0])
+    assert torch.allclose(found.conclusion, 3.0 * kim.theorem.approximate_slack(0.3, 6.0, B[:, 0] @ A[:, 0], alone.solution, low[0], 2, 1), rtol=1e-12, atol=1e-12)
 
 
 def test_every_inequality_holds_for_several_matrices_and_fails_at_a_saddle():
     pair = coupled_pair()
     alpha, betas = float(torch.linalg.eigvalsh(pair.H)[0]), torch.tensor([6.0, 11.0], dtype=DTYPE)
-    ended = kim.train(pair, *kim.starts(pair, 2, 40, 1.0, generator(0), device="cpu"), steps=1500)
-    assert bool((ended.status == kim.DONE).all())
+    ended = kim.train(pair, *kim.descent.starts(pair, 2, 40, 1.0, generator(0), device="cpu"), steps=1500)
+    assert bool((ended.status == kim.descent.DONE).all())
     # the runs stop at a gradient of 1e-9
-    assert min(float(slack.min()) for slack in kim.spine(pair, ended.B, ended.A, pair.solution, alpha, betas, 1)) > -1e-7
+    assert min(float(slack.min()) for slack in kim.theorem.spine(pair, ended.B, ended.A, pair.solution, alpha, betas, 1)) > -1e-7
     zero = torch.zeros(2, 5, 2, dtype=DTYPE)
-    assert float(kim.spine(pair, zero, zero.mT, pair.solution, alpha, betas, 1).excess) < -1
+    assert float(kim.theorem.spine(pair, zero, zero.mT, pair.solution, alpha, betas, 1).excess) < -1
 
 
 def test_the_quiet_traps_are_smaller_than_the_truth_also_where_the_corollary_speaks():
     for name, norm, rank in (("quiet", 0.3, 1), ("magnet", 0.276, 2)):
-        problem = kim.instance(name)
+        problem = kim.laboratory.instance(name)
         X = torch.matmul(*problem.spurious_factors())
-        alpha, beta = kim.exact_constants(problem)
+        alpha, beta = kim.constants.exact_constants(problem)
         # three digits of sqrt(r) (c - lambda) / b
         assert float(X.norm()) == pytest.approx(norm, abs=5e-4) and problem.rank == rank
-        assert float(kim.least_norm(2 * alpha / beta, torch.linalg.svdvals(X), 1.0, rank, 1)) < 0
+        assert float(kim.theorem.least_norm(2 * alpha / beta, torch.linalg.svdvals(X), 1.0, rank, 1)) < 0
 
 
 def test_starts_that_used_up_their_steps_are_counted():
-    runs = kim.survey(["strict"], ("zero",), (1.0,), 30, 0, steps=40)
-    assert kim.late(runs, 40) == 30 and kim.late(runs, 41) == 0
-    assert all(int((run.rate.trained.status == kim.DONE).sum()) == 30 for run in runs)
+    runs = kim.survey.survey(["strict"], ("zero",), (1.0,), 30, 0, steps=40)
+    assert kim.survey.late(runs, 40) == 30 and kim.survey.late(runs, 41) == 0
+    assert all(int((run.rate.trained.status == kim.descent.DONE).sum()) == 30 for run in runs)
 
 
 def test_the_sharper_norm_is_half_the_truth_at_theta_one():
-    assert kim.sharper_norm(0.5, 1.0, 3.0, 4, 1) == pytest.approx(1.5)
+    assert kim.theorem.sharper_norm(0.5, 1.0, 3.0, 4, 1) == pytest.approx(1.5)
 
 
 def test_a_block_of_coupled_layers_has_no_constant_of_its_own():
@@ -501,26 +500,26 @@ def test_balanced_factors_share_one_rotation():
         s = torch.tensor(s, dtype=DTYPE)
         U, V, Q = (linalg.random_orthonormal(k, 3, generator(k), "cpu") for k in (7, 5, 3))
         B, A = (U * s.sqrt()) @ Q, Q.mT @ (s.sqrt()[:, None] * V.mT)
-        found, residual = kim.shared_rotation(B, A)
+        found, residual = kim.lemmas.shared_rotation(B, A)
         assert float(residual) < 1e-13
         assert torch.allclose(found @ found.mT, torch.eye(3, dtype=DTYPE), atol=1e-13)
-        assert float(kim.shared_rotation(B, 2 * A)[1]) > 0.1
+        assert float(kim.lemmas.shared_rotation(B, 2 * A)[1]) > 0.1
 
 
 def test_order_and_signs_are_enough_only_for_simple_singular_values():
     s = torch.tensor([2.0, 2.0, 1.0], dtype=DTYPE)
     Q = linalg.random_orthonormal(3, 3, generator(0), "cpu")
     flipped = torch.diag(torch.tensor([-1.0, 1, -1], dtype=DTYPE)) @ Q
-    assert kim.aligned_gap(s, Q, flipped, False) < 1e-14
+    assert kim.lemmas.aligned_gap(s, Q, flipped, False) < 1e-14
     turn = torch.eye(3, dtype=DTYPE)
     turn[:2, :2] = torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=DTYPE)
-    assert kim.aligned_gap(s, Q, turn @ Q, False) > 0.3 and kim.aligned_gap(s, Q, turn @ Q, True) < 1e-14
+    assert kim.lemmas.aligned_gap(s, Q, turn @ Q, False) > 0.3 and kim.lemmas.aligned_gap(s, Q, turn @ Q, True) < 1e-14
 
 
 def test_the_rank_bound_is_b_log_over_mu_lambda_for_small_steps():
-    assert kim.rank_bound(4, 1e-4, 1e-3, 0.1) == pytest.approx(4 * math.log(40) / 1e-7, rel=1e-6)
+    assert kim.decay.rank_bound(4, 1e-4, 1e-3, 0.1) == pytest.approx(4 * math.log(40) / 1e-7, rel=1e-6)
     # the number behind "vacuous": 128 samples, step 0.005, decay 0.01
-    assert kim.rank_bound(128, 0.005, 0.01, 0.1) == pytest.approx(9.443e6, rel=1e-3)
+    assert kim.decay.rank_bound(128, 0.005, 0.01, 0.1) == pytest.approx(9.443e6, rel=1e-3)
 
 
 def test_one_step_is_autograds_step_on_the_penalised_loss():
@@ -529,15 +528,15 @@ def test_one_step_is_autograds_step_on_the_penalised_loss():
     loss = (x @ (B @ A).mT - y).square().sum() / 2 / 3 + 0.7 / 2 * (B.square().sum() + A.square().sum())
     gB, gA = torch.autograd.grad(loss, (B, A))
     G = ((x @ (B @ A).mT - y).mT @ x / 3).detach()
-    b, a = kim.one_step(B.detach(), A.detach(), G, 0.1, 0.7)
+    b, a = kim.decay.one_step(B.detach(), A.detach(), G, 0.1, 0.7)
     assert torch.allclose(b, B - 0.1 * gB, atol=1e-13) and torch.allclose(a, A - 0.1 * gA, atol=1e-13)
 
 
 @pytest.mark.parametrize("decoupled", [False, True])
 def test_adam_is_torchs_adam(decoupled):
-    problem = kim.instance("strict")
-    B, A = kim.starts(problem, 1, 1, 0.5, generator(0), device="cpu")
-    ours = kim.adam(problem, B, A, 1e-2, 50, decoupled)
+    problem = kim.laboratory.instance("strict")
+    B, A = kim.descent.starts(problem, 1, 1, 0.5, generator(0), device="cpu")
+    ours = kim.decay.adam(problem, B, A, 1e-2, 50, decoupled)
     b, a = B.clone().requires_grad_(), A.clone().requires_grad_()
     kind = torch.optim.AdamW if decoupled else torch.optim.Adam
     optimiser = kind([b, a], lr=1e-2, weight_decay=problem.lam)
@@ -553,65 +552,64 @@ def test_adam_is_torchs_adam(decoupled):
 
 
 def test_an_appended_pair_lowers_the_objective_by_its_prediction():
-    problem = kim.instance("magnet")
+    problem = kim.laboratory.instance("magnet")
     B, A = problem.spurious_factors()
     G = problem.gradient(B @ A)
-    gain = kim.certificate(B, A, G, problem.lam).gain
+    gain = kim.certificate.certify(B, A, G, problem.lam).gain
     errors = []
     for size in (1e-2, 3e-2):
-        fall = float(kim.objective(problem, B, A) - kim.objective(problem, *kim.append_pair(B, A, G, size)))
+        fall = float(kim.landscape.objective(problem, B, A) - kim.landscape.objective(problem, *kim.certificate.append_pair(B, A, G, size)))
         errors.append(abs(fall - gain * size**2))
     # the next term is of order size^4, so three times the size is 81 times the error
     assert 60 < errors[1] / errors[0] < 100
 
 
 def test_the_certificate_is_free_of_the_scale_of_the_update():
-    problem = kim.instance("quiet")
+    problem = kim.laboratory.instance("quiet")
     B, A = problem.spurious_factors()
     G = problem.gradient(B @ A)
-    plain = kim.certificate(B, A, G, problem.lam)
+    plain = kim.certificate.certify(B, A, G, problem.lam)
     # X = 4 B' A' with B' = B / 2 and decay 4 lambda is the same point of the same problem
-    scaled = kim.certificate(B / 2, A / 2, G, 4 * problem.lam, scale=4.0)
+    scaled = kim.certificate.certify(B / 2, A / 2, G, 4 * problem.lam, scale=4.0)
     assert scaled.excess == pytest.approx(plain.excess, rel=1e-12) and scaled.verdict == plain.verdict
-    assert kim.certificate(B, 2 * A, G, problem.lam).verdict == kim.checkpoint.SILENT
+    assert kim.certificate.certify(B, 2 * A, G, problem.lam).verdict == kim.certificate.SILENT
 
 
 def test_the_truth_is_certified_as_optimal():
-    problem = kim.instance("strict")
+    problem = kim.laboratory.instance("strict")
     B = torch.zeros(3, 1, dtype=DTYPE)
     B[0] = 1.0
-    assert kim.certificate(B, B.mT, problem.gradient(B @ B.mT), problem.lam).verdict == kim.checkpoint.OPTIMAL
+    assert kim.certificate.certify(B, B.mT, problem.gradient(B @ B.mT), problem.lam).verdict == kim.certificate.OPTIMAL
 
 
 # ---------------------------------------------------------------- counting, data, devices, bad input
 
 
 def test_wilson_intervals_are_the_known_ones():
-    assert kim.wilson(0, 100) == pytest.approx((0.0, 0.0370), abs=5e-5)
-    assert kim.wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=5e-5)
+    assert kim.laboratory.wilson(0, 100) == pytest.approx((0.0, 0.0370), abs=5e-5)
+    assert kim.laboratory.wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=5e-5)
 
 
 def test_published_tables_are_complete():
-    folder = Path(claims.LISTS).parent / "published"
-    read = lambda name: list(csv.DictReader(line for line in (folder / name).read_text().splitlines() if not line.startswith("#")))
-    assert len(read("kim_table_1.csv")) == 10 and len(read("kim_grids.csv")) == 12 and len(read("kim_table_2.csv")) == 4
+    for name, rows in {"kim_table_1": 10, "kim_grids": 12, "kim_table_2": 4}.items():
+        assert len(published.read(name)) == rows
 
 
 def test_no_routine_leaves_its_device():
-    problem = kim.instance("degenerate")
-    B, A = kim.starts(problem, 2, 4, 1.0, generator(0), device="cpu")
+    problem = kim.laboratory.instance("degenerate")
+    B, A = kim.descent.starts(problem, 2, 4, 1.0, generator(0), device="cpu")
     with no_hidden_host_transfers():
         ended = kim.train(problem, B, A, steps=300)
-        kim.line_search(problem, B, A, 20)
-        kim.solve(problem, steps=50)
+        kim.descent.line_search(problem, B, A, 20)
+        kim.proximal.solve(problem, steps=50)
         kim.stationarity(problem, ended.B, ended.A)
-        kim.spine(problem, ended.B, ended.A, problem.solution, 0.3, 6.0, 1)
-        kim.several_slack(0.3, torch.tensor([6.0], dtype=DTYPE, device="cpu"), ended.X[:, None], problem.solution[None], 2, (1,))
-        kim.append_pair(ended.B, ended.A, problem.gradient(ended.X), 1e-2)
+        kim.theorem.spine(problem, ended.B, ended.A, problem.solution, 0.3, 6.0, 1)
+        kim.theorem.several_slack(0.3, torch.tensor([6.0], dtype=DTYPE, device="cpu"), ended.X[:, None], problem.solution[None], 2, (1,))
+        kim.certificate.append_pair(ended.B, ended.A, problem.gradient(ended.X), 1e-2)
         kim.prox_nuclear(ended.X, 0.1)
-        kim.approximate_slack(0.3, 6.0, ended.X, problem.solution, problem.solution, 2, 1)
+        kim.theorem.approximate_slack(0.3, 6.0, ended.X, problem.solution, problem.solution, 2, 1)
         kim.decoy_family(4, 1, 2.0, 1.0, 1.0, 6.0, 0.1, device="cpu")
-        kim.adam(problem, B, A, 1e-2, 3, True)
+        kim.decay.adam(problem, B, A, 1e-2, 3, True)
 
 
 def star():
@@ -620,7 +618,7 @@ def star():
 
 
 def decoy(**changes):
-    return lambda: kim.instance("strict", **changes)
+    return lambda: kim.laboratory.instance("strict", **changes)
 
 
 @pytest.mark.parametrize(
@@ -630,7 +628,7 @@ def decoy(**changes):
         (decoy(lam=1.5), "below c = 1"),
         (decoy(decoys=3), "rank <= decoys < n"),
         (decoy(c=1.5), "positive definite"),
-        (lambda: kim.instance("deaf"), "no instance 'deaf'"),
+        (lambda: kim.laboratory.instance("deaf"), "no instance 'deaf'"),
         (lambda: kim.Quadratic(torch.eye(4, dtype=DTYPE) + torch.tril(torch.ones(4, 4, dtype=DTYPE), -1), torch.zeros(2, 2, dtype=DTYPE), 0.1), "symmetric"),
         (lambda: kim.Quadratic(-torch.eye(4, dtype=DTYPE), torch.zeros(2, 2, dtype=DTYPE), 0.1), "positive definite"),
         (lambda: kim.Quadratic(torch.eye(3, dtype=DTYPE), torch.zeros(2, 2, dtype=DTYPE), 0.1), "does not act on"),
@@ -639,46 +637,46 @@ def decoy(**changes):
         (lambda: kim.theorem_1(1.0, 5.0, draw(3, 3), draw(3, 3), 1, 2), "r* = 2"),
         (lambda: kim.theorem_1(1.0, 5.0, draw(3, 3), draw(4, 3), 2, 1), "different shapes"),
         (lambda: kim.theorem_1(2.0, 1.0, draw(3, 3), draw(3, 3), 2, 1), "0 < alpha <= beta"),
-        (lambda: kim.starts(kim.instance("strict"), 4, 2, 1.0, generator(0)), "rank 4 must lie between 1 and 3"),
-        (lambda: kim.train(kim.instance("strict"), draw(2, 4, 1), draw(2, 1, 4)), "batch of starts"),
-        (lambda: kim.stationarity(kim.instance("strict"), draw(4, 1), draw(1, 4)), "does not fit"),
-        (lambda: kim.exact_constants(kim.instance("strict", h=1.0)), "largest eigenvalue"),
-        (lambda: kim.rank_bound(4, 2.0, 1.0, 0.1), "0 < mu lambda < 1"),
-        (lambda: kim.certificate(draw(3, 1), draw(1, 3), draw(3, 3), 0.0), "positive decay"),
-        (lambda: kim.digits(samples=5), "20 to 800 samples"),
-        (lambda: kim.sample(kim.instance("strict"), kim.instance("strict").solution, 1, 0.5, 3, generator(0)), "must exceed"),
-        (lambda: kim.sample(kim.instance("strict"), kim.instance("strict").solution, 9, 5.0, 3, generator(0)), "rank 9 must lie between 1 and 3"),
+        (lambda: kim.descent.starts(kim.laboratory.instance("strict"), 4, 2, 1.0, generator(0)), "rank 4 must lie between 1 and 3"),
+        (lambda: kim.train(kim.laboratory.instance("strict"), draw(2, 4, 1), draw(2, 1, 4)), "batch of starts"),
+        (lambda: kim.stationarity(kim.laboratory.instance("strict"), draw(4, 1), draw(1, 4)), "does not fit"),
+        (lambda: kim.constants.exact_constants(kim.laboratory.instance("strict", h=1.0)), "largest eigenvalue"),
+        (lambda: kim.decay.rank_bound(4, 2.0, 1.0, 0.1), "0 < mu lambda < 1"),
+        (lambda: kim.certificate.certify(draw(3, 1), draw(1, 3), draw(3, 3), 0.0), "positive decay"),
+        (lambda: kim.network.pretrained(samples=5), "20 to 800 samples"),
+        (lambda: kim.constants.sample(kim.laboratory.instance("strict"), kim.laboratory.instance("strict").solution, 1, 0.5, 3, generator(0)), "must exceed"),
+        (lambda: kim.constants.sample(kim.laboratory.instance("strict"), kim.laboratory.instance("strict").solution, 9, 5.0, 3, generator(0)), "rank 9 must lie between 1 and 3"),
         (lambda: kim.theorem_1(1.0, 5.0, draw(3, 3), draw(3, 3), 4, 1), "rank 4 is above the smaller side 3"),
         (lambda: kim.theorem_1(1.0, 5.0, math.nan * draw(3, 3), draw(3, 3), 2, 1), "X has entries that are NaN"),
         (lambda: kim.theorem_1(1.0, 5.0, draw(3, 3), math.inf * draw(3, 3), 2, 1), "X_star has entries that are NaN"),
         (lambda: kim.theorem_1(math.nan, 5.0, draw(3, 3), draw(3, 3), 2, 1), "0 < alpha <= beta"),
         (lambda: kim.theorem_1(1.0, 5.0, draw(2, 3, 3), draw(3, 3), 2, 1), "one matrix X"),
-        (lambda: kim.several_slack(1.0, torch.ones(3, dtype=DTYPE), draw(2, 3, 3), draw(2, 3, 3), 2, (1, 1)), "L constants and ranks"),
-        (lambda: kim.approximate_slack(1.0, 5.0, draw(3, 3), draw(3, 3), draw(3, 3), 1, 2), "r* = 2"),
-        (lambda: kim.proximal_gradient(kim.instance("strict"), draw(4, 3)), "or a batch of them, was wanted; got"),
-        (lambda: kim.proximal_gradient(kim.instance("strict"), steps=0), "steps must be a whole number >= 1"),
+        (lambda: kim.theorem.several_slack(1.0, torch.ones(3, dtype=DTYPE), draw(2, 3, 3), draw(2, 3, 3), 2, (1, 1)), "L constants and ranks"),
+        (lambda: kim.theorem.approximate_slack(1.0, 5.0, draw(3, 3), draw(3, 3), draw(3, 3), 1, 2), "r* = 2"),
+        (lambda: kim.proximal_gradient(kim.laboratory.instance("strict"), draw(4, 3)), "or a batch of them, was wanted; got"),
+        (lambda: kim.proximal_gradient(kim.laboratory.instance("strict"), steps=0), "steps must be a whole number >= 1"),
         (lambda: kim.prox_nuclear(draw(3, 3), math.nan), "tau has entries that are NaN"),
         (lambda: kim.prox_nuclear(math.nan * draw(3, 3), 1.0), "X has entries that are NaN"),
-        (lambda: kim.rank_path(kim.instance("strict"), [0.1, -0.1]), "must not be negative; got -0.1"),
-        (lambda: kim.rank_path(kim.instance("strict"), []), "at least one decay"),
-        (lambda: kim.redecayed(kim.instance("strict"), math.nan), "must not be negative"),
-        (lambda: kim.trap_rate(kim.instance("strict"), 1, 0, 1.0), "count must be a whole number >= 1; got 0"),
-        (lambda: kim.trap_rate(kim.instance("strict"), 1, 5, 0.0), "scale of a start must be positive"),
-        (lambda: kim.train(kim.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), steps=-1), "steps must be a whole number >= 0; got -1"),
-        (lambda: kim.train(kim.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), newton=-1), "newton must be a whole number >= 0"),
-        (lambda: kim.append_pair(draw(3, 1), draw(1, 3), draw(4, 3), 0.1), "different shapes"),
-        (lambda: kim.append_pair(draw(3, 2), draw(1, 3), draw(3, 3), 0.1), "ranks 2 and 1 differ"),
-        (lambda: kim.append_pair(draw(3, 3), draw(3, 3), draw(3, 3), 0.1), "already have every rank"),
-        (lambda: kim.wilson(3, 0), "hits <= count"),
-        (lambda: kim.adam(kim.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), 1e-2, 0, True), "steps must be a whole number >= 1"),
-        (lambda: kim.stochastic_descent(draw(4, 3), draw(4, 3), draw(1, 3, 1), draw(1, 1, 3), 2, 0.1, 0.1, 10, generator(0)), "more steps than its window"),
-        (lambda: kim.trap_rate(kim.random_quadratic(4, 2, 2.0, 0.1, generator(0)), 1, 5, 0.1), "the rank 1 is below r* = 2"),
-        (lambda: kim.trap_rate(kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), 0.1), 1, 5, 1.0), "whose solution is known; a Quadratic has none"),
-        (lambda: kim.trap_rates(kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), 0.1), 1, 5, [("zero", 0.1)]), "whose solution is known; a Quadratic has none"),
-        (lambda: kim.trap_rates(kim.instance("strict"), 1, 5, []), "at least one setting"),
-        (lambda: kim.starts(kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), 0.1), 1, 5, 1.0, generator(0), "near"), "known spurious point; a Quadratic has none"),
-        (lambda: kim.exact_constants(kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), 0.1)), "decoy family only; got a Quadratic"),
-        (lambda: kim.starts(kim.instance("strict"), 2, 5, 1.0, generator(0), "near"), "factors of rank 1; got rank 2"),
+        (lambda: kim.proximal.rank_path(kim.laboratory.instance("strict"), [0.1, -0.1]), "must not be negative; got -0.1"),
+        (lambda: kim.proximal.rank_path(kim.laboratory.instance("strict"), []), "at least one decay"),
+        (lambda: kim.proximal.redecayed(kim.laboratory.instance("strict"), math.nan), "must not be negative"),
+        (lambda: kim.laboratory.trap_rate(kim.laboratory.instance("strict"), 1, 0, 1.0), "count must be a whole number >= 1; got 0"),
+        (lambda: kim.laboratory.trap_rate(kim.laboratory.instance("strict"), 1, 5, 0.0), "scale of a start must be positive"),
+        (lambda: kim.train(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), steps=-1), "steps must be a whole number >= 0; got -1"),
+        (lambda: kim.train(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), newton=-1), "newton must be a whole number >= 0"),
+        (lambda: kim.certificate.append_pair(draw(3, 1), draw(1, 3), draw(4, 3), 0.1), "different shapes"),
+        (lambda: kim.certificate.append_pair(draw(3, 2), draw(1, 3), draw(3, 3), 0.1), "ranks 2 and 1 differ"),
+        (lambda: kim.certificate.append_pair(draw(3, 3), draw(3, 3), draw(3, 3), 0.1), "already have every rank"),
+        (lambda: kim.laboratory.wilson(3, 0), "hits <= count"),
+        (lambda: kim.decay.adam(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), 1e-2, 0, True), "steps must be a whole number >= 1"),
+        (lambda: kim.decay.stochastic_descent(draw(4, 3), draw(4, 3), draw(1, 3, 1), draw(1, 1, 3), 2, 0.1, 0.1, 10, generator(0)), "more steps than its window"),
+        (lambda: kim.laboratory.trap_rate(kim.laboratory.random_quadratic(4, 2, 2.0, 0.1, generator(0)), 1, 5, 0.1), "the rank 1 is below r* = 2"),
+        (lambda: kim.laboratory.trap_rate(kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), 0.1), 1, 5, 1.0), "whose solution is known; a Quadratic has none"),
+        (lambda: kim.laboratory.trap_rates(kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), 0.1), 1, 5, [("zero", 0.1)]), "whose solution is known; a Quadratic has none"),
+        (lambda: kim.laboratory.trap_rates(kim.laboratory.instance("strict"), 1, 5, []), "at least one setting"),
+        (lambda: kim.descent.starts(kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), 0.1), 1, 5, 1.0, generator(0), "near"), "known spurious point; a Quadratic has none"),
+        (lambda: kim.constants.exact_constants(kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), 0.1)), "decoy family only; got a Quadratic"),
+        (lambda: kim.descent.starts(kim.laboratory.instance("strict"), 2, 5, 1.0, generator(0), "near"), "factors of rank 1; got rank 2"),
         (lambda: kim.theorem_1(1.0, 5.0, draw(3, 3), star(), 2, 1), "X has the rank 3, above the 2"),
         (lambda: kim.theorem_1(1.0, 5.0, star(), draw(3, 3), 2, 1), "X_star has the rank 3, above the 1"),
         (lambda: kim.theorem_1(1.0, 5.0, star(), torch.stack([star(), star()]), 2, 1), "one matrix X"),
@@ -689,22 +687,22 @@ def decoy(**changes):
         (lambda: kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), "x"), "must not be negative; got 'x'"),
         (lambda: kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), None), "must not be negative; got None"),
         (lambda: kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), torch.tensor([0.1, 0.2])), "must not be negative; got tensor"),
-        (lambda: kim.train(kim.instance("strict"), draw(0, 3, 1), draw(0, 1, 3)), "S >= 1, was wanted"),
-        (lambda: kim.train(kim.instance("strict"), draw(3, 3, 1), draw(2, 1, 3)), "do not fit each other"),
-        (lambda: kim.train(kim.instance("strict"), draw(1, 3, 1), draw(2, 1, 3)), "S >= 1, was wanted"),
-        (lambda: kim.train(kim.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), tolerance=-1.0), "tolerance must be positive"),
-        (lambda: kim.train(kim.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), smoothness=-1.0), "smoothness must be positive"),
-        (lambda: kim.train(kim.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), safety=-5.0), "safety must be positive"),
-        (lambda: kim.line_search(kim.instance("strict"), draw(2, 4, 1), draw(2, 1, 4), 5), "batch of starts"),
-        (lambda: kim.line_search(kim.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), 0), "evaluations must be a whole number >= 1"),
-        (lambda: kim.adam(kim.instance("strict"), draw(1, 4, 1), draw(1, 1, 4), 0.1, 3, True), "batch of starts"),
-        (lambda: kim.adam(kim.instance("strict"), draw(1, 3, 1), draw(1, 1, 3), -0.1, 3, True), "learning rate must be positive"),
-        (lambda: kim.random_batch(0, 3, 2.0, 1, generator(0)), "count must be a whole number >= 1; got 0"),
-        (lambda: kim.random_batch(3, 3, 2.0, 4, generator(0)), "rank up to the side"),
-        (lambda: kim.random_quadratic(4, 1, 2.0, 0.1, generator(0), tail=-1.0), "a tail from 0 to 1"),
-        (lambda: kim.restart_with_rank(kim.instance("strict"), draw(1, 3, 1), draw(1, 1, 3), 0.0), "size of a pair must be positive"),
-        (lambda: kim.spine(kim.redecayed(kim.instance("strict"), 0.0), draw(1, 3, 1), draw(1, 1, 3), star(), 0.3, 6.0, 1), "decay lambda of the proof"),
-        (lambda: kim.least_norm(0.1, draw(3).abs(), 1.0, 7, 1), "r* = 1 and r = 7"),
+        (lambda: kim.train(kim.laboratory.instance("strict"), draw(0, 3, 1), draw(0, 1, 3)), "S >= 1, was wanted"),
+        (lambda: kim.train(kim.laboratory.instance("strict"), draw(3, 3, 1), draw(2, 1, 3)), "do not fit each other"),
+        (lambda: kim.train(kim.laboratory.instance("strict"), draw(1, 3, 1), draw(2, 1, 3)), "S >= 1, was wanted"),
+        (lambda: kim.train(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), tolerance=-1.0), "tolerance must be positive"),
+        (lambda: kim.train(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), smoothness=-1.0), "smoothness must be positive"),
+        (lambda: kim.train(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), safety=-5.0), "safety must be positive"),
+        (lambda: kim.descent.line_search(kim.laboratory.instance("strict"), draw(2, 4, 1), draw(2, 1, 4), 5), "batch of starts"),
+        (lambda: kim.descent.line_search(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), 0), "evaluations must be a whole number >= 1"),
+        (lambda: kim.decay.adam(kim.laboratory.instance("strict"), draw(1, 4, 1), draw(1, 1, 4), 0.1, 3, True), "batch of starts"),
+        (lambda: kim.decay.adam(kim.laboratory.instance("strict"), draw(1, 3, 1), draw(1, 1, 3), -0.1, 3, True), "learning rate must be positive"),
+        (lambda: kim.laboratory.random_batch(0, 3, 2.0, 1, generator(0)), "count must be a whole number >= 1; got 0"),
+        (lambda: kim.laboratory.random_batch(3, 3, 2.0, 4, generator(0)), "rank up to the side"),
+        (lambda: kim.laboratory.random_quadratic(4, 1, 2.0, 0.1, generator(0), tail=-1.0), "a tail from 0 to 1"),
+        (lambda: kim.certificate.restart_with_rank(kim.laboratory.instance("strict"), draw(1, 3, 1), draw(1, 1, 3), 0.0), "size of a pair must be positive"),
+        (lambda: kim.theorem.spine(kim.proximal.redecayed(kim.laboratory.instance("strict"), 0.0), draw(1, 3, 1), draw(1, 1, 3), star(), 0.3, 6.0, 1), "decay lambda of the proof"),
+        (lambda: kim.theorem.least_norm(0.1, draw(3).abs(), 1.0, 7, 1), "r* = 1 and r = 7"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(call, sentence):

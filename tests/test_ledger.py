@@ -8,8 +8,8 @@ import nbformat
 import pytest
 import yaml
 
-from lorabook import claims, ledger
-from lorabook.claims import ClaimError
+from lorabook.page import claims, ledger
+from lorabook.page.claims import ClaimError
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 BASE = {"where": "eq. (1)", "kind": "equation", "measured": "a distance", "band": [0, 1], "band_reason": "a bound", "probe": "another start"}

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from lorabook import claims, ledger
-from lorabook.letters import typeset
+from lorabook.page import claims, ledger
+from lorabook.page.letters import typeset
 
 # What a reader should not meet on a page: a letter's English name, doubled bars, a bare subscript, a typed inequality.
 RAW = re.compile(r"\b(?:alpha|beta|gamma|delta|epsilon|eta|theta|kappa|lambda|mu|nu|rho|sigma|tau|omega|Delta|Sigma)\b|\|\||[<>][=~]|&[lg]t;[=~]|\w_\w|\w\^\w")

@@ -8,9 +8,11 @@ import torch
 from device_discipline import no_hidden_host_transfers
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lorabook import claims, descent, device, lora_one
+from lorabook import descent, device, lora_one
+from lorabook.inputs import published
+from lorabook.page import claims
 from lorabook.linalg import random_orthonormal, thin_svd, truncate
-from lorabook.lora_one import alignment, alignment_runs, convergence_runs, peers, rates, settings, start_runs, tables, toys
+from lorabook.lora_one import alignment, peers, planted, rates, runs, tables, toys
 
 f64 = torch.float64
 
@@ -21,7 +23,7 @@ def normal(*shape, seed=0):
 
 def problem(activation="linear", N=60, d=7, k=5, rank=2, seed=0, **options):
     """One problem with a shift of the given rank and singular values 1 and 1/2."""
-    return settings.single(settings.planted(d, k, N, settings.spectrum(rank, 2.0, "cpu"), 1, seed, activation, **options), 0)
+    return planted.single(planted.planted(d, k, N, planted.spectrum(rank, 2.0, "cpu"), 1, seed, activation, **options), 0)
 
 
 def factors(d=7, k=5, r=3, seed=5, size=0.5):
@@ -79,7 +81,7 @@ def test_both_forms_vanish_at_the_solution():
 
 
 def test_the_printed_jacobian_is_not_the_gradient_and_the_corrected_one_is():
-    printed, corrected = start_runs.jacobian_distances(6, 3)
+    printed, corrected = runs.jacobian_distances(6, 3)
     assert printed > 0.1 and corrected < 1e-13  # rounding
 
 
@@ -99,7 +101,7 @@ def test_the_mean_relu_gradient_agrees_with_quadrature():
 
 
 def test_the_mean_relu_gradient_agrees_with_many_samples_and_half_the_shift_does_not():
-    means = start_runs.gradient_means(12, 10, 2, 4096, 60, 3)
+    means = runs.gradient_means(12, 10, 2, 4096, 60, 3)
     # 60 x 4096 samples in 12 dimensions: about sqrt(12 / 2.5e5), times a few
     assert means["gradient, closed form"] < 0.03 and means["GLM form"] < 0.03
     assert means["gradient"] > 0.1 and means["GLM form, closed form"] > 0.1
@@ -134,22 +136,22 @@ def test_the_population_is_the_limit_of_many_samples():
 
 
 def test_the_start_error_has_the_exact_mean_square():
-    squares = start_runs.start_errors(16, 12, 2, [64, 256], 400, 1) / 17
+    squares = runs.start_errors(16, 12, 2, [64, 256], 400, 1) / 17
     # the relative spread of one is near sqrt(2 / (d r*)) = 0.25, of the mean over 400 a twentieth of that; three of these
     assert float((squares.mean(-1) - 1).abs().max()) < 0.04
-    coloured = start_runs.start_errors(16, 12, 2, [256], 100, 1, spread=0.5) / 17
+    coloured = runs.start_errors(16, 12, 2, [256], 100, 1, spread=0.5) / 17
     assert float(coloured.mean()) > 1.2
 
 
 def test_the_printed_probability_asks_for_a_constant_that_grows_with_the_dimension():
     # a start that fails up to x with share p: C >= p exp(x); corrected, p exp((sqrt(x) - sqrt(d + 1))^2 / 4)
     x = torch.linspace(0, 100, 101, dtype=f64)[None]
-    printed, corrected = start_runs.least_constants([15], x, (0.5, 0.25))
+    printed, corrected = runs.least_constants([15], x, (0.5, 0.25))
     assert float(printed) == pytest.approx(75 + math.log(0.25))
     assert float(corrected) == pytest.approx((75**0.5 - 4) ** 2 / 4 + math.log(0.25))
     dims = [4, 16, 64]
-    squares = torch.cat([start_runs.start_errors(d, 2, 1, [8 * d], 200, 3) for d in dims])
-    printed, corrected = start_runs.least_constants(dims, squares)
+    squares = torch.cat([runs.start_errors(d, 2, 1, [8 * d], 200, 3) for d in dims])
+    printed, corrected = runs.least_constants(dims, squares)
     # half of the starts fail at d; the corrected bound is Gaussian concentration, whose constant is 1
     assert bool((printed > torch.tensor(dims) - 3).all()) and bool((corrected < 0.5).all())
 
@@ -172,7 +174,7 @@ def test_lora_ga_starts_from_the_next_right_singular_vectors():
     # orthonormal up to rounding, twice as long for gamma = 4
     assert torch.allclose(B.mT @ B, 4 * torch.eye(3, dtype=f64), atol=1e-13)
     assert float((A @ V[:3].mT).abs().max()) < 1e-13 and distance(A.mT @ A, 4 * V[3:6].mT @ V[3:6]) < 1e-13
-    assert float(alignment_runs.first_change_distance(G, *lora_one.lora_ga_init(G, 3), 6)) < 1e-13
+    assert float(runs.first_change_distance(G, *lora_one.lora_ga_init(G, 3), 6)) < 1e-13
 
 
 def test_the_published_forms_are_what_they_print():
@@ -238,19 +240,19 @@ def test_what_is_recorded_is_what_it_says():
 
 
 def test_a_batch_of_starts_steps_and_problems_is_one_by_one():
-    batch = settings.planted(8, 6, 80, settings.spectrum(2, 2.0, "cpu"), 3, 1)
+    batch = planted.planted(8, 6, 80, planted.spectrum(2, 2.0, "cpu"), 3, 1)
     B, A = 0.3 * normal(4, 3, 8, 2), 0.3 * normal(4, 3, 2, 6, seed=1)
     steps = torch.tensor([0.05, 0.1, 0.2, 0.3], dtype=f64)[:, None]
     run = lora_one.descend(batch, B, A, steps, 0.1, 30)
     for i, s in ((0, 0), (2, 1), (3, 2)):
-        alone = lora_one.descend(settings.single(batch, s), B[i, s], A[i, s], float(steps[i]), 0.1, 30)
+        alone = lora_one.descend(planted.single(batch, s), B[i, s], A[i, s], float(steps[i]), 0.1, 30)
         # summation order over thirty steps
         assert distance(run.B[i, s], alone.B) < 1e-11 and torch.allclose(run.error[:, i, s], alone.error, rtol=1e-11)
 
 
 def test_the_linear_phase_is_the_matrix_power_for_unequal_steps():
     p = problem()
-    exact, without, closed, mean_step = alignment_runs.linear_checks(p, 3, 0.02, 0.07, 30, 1)
+    exact, without, closed, mean_step = runs.linear_checks(p, 3, 0.02, 0.07, 30, 1)
     # rounding of thirty products; the counter-probes are visible
     assert exact < 1e-13 and closed < 1e-12 and without > 1e-3 and mean_step > 1e-3
 
@@ -289,14 +291,14 @@ def test_unequal_steps_are_a_rescaled_start_for_relu_too():
 
 
 def test_theorem_3_1_holds_for_the_rules_that_act_on_rows_and_breaks_for_the_others():
-    batch = settings.planted(20, 18, 320, settings.spectrum(3, 1.0, "cpu"), 4, 2)
+    batch = planted.planted(20, 18, 320, planted.spectrum(3, 1.0, "cpu"), 4, 2)
     B, A = lora_one.lora_init((4, 20, 18), 5, 0.03, device.generator(3), "cpu")
     leaks = alignment.leaks(batch, B, A, 1 / 64, 60)
     for name, (_, _, keeps) in alignment.rules().items():
         # rounding times the condition number of A along the run
         assert float(leaks[name].max()) < 1e-10 if keeps else float(leaks[name].min()) > 1e-2, name
-    noisy = alignment_runs.with_noise(batch, 0.1, device.generator(4))
-    assert max(alignment_runs.leak_along(noisy, B, A, 1 / 64, 60)) > 1e-2 > 1e-10 > max(alignment_runs.leak_along(batch, B, A, 1 / 64, 60))
+    noisy = runs.with_noise(batch, 0.1, device.generator(4))
+    assert max(runs.leak_along(noisy, B, A, 1 / 64, 60)) > 1e-2 > 1e-10 > max(runs.leak_along(batch, B, A, 1 / 64, 60))
 
 
 def test_below_rank_r_star_the_leading_right_vectors_are_not_determined():
@@ -310,8 +312,8 @@ def test_below_rank_r_star_the_leading_right_vectors_are_not_determined():
 
 
 def test_the_best_sine_falls_with_the_predicted_power():
-    law = settings.planted(24, 24, 384, settings.spectrum(2, [1.0, 2.0], "cpu"), 4, 4)
-    fitted, predicted, _, kappa = alignment_runs.scaling_law(law, 4, torch.logspace(-8, -14, 4, dtype=f64), 1 / 32, 5)
+    law = planted.planted(24, 24, 384, planted.spectrum(2, [1.0, 2.0], "cpu"), 4, 4)
+    fitted, predicted, _, kappa = runs.scaling_law(law, 4, torch.logspace(-8, -14, 4, dtype=f64), 1 / 32, 5)
     # the power has settled to a few per cent at these sizes
     assert float((fitted / predicted - 1).abs().median(-1).values.max()) < 0.05
     # for small steps it is 2 / (2 kappa + 1), far from the printed 1
@@ -319,12 +321,12 @@ def test_the_best_sine_falls_with_the_predicted_power():
 
 
 def test_the_lora_ga_floor_is_the_eckart_young_tail():
-    batch = settings.planted(12, 12, 96, settings.spectrum(2, 1.0, "cpu"), 3, 6)
-    found = alignment_runs.offset_floor(batch, 2, 1.0, 600)
+    batch = planted.planted(12, 12, 96, planted.spectrum(2, 1.0, "cpu"), 3, 6)
+    found = runs.offset_floor(batch, 2, 1.0, 600)
     # the run ends within a ten-thousandth of the floor; without the offset there is none
     assert found["loss"] == pytest.approx(1.0, abs=1e-3) and found["no offset"] < 1e-6
-    p = settings.single(batch, 0)
-    assert float(alignment_runs.floor_of(p, 2)) < 1e-25  # rank r* is enough for the shift itself
+    p = planted.single(batch, 0)
+    assert float(runs.floor_of(p, 2)) < 1e-25  # rank r* is enough for the shift itself
 
 
 # Rates
@@ -370,7 +372,7 @@ def test_in_the_population_the_curvatures_are_the_sums_of_singular_values():
 
 def test_the_forecast_meets_the_run_and_the_rate_depends_on_kappa_without_preconditioner_only():
     kappas = [1.0, 10.0, 100.0]
-    plain, scaled = (convergence_runs.kappa_sweep(12, 10, 2, 16, kappas, 0.6, 3, pre) for pre in (False, True))
+    plain, scaled = (runs.kappa_sweep(12, 10, 2, 16, kappas, 0.6, 3, pre) for pre in (False, True))
     for sweep in (plain, scaled):
         # what the linearisation drops is of second order in an error of 1e-5
         assert torch.allclose(sweep["fitted"], sweep["predicted"], rtol=1e-3)
@@ -378,13 +380,13 @@ def test_the_forecast_meets_the_run_and_the_rate_depends_on_kappa_without_precon
 
 
 def test_the_printed_sketch_lacks_the_mixed_parts():
-    printed, completed = convergence_runs.sketch_ratios(10, 9, 2, 0.5, 15, 4)
+    printed, completed = runs.sketch_ratios(10, 9, 2, 0.5, 15, 4)
     assert float(printed.max()) > 50 and float(completed.max()) < 1.0
     assert bool((printed.diff() > 0).all())  # it grows along the run, so no constant mends it
 
 
 def test_enough_samples_make_the_relu_rate_a_quarter():
-    sweep = convergence_runs.relu_sweep(12, 12, 2, [4, 64], [1.0, 4.0], 2, 0.5, 120, 5)
+    sweep = runs.relu_sweep(12, 12, 2, [4, 64], [1.0, 4.0], 2, 0.5, 120, 5)
     assert float(sweep["rate"][1].min()) > 0.25 > float(sweep["rate"][0].min())
     # masks no longer flip this close to the solution
     assert torch.allclose(sweep["rate"][1], sweep["predicted"][1], rtol=0.01)
@@ -392,8 +394,8 @@ def test_enough_samples_make_the_relu_rate_a_quarter():
 
 def test_level_crossing_interpolates_in_the_logarithm():
     y = torch.tensor([0.0, 1.0, 2.0], dtype=f64)
-    assert convergence_runs.level_crossing([1, 4, 16], y, 0.5) == pytest.approx(2.0)
-    assert convergence_runs.level_crossing([1, 4, 16], y, 5.0) == pytest.approx(16.0)
+    assert runs.level_crossing([1, 4, 16], y, 0.5) == pytest.approx(2.0)
+    assert runs.level_crossing([1, 4, 16], y, 5.0) == pytest.approx(16.0)
 
 
 # Toys, peers, tables
@@ -408,26 +410,26 @@ def test_toy_minimisers_are_fixed_points_and_the_spectral_start_is_near():
 
 
 def test_the_plane_is_kept_only_for_an_eigenvector():
-    assert convergence_runs.plane_distance(6, 1.0, 0.1, 100, True, 2) < 1e-14
-    assert convergence_runs.plane_distance(6, 1.0, 0.1, 100, False, 2) > 1e-3
+    assert runs.plane_distance(6, 1.0, 0.1, 100, True, 2) < 1e-14
+    assert runs.plane_distance(6, 1.0, 0.1, 100, False, 2) > 1e-3
 
 
 def test_the_printed_sign_traps_descent_below_the_singular_values_only():
-    ends = {g: [start_runs.slides_start_error(8, 8, 3, g, 0.2, 150, 1, turned) for turned in (False, True)] for g in (0.3, 2.0)}
+    ends = {g: [runs.slides_start_error(8, 8, 3, g, 0.2, 150, 1, turned) for turned in (False, True)] for g in (0.3, 2.0)}
     assert ends[0.3][0] > 0.3 and max(ends[0.3][1], *ends[2.0]) < 1e-8
 
 
 def test_adam_leaves_the_saddle_and_plain_descent_does_not():
-    assert start_runs.slides_start_error(8, 8, 3, 0.3, 0.2, 150, 1, False) > 0.3
+    assert runs.slides_start_error(8, 8, 3, 0.3, 0.2, 150, 1, False) > 0.3
     for ridge in (None, 1e-6):
-        printed, turned = (start_runs.adam_arrival(8, 8, 3, 0.3, 0.01, 600, 1, sign, ridge) for sign in (False, True))
+        printed, turned = (runs.adam_arrival(8, 8, 3, 0.3, 0.01, 600, 1, sign, ridge) for sign in (False, True))
         assert 0 < turned <= printed < 600
     # six steps of a hundredth are too few
-    assert math.isnan(start_runs.adam_arrival(8, 8, 3, 0.3, 0.01, 6, 1, True))
+    assert math.isnan(runs.adam_arrival(8, 8, 3, 0.3, 0.01, 6, 1, True))
 
 
 def test_a_method_is_tuned_on_the_grid_it_is_given():
-    batch = settings.planted(8, 8, 128, settings.spectrum(2, 3.0, "cpu"), 2, 7)
+    batch = planted.planted(8, 8, 128, planted.spectrum(2, 3.0, "cpu"), 2, 7)
     grid = 2.0 ** torch.arange(-5, 3, dtype=f64)
     found = {m: peers.tune(batch, m, 2, grid, (0.1, 1.0), 60) for m in peers.METHODS}
     for method, tuned in found.items():
@@ -443,10 +445,10 @@ def test_a_method_is_tuned_on_the_grid_it_is_given():
 
 
 def test_the_tables_are_complete_and_their_arithmetic_is_right():
-    glue = tables.read("glue_t5base")
-    assert len(glue) == 90 and len(tables.read("llama2_7b")) == 16
+    glue = published.read("glue_t5base")
+    assert len(glue) == 90 and len(published.read("llama2_7b")) == 16
     assert tables.is_fraction(68.38, 408) and not tables.is_fraction(59.03, 1043) and tables.is_fraction(100.0, 3)
-    sizes = {row["dataset"]: int(row["examples"]) for row in tables.read("glue_validation")}
+    sizes = {row["dataset"]: int(row["examples"]) for row in published.read("glue_validation")}
     assert sum(fits for *_, fits in tables.single_runs(glue, sizes)) == 5
     assert all(fits for *_, fits in tables.single_runs(glue, sizes, ("CoLA", "QNLI")))
     # 0.58 points over the root of (0.05^2 + 0.18^2) / 3
@@ -526,7 +528,7 @@ def test_bad_input_is_refused_in_one_sentence():
         (lambda: lora_one.lora_init((6,), 1, 0.1, device.generator(0)), r"shape must be .*; got \(6,\)"),
         (lambda: lora_one.spectral_init(G, "2"), "rank '2'"),
         (lambda: lora_one.reduced(replace(p, activation="relu"), B, A), "linear"),
-        (lambda: rates.curvatures(settings.planted(6, 5, 30, settings.spectrum(2, 1.0, "cpu"), 2, 0)), "batch"),
+        (lambda: rates.curvatures(planted.planted(6, 5, 30, planted.spectrum(2, 1.0, "cpu"), 2, 0)), "batch"),
     ]
     for call, words in refused:
         with pytest.raises(ValueError, match=words):
@@ -571,7 +573,7 @@ def test_what_has_no_loop_runs_on_tensors_without_data():
 
 
 def test_draws_are_haar_and_the_condition_number_is_exact():
-    batch = settings.planted(9, 7, 40, settings.spectrum(3, [1.0, 50.0], "cpu"), 4, 1)
+    batch = planted.planted(9, 7, 40, planted.spectrum(3, [1.0, 50.0], "cpu"), 4, 1)
     s = torch.linalg.svdvals(batch.shift)[..., :3]
     # singular values are given; the factors are orthonormal to rounding
     assert torch.allclose(s[..., 0] / s[..., -1], torch.tensor([1.0, 50.0], dtype=f64)[:, None].expand(2, 4), rtol=1e-10)

@@ -9,6 +9,7 @@ from device_discipline import no_hidden_host_transfers
 from scipy.integrate import solve_ivp
 
 from lorabook import device, mallada, rushka
+from lorabook.inputs import digits
 from lorabook.mallada import exponents, network
 
 CPU = torch.device("cpu")
@@ -478,7 +479,7 @@ def test_layer_of_larger_norm_can_lose():
 
 
 def test_digits_are_the_same_images_turned():
-    upright, turned = network.digits(0, device=CPU), network.digits(1, device=CPU)
+    upright, turned = digits.split(0, device=CPU), digits.split(1, device=CPU)
     assert torch.equal(upright.train_labels, turned.train_labels)
     assert torch.equal(upright.test.reshape(-1, 8, 8).rot90(1, (1, 2)).reshape(-1, 64), turned.test)
 
@@ -492,8 +493,8 @@ def test_cross_entropy_is_that_of_torch():
 
 @pytest.mark.parametrize("optimiser", list(network.OPTIMISERS))
 def test_starts_trained_side_by_side_do_not_mix(optimiser):
-    data = network.digits(1, device=CPU)
-    frozen = network.pretrain(network.digits(0, device=CPU), 16, 0, steps=20)
+    data = digits.split(1, device=CPU)
+    frozen = network.pretrain(digits.split(0, device=CPU), 16, 0, steps=20)
     both = network.finetune(frozen, data, numbers(1e-3, 1e-1), 2, optimiser, 0.01, [0, 5], 2, 0)
     one = network.finetune(frozen, data, numbers(1e-1), 2, optimiser, 0.01, [0, 5], 2, 0)
     # the same draws and batches; sums may be taken in another order
@@ -574,7 +575,7 @@ def single(problem):
     (lambda p, A, B: mallada.starts(p, 0, 0.1, device.generator(0)), "rank must be a whole number >= 1"),
     (lambda p, A, B: mallada.starts(p, 1.5, 0.1, device.generator(0)), "rank must be a whole number >= 1"),
     (lambda p, A, B: mallada.starts(p, 9, 0.1, device.generator(0)), "rank 9 is above the smallest dimension 3"),
-    (lambda p, A, B: network.digits(held_out=0), "held_out must lie"),
+    (lambda p, A, B: digits.split(held_out=0), "held_out must lie"),
     (lambda p, A, B: network.finetune(None, None, numbers(1.0), 1, "lion", 0.1, [1], 1, 0), "optimiser must be one of"),
 ])
 def test_bad_input_is_refused_with_one_sentence(call, sentence):

@@ -11,7 +11,8 @@ from scipy.integrate import solve_ivp
 from scipy.linalg import sqrtm
 from scipy.stats import beta as beta_law
 
-from lorabook import claims, device, kim, linalg, lora_one, mallada, measure, rushka
+from lorabook import device, kim, linalg, lora_one, mallada, measure, rushka
+from lorabook.page import claims
 from lorabook import one_dynamics as one
 
 f64 = torch.float64
@@ -41,7 +42,7 @@ def beginning(name, seed=0, scales=SCALES, n=4, rank=2):
         return one.two_layer_early(mallada.isotropic((n, n, n), device.generator(seed), 0.6, 1.0, 1.5, device="cpu"), rows, more, scales)
     if name == "lora_one":
         return one.regression_early(regression(seed, n), more.mT, scales, 0.05)
-    return one.landscape_early(kim.instance("strict", n=n), rows, scales)
+    return one.landscape_early(kim.laboratory.instance("strict", n=n), rows, scales)
 
 
 def some_times(early):
@@ -66,7 +67,7 @@ def test_g_is_minus_the_gradient_of_the_sources_own_loss(name):
         problem = regression(0)
         losses = [((problem.X @ (X - problem.shift)).square().sum() / (2 * len(problem.X)), X)]
     else:
-        losses = [(kim.instance("strict", n=n).loss(X), X)]
+        losses = [(kim.laboratory.instance("strict", n=n).loss(X), X)]
     for G, (loss, at) in zip(early.G, losses, strict=True):
         # rounding of a few products
         assert (torch.autograd.grad(loss, at)[0] + G).abs().max() < 1e-13
@@ -110,7 +111,7 @@ def test_the_rate_is_the_growth_of_the_linear_phase(name):
 
 
 def test_decay_shrinks_and_does_nothing_else():
-    with_decay, without = (one.landscape_early(kim.instance("strict", lam=lam), draw(0, 1, 3), SCALES) for lam in (0.3, 0.0))
+    with_decay, without = (one.landscape_early(kim.laboratory.instance("strict", lam=lam), draw(0, 1, 3), SCALES) for lam in (0.3, 0.0))
     G = without.G
     times = torch.tensor([0.5, 2.0], dtype=f64)
     for slow, fast in zip(one.linear(with_decay, times, G)[0], one.linear(without, times)[0]):

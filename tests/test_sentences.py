@@ -9,8 +9,8 @@ import tarfile
 import pytest
 import torch
 
-from lorabook import sentences
-from lorabook.sentences import Sentences, SentencesError
+from lorabook.inputs import sentences
+from lorabook.inputs.sentences import Sentences, SentencesError
 
 KEPT = {"movie": 10041, "amazon": 2935, "nyt": 2751, "tweets": 3362}
 
@@ -104,7 +104,8 @@ def test_ratings_become_labels_and_unclear_or_doubled_ones_are_left_out(tmp_path
 
 
 @pytest.mark.parametrize("content", [b"no archive", packed(other=b""), packed(**{sentences.INNER: b"none"}),
-                                     packed(**{sentences.INNER: packed(**{sentences.TABLE.format("tweets"): b"no tabs here\n"})})])
+                                     packed(**{sentences.INNER: packed(**{sentences.TABLE.format("tweets"): b"no tabs here\n"})})],
+                         ids=["no archive", "no table", "no archive inside", "no tabs"])  # an archive holds the time, so no id may
 def test_an_archive_of_the_right_hash_that_cannot_be_read_is_refused(content, tmp_path, monkeypatch):
     path = tmp_path / "a.tar.gz"
     path.write_bytes(content)

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 
-from lorabook import claims, ledger
+from lorabook.page import claims, ledger
 from tools import editions
 
 PHONE = 390

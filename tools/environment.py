@@ -55,7 +55,7 @@ def main():
         if pip("--no-deps", "--no-build-isolation", "-e", "."):
             raise RuntimeError("lorabook itself could not be installed.")
         # Kept for a later run without a network. Only one chapter needs it, and its page says so if it is missing.
-        subprocess.call([str(VENV / "bin" / "python"), "-m", "lorabook.sentences"], cwd=str(ROOT))
+        subprocess.call([str(VENV / "bin" / "python"), "-m", "lorabook.inputs.sentences"], cwd=str(ROOT))
         stamp.write_text(wanted)
     except (RuntimeError, KeyboardInterrupt) as error:
         shutil.rmtree(str(VENV), ignore_errors=True)

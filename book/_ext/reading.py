@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 from docutils import nodes
 
-from lorabook.letters import typeset
+from lorabook.page.letters import typeset
 
 WORDS_A_MINUTE = 200
 FORMULA, FIGURE = 15, 60  # worth so many words of reading

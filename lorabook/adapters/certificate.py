@@ -25,14 +25,13 @@ from torch import Tensor, nn
 
 from lorabook.adapters.full_gradient import reduced
 from lorabook.adapters.inspect import measure
-from lorabook.adapters.peft_targets import targets
-from lorabook.kim.checkpoint import OPTIMAL, SILENT
-from lorabook.kim.checkpoint import certificate as checkpoint_certificate
+from lorabook.adapters.targets import targets
+from lorabook.kim import certificate
 
 NOT_STATIONARY, SADDLE, RANK_SATURATED, STATIONARY = "not stationary", "saddle", "rank-saturated", "stationary"
 
 
-class Verdict(NamedTuple):
+class LayerVerdict(NamedTuple):
     """What the gradient over all batches says about one layer."""
 
     excess: float  # E = scale ||dL/dW||_2 / lambda
@@ -41,7 +40,7 @@ class Verdict(NamedTuple):
     verdict: str
 
 
-class Factors(NamedTuple):
+class Adapted(NamedTuple):
     """A layer with ``W = W0 + scale * B @ A`` in force, however the model computes it."""
 
     weight: nn.Parameter  # (m, n) whose gradient is dL/dW
@@ -52,7 +51,7 @@ class Factors(NamedTuple):
 
 
 def certify(model: nn.Module, batches: Iterable, weight_decay: float, *, loss: Callable | None = None, adapter: str | None = None,
-            tolerance: float = 1e-2, passes: int | None = None, progress: Callable[[str], None] | None = None) -> dict[str, Verdict]:
+            tolerance: float = 1e-2, passes: int | None = None, progress: Callable[[str], None] | None = None) -> dict[str, LayerVerdict]:
     """The certificate of every layer of a PEFT model, at its present factors.
 
     Args:
@@ -66,7 +65,7 @@ def certify(model: nn.Module, batches: Iterable, weight_decay: float, *, loss: C
         ValueError: as :func:`lorabook.adapters.lora_one_`, and a decay or tolerance that is not positive.
     """
     found = targets(model, adapter)
-    layers = {name: Factors(target.weight, target.B.detach().double(), target.A.detach().double(), target.scale, torch.finfo(target.B.dtype).eps)
+    layers = {name: Adapted(target.weight, target.B.detach().double(), target.A.detach().double(), target.scale, torch.finfo(target.B.dtype).eps)
               for name, target in found.items()}
     if any(target.layer.disable_adapters for target in found.values()):
         raise ValueError("The adapter is disabled: the gradient must be taken with it in force.")
@@ -76,8 +75,8 @@ def certify(model: nn.Module, batches: Iterable, weight_decay: float, *, loss: C
     return certify_layers(model, layers, batches, weight_decay, loss=loss, tolerance=tolerance, passes=passes, progress=progress)
 
 
-def certify_layers(model: nn.Module, layers: dict[str, Factors], batches: Iterable, weight_decay: float, *, loss: Callable | None = None,
-                   tolerance: float = 1e-2, passes: int | None = None, progress: Callable[[str], None] | None = None) -> dict[str, Verdict]:
+def certify_layers(model: nn.Module, layers: dict[str, Adapted], batches: Iterable, weight_decay: float, *, loss: Callable | None = None,
+                   tolerance: float = 1e-2, passes: int | None = None, progress: Callable[[str], None] | None = None) -> dict[str, LayerVerdict]:
     """:func:`certify` for any model whose weights are in ``layers``."""
     for value, what in ((weight_decay, "The weight decay"), (tolerance, "The tolerance")):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
@@ -87,19 +86,19 @@ def certify_layers(model: nn.Module, layers: dict[str, Factors], batches: Iterab
     return reduced(model, weights, batches, lambda name, G: judge(layers[name], G, weight_decay, tolerance), loss=loss, passes=passes, progress=progress)
 
 
-def judge(layer: Factors, G: Tensor, weight_decay: float, tolerance: float = 1e-2) -> Verdict:
+def judge(layer: Adapted, G: Tensor, weight_decay: float, tolerance: float = 1e-2) -> LayerVerdict:
     """The verdict for one layer from its gradient G (m, n).
 
     An update below the float32 rounding of its weight counts as 0: where decay takes the factors to 0, their slope,
     which is relative to them, does not fall.
     """
-    said = checkpoint_certificate(layer.B, layer.A, G.double(), weight_decay, layer.scale, tolerance)
+    said = certificate.certify(layer.B, layer.A, G.double(), weight_decay, layer.scale, tolerance)
     update = measure("", layer.B, layer.A, layer.scale, layer.eps)
     gone = update.norm <= torch.finfo(torch.float32).eps * float(layer.weight.detach().norm())
-    if said.verdict == OPTIMAL or gone and said.excess <= 1 + tolerance:
+    if said.verdict == certificate.OPTIMAL or gone and said.excess <= 1 + tolerance:
         word = STATIONARY
-    elif said.verdict == SILENT:
+    elif said.verdict == certificate.SILENT:
         word = NOT_STATIONARY
     else:
         word = RANK_SATURATED if update.rank == min(*layer.B.shape, layer.A.shape[1]) else SADDLE
-    return Verdict(said.excess, said.slope, said.imbalance, word)
+    return LayerVerdict(said.excess, said.slope, said.imbalance, word)

@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from lorabook.adapters.certificate import Factors, Verdict, certify_layers
+from lorabook.adapters.certificate import Adapted, LayerVerdict, certify_layers
 from lorabook.adapters.inspect import MOVES_BASE, PREFIX, REPLACED, WEIGHTS, WHOLE, Adapter, AdapterError, printable
 from lorabook.device import default_device
 
@@ -26,7 +26,7 @@ TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")  # without 
 
 
 def certify_folder(adapter: Adapter, model_folder: str | Path, data: str | Path, weight_decay: float, *, batch_size: int = 16,
-                   max_length: int | None = None, tolerance: float = 1e-2, passes: int | None = None, progress: Callable[[str], None] | None = None) -> dict[str, Verdict]:
+                   max_length: int | None = None, tolerance: float = 1e-2, passes: int | None = None, progress: Callable[[str], None] | None = None) -> dict[str, LayerVerdict]:
     """The verdict for every module of a saved adapter.
 
     Args:
@@ -175,7 +175,7 @@ def _base(folder: Path, task: str, adapter: Adapter):
     return model, tokenizer
 
 
-def _insert(model: nn.Module, adapter: Adapter) -> dict[str, Factors]:
+def _insert(model: nn.Module, adapter: Adapter) -> dict[str, Adapted]:
     """Add every update to its weight; another layer that shared the weight keeps it as it was, as with PEFT."""
     modules, layers = dict(model.named_modules()), {}
     home = default_device()
@@ -188,7 +188,7 @@ def _insert(model: nn.Module, adapter: Adapter) -> dict[str, Factors]:
         if module.weight.shape != shape:
             raise AdapterError(f"The update of {printable(name)} is {shape}, and the base model's weight is {tuple(module.weight.shape)}.")
         module.weight = nn.Parameter(module.weight.detach() + (scale * (B @ A)).float())
-        layers[name] = Factors(module.weight, B.to(home), A.to(home), scale, eps)
+        layers[name] = Adapted(module.weight, B.to(home), A.to(home), scale, eps)
     return layers
 
 

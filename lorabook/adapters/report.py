@@ -8,7 +8,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from lorabook.adapters.certificate import Verdict
+from lorabook.adapters.certificate import LayerVerdict
 from lorabook.adapters.inspect import PREFIX, Adapter, AdapterError, Measured, printable
 
 WIDTH = 100
@@ -21,7 +21,7 @@ excess: scale ||dL/dW||_2 / decay.
 slope: gradient of the objective over its decay part, 0 where training is stationary."""
 
 
-def as_text(adapter: Adapter, measured: list[Measured], verdicts: dict[str, Verdict] | None = None) -> str:
+def as_text(adapter: Adapter, measured: list[Measured], verdicts: dict[str, LayerVerdict] | None = None) -> str:
     """The table with what was left out and what it means."""
     begin = os.path.commonprefix([one.name for one in measured]).rpartition(".")[0] if len(measured) > 1 else ""
     begin = begin + "." if begin else ""
@@ -57,7 +57,7 @@ def as_text(adapter: Adapter, measured: list[Measured], verdicts: dict[str, Verd
     return "\n".join([*lines, *(f"note: {note}" for note in adapter.notes)])
 
 
-def as_json(adapter: Adapter, measured: list[Measured], verdicts: dict[str, Verdict] | None = None) -> str:
+def as_json(adapter: Adapter, measured: list[Measured], verdicts: dict[str, LayerVerdict] | None = None) -> str:
     """One object; a number that is infinite becomes null, and so does the certificate where there was no data."""
     modules = [asdict(one) | {"certificate": verdicts[one.name]._asdict() if verdicts else None} for one in measured]
     config = adapter.config
@@ -69,7 +69,7 @@ def as_json(adapter: Adapter, measured: list[Measured], verdicts: dict[str, Verd
 
 def write_plot(path: str | Path, measured: list[Measured]) -> None:
     """Ranks by module as an SVG file, written whole or not at all."""
-    from lorabook import figures
+    from lorabook.page import figures
 
     path = plot_file(path)
     x = range(1, len(measured) + 1)

@@ -17,7 +17,7 @@ import torch
 
 from lorabook import checks
 from lorabook.kim.problem import positive
-from lorabook.kim.train import check_starts
+from lorabook.kim.descent import check_starts
 
 
 def rank_bound(batch: int, step: float, decay: float, eps: float) -> float:

@@ -17,7 +17,7 @@ from lorabook import checks
 from lorabook.device import generator, normal
 from lorabook.kim.landscape import full_objective
 from lorabook.kim.problem import DecoyFamily, Quadratic, decoy_family
-from lorabook.kim.train import DONE, SADDLE, UNCONVERGED, Trained, starts, train
+from lorabook.kim.descent import DONE, SADDLE, UNCONVERGED, Descended, starts, train
 
 INSTANCES = {
     # one decoy, rank 1: an isolated spurious minimum
@@ -143,11 +143,11 @@ class Rate(NamedTuple):
     high: float
     unconverged: int  # starts about which nothing is said
     saddles: int
-    trained: Trained
+    trained: Descended
     spurious: torch.Tensor  # (S,) bool
 
 
-def spurious(problem, trained: Trained, optimum: float, tolerance: float = 1e-6) -> torch.Tensor:
+def spurious(problem, trained: Descended, optimum: float, tolerance: float = 1e-6) -> torch.Tensor:
     """(S,) converged second-order stationary points whose objective lies above the optimum."""
     return (trained.status == DONE) & (trained.objective > optimum + tolerance * (1 + abs(optimum)))
 
@@ -170,7 +170,7 @@ def trap_rates(problem, rank: int, count: int, settings, seed: int = 0, **option
     optimum = float(full_objective(problem, problem.solution))
     answers = []
     for part in zip(*(field.split(count) for field in everything), strict=True):
-        trained = Trained(*part)
+        trained = Descended(*part)
         found = spurious(problem, trained, optimum)
         low, high = wilson(int(found.sum()), count)
         answers.append(Rate(float(found.double().mean()), low, high, int((trained.status == UNCONVERGED).sum()),

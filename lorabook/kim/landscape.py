@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from lorabook import checks
-from lorabook.kim.problem import squared_norm, vec
+from lorabook.kim.problem import squared_norm
 
 
 class Stationarity(NamedTuple):

@@ -5,7 +5,6 @@ mirror writing: first its head alone is trained (linear probing, appendix C.1), 
 its second hidden layer, by LoRA or in full.  Everything but X is frozen, so the problem is ``L(X)`` =
 mean cross-entropy, with ``shape (width, features)``.
 
-The data are the 1797 digits of 8 x 8 pixels that come with scikit-learn (Alpaydin & Kaynak 1998).
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ from dataclasses import dataclass
 import torch
 
 from lorabook.device import DTYPE, generator, normal
+from lorabook.inputs import digits
 from lorabook.kim.problem import decay
 
 
 @dataclass(frozen=True)
-class Network:
+class DigitNetwork:
     """``L(X)`` = mean cross-entropy of ``head tanh((W0 + X) h + bias) + offset`` over the samples h."""
 
     features: torch.Tensor  # (N, n) what the first layer hands on
@@ -42,9 +42,9 @@ class Network:
         """A zero update, which gives solvers their shape and device."""
         return torch.zeros_like(self.W0)
 
-    def with_decay(self, lam: float) -> Network:
+    def with_decay(self, lam: float) -> DigitNetwork:
         """The same network with another weight decay."""
-        return Network(**{**self.__dict__, "lam": decay(lam)})
+        return DigitNetwork(**{**self.__dict__, "lam": decay(lam)})
 
     def _logits(self, X, features):
         T = torch.tanh(features @ (self.W0 + X).mT + self.bias)
@@ -104,8 +104,8 @@ class Network:
         return (guess == self.test_labels).to(DTYPE).mean(-1)
 
 
-def digits(width: int = 16, features: int = 24, samples: int = 300, lam: float = 1e-2, seed: int = 0,
-           device: torch.device | str = "cpu") -> Network:
+def pretrained(width: int = 16, features: int = 24, samples: int = 300, lam: float = 1e-2, seed: int = 0,
+               device: torch.device | str = "cpu") -> DigitNetwork:
     """Pretrain on half of the digits, mirror the other half, probe a new head on ``samples`` of them, freeze all but X.
 
     Args:
@@ -114,19 +114,16 @@ def digits(width: int = 16, features: int = 24, samples: int = 300, lam: float =
         lam: weight decay of the tuning.
 
     Returns:
-        :class:`Network`.  The same on every device up to rounding: all draws are made on the CPU.
+        :class:`DigitNetwork`.  The same on every device up to rounding: all draws are made on the CPU.
 
     Raises:
         ValueError: fewer than 20 or more than 800 samples, or a layer narrower than 4.
     """
     if not 20 <= samples <= 800 or min(width, features) < 4:
         raise ValueError(f"The network needs 20 to 800 samples and a layer of at least 4 x 4; got {samples} and {width} x {features}.")
-    from sklearn.datasets import load_digits
-
     source = generator(seed)
-    pixels, labels = (torch.as_tensor(x, device=device) for x in load_digits(return_X_y=True))
-    order = torch.randperm(len(labels), generator=source, device="cpu").to(device)
-    pixels, labels = pixels[order].to(DTYPE) / 16, labels[order].long()
+    images, labels = digits.shuffled(source, device)
+    pixels = images.reshape(-1, 64)
     half = len(labels) // 2
     W1, W2, W3 = (normal(size, source, device) / size[1] ** 0.5 for size in ((features, 64), (width, features), (10, width)))
     b1, b2, b3 = (torch.zeros(size, dtype=DTYPE, device=device) for size in (features, width, 10))
@@ -135,11 +132,11 @@ def digits(width: int = 16, features: int = 24, samples: int = 300, lam: float =
         return torch.tanh(torch.tanh(x @ W1.mT + b1) @ W2.mT + b2) @ W3.mT + b3
 
     W1, b1, W2, b2, *_ = _fit(lambda *w: forward(pixels[:half], *w), labels[:half], (W1, b1, W2, b2, W3, b3))
-    mirrored = pixels[half:].reshape(-1, 8, 8).flip(2).reshape(-1, 64)
+    mirrored = images[half:].flip(2).reshape(-1, 64)
     handed_on, labels = torch.tanh(mirrored @ W1.mT + b1), labels[half:]
     top = torch.tanh(handed_on[:samples] @ W2.mT + b2)
     head, offset = _fit(lambda W, b: top @ W.mT + b, labels[:samples], (torch.zeros_like(W3), torch.zeros_like(b3)))
-    return Network(handed_on[:samples], labels[:samples], W2, b2, head, offset, decay(lam), handed_on[samples:], labels[samples:])
+    return DigitNetwork(handed_on[:samples], labels[:samples], W2, b2, head, offset, decay(lam), handed_on[samples:], labels[samples:])
 
 
 def _fit(model, labels, weights, penalty: float = 1e-3):

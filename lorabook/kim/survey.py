@@ -10,10 +10,10 @@ from lorabook.kim.constants import exact_constants
 from lorabook.kim.laboratory import Rate, instance, trap_rates
 from lorabook.kim.problem import DecoyFamily
 from lorabook.kim.theorem import Spine, bound, least_norm, spine
-from lorabook.kim.train import DONE
+from lorabook.kim.descent import DONE
 
 
-class Run(NamedTuple):
+class Surveyed(NamedTuple):
     """One batch of starts."""
 
     name: str
@@ -23,13 +23,13 @@ class Run(NamedTuple):
     rate: Rate
 
 
-def survey(names, kinds, scales, count: int, seed: int, device: torch.device | str = "cpu", **options) -> list[Run]:
+def survey(names, kinds, scales, count: int, seed: int, device: torch.device | str = "cpu", **options) -> list[Surveyed]:
     """``count`` starts for every instance, kind of start and scale; each at the instance's own rank."""
     settings, runs = [(kind, scale) for kind in kinds for scale in scales], []
     for name in names:
         problem = instance(name, device)
         rates = trap_rates(problem, problem.rank, count, settings, seed, **options)
-        runs += [Run(name, *setting, problem, rate) for setting, rate in zip(settings, rates, strict=True)]
+        runs += [Surveyed(name, *setting, problem, rate) for setting, rate in zip(settings, rates, strict=True)]
     return runs
 
 
@@ -89,6 +89,6 @@ def points(runs) -> int:
     return sum(int((run.rate.trained.status == DONE).sum()) for run in runs)
 
 
-def _kappa(run: Run) -> float:
+def _kappa(run: Surveyed) -> float:
     alpha, beta = exact_constants(run.problem)
     return 2 * alpha / beta

@@ -3,25 +3,26 @@
 One idea per file:
 
 - ``problem``: the regression, its gradients, the exact reduction to small dimensions;
-- ``starts``: where the factors start, and the published forms of Algorithm 1; ``start_runs``: the experiments;
+- ``starts``: where the factors start, and the published forms of Algorithm 1;
 - ``dynamics``: descent, the linear phase, unequal steps;
-- ``alignment``: what Theorems 3.1 and 3.2 measure, and its prediction; ``alignment_runs``: the experiments;
-- ``rates``: the linearised dynamics near the solution, and fits; ``convergence_runs``: the experiments;
+- ``alignment``: what Theorems 3.1 and 3.2 measure, and its prediction;
+- ``rates``: the linearised dynamics near the solution, and fits;
 - ``peers``: methods under equal conditions;
-- ``settings``: problems with a planted shift;
+- ``planted``: problems with a planted shift;
 - ``toys``: the two small examples of the talk;
-- ``tables``: the published tables as data.
+- ``tables``: what the published tables allow;
+- ``runs``: the experiments of the pages.
 
 House letters: B (d, r), A (r, k), update ``B A``; the source writes A for B and B for A.
 """
 
-from lorabook.lora_one import alignment, alignment_runs, convergence_runs, peers, rates, settings, start_runs, tables, toys
+from lorabook.lora_one import alignment, peers, planted, rates, runs, tables, toys
 from lorabook.lora_one.dynamics import Run, descend, largest_sine, leading_left, linear_phase, linear_residual, row_leak
 from lorabook.lora_one.problem import Regression, loss, mean_relu_gradient, negative_gradient, offset, reduced
 from lorabook.lora_one.starts import FORMS, algorithm_start, lora_ga_init, lora_init, pissa_init, spectral_init
 
 __all__ = [
-    "FORMS", "Regression", "Run", "algorithm_start", "alignment", "alignment_runs", "convergence_runs", "descend", "largest_sine", "leading_left", "linear_phase",
+    "FORMS", "Regression", "Run", "algorithm_start", "alignment", "descend", "largest_sine", "leading_left", "linear_phase",
     "linear_residual", "lora_ga_init", "lora_init", "loss", "mean_relu_gradient", "negative_gradient", "offset", "peers",
-    "pissa_init", "rates", "reduced", "row_leak", "settings", "spectral_init", "start_runs", "tables", "toys",
+    "pissa_init", "planted", "rates", "reduced", "row_leak", "runs", "spectral_init", "tables", "toys",
 ]

@@ -4,22 +4,12 @@ The tables cannot be re-run here.  What can be checked is arithmetic: an accurac
 examples is a whole number of n-ths, and a classifier that always gives the larger class has that class's
 share.  "Consistent with" is all that such a check can say.
 
-Data: ``data/published/*.csv`` with ``PROVENANCE.md``.
+Data: :mod:`lorabook.inputs.published`.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-from pathlib import Path
-
-FOLDER = Path(__file__).resolve().parents[2] / "data" / "published"
-
-
-def read(name: str) -> list[dict]:
-    """Rows of ``data/published/<name>.csv``; numbers as float, empty cells as None."""
-    with (FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-        return [{key: _number(text) for key, text in row.items()} for row in csv.DictReader(file)]
 
 
 def label(row: dict) -> str:
@@ -82,10 +72,3 @@ def single_runs(rows: list[dict], sizes: dict[str, int], exchanged: tuple[str, s
     found = [row for row in rows if row["std"] is None and row["mean"] is not None]
     return [(row["method"], dataset, row["mean"], is_fraction(row["mean"], int(sizes[dataset])))
             for row in found for dataset in [swap.get(row["dataset"], row["dataset"])]]
-
-
-def _number(text: str):
-    try:
-        return float(text)
-    except ValueError:
-        return text or None

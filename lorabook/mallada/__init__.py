@@ -4,7 +4,7 @@ Five pages of mathematics:
 
 - ``problem``: the objective, its gradient flow, and what a rank-one shift meets in the weights;
 - ``dynamics``: the linearised solution, the flow, the stiff tail, gradient descent, the invariants;
-- ``observe``: singular triplets, alignment, imbalance and their exact speeds;
+- ``observables``: singular triplets, alignment, imbalance and their exact speeds;
 - ``scalar``: the growth phase in closed form, the losing adapter, the tangent kernel;
 - ``exponents``: powers of the start's size, measured, predicted and printed.
 
@@ -13,7 +13,7 @@ House letters: ``sigma_W2`` of the talk is ``||W2^T u||`` here, and ``T_c = c lo
 
 from lorabook.mallada import exponents
 from lorabook.mallada.dynamics import descend, flow, invariants, linear_solution, stiff_flow
-from lorabook.mallada.observe import (
+from lorabook.mallada.observables import (
     Observation,
     general_alignment,
     misalignment,

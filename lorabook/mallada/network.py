@@ -13,19 +13,11 @@ from typing import NamedTuple
 
 import torch
 
-from lorabook.device import DTYPE, default_device, generator, normal
+from lorabook.device import DTYPE, generator, normal
+from lorabook.inputs.digits import Digits
 
 
-class Digits(NamedTuple):
-    """Images in [0, 1] and labels, split at random into training and test."""
-
-    train: torch.Tensor  # (N, 64)
-    train_labels: torch.Tensor  # (N,)
-    test: torch.Tensor  # (M, 64)
-    test_labels: torch.Tensor  # (M,)
-
-
-class Network(NamedTuple):
+class FrozenNetwork(NamedTuple):
     """Frozen weights: W1 (h, 64), b1 (h,), W2 (10, h), b2 (10,)."""
 
     W1: torch.Tensor
@@ -41,33 +33,13 @@ class Curves(NamedTuple):
     test: torch.Tensor  # (T, K, S)
 
 
-def digits(turns: int = 0, seed: int = 0, held_out: int = 360, device=None) -> Digits:
-    """The handwritten digits, turned by ``turns`` right angles; the same split for every ``turns``.
-
-    Source: scikit-learn's ``load_digits``, the test part of UCI's *Optical Recognition of Handwritten Digits*.
-
-    Raises:
-        ValueError: no image left on one side of the split.
-    """
-    from sklearn.datasets import load_digits
-
-    raw = load_digits()
-    if not 0 < held_out < len(raw.target):
-        raise ValueError(f"held_out must lie between 1 and {len(raw.target) - 1}; got {held_out}.")
-    device = default_device() if device is None else device
-    images = torch.tensor(raw.images / 16, dtype=DTYPE).rot90(turns, (1, 2)).reshape(-1, 64)
-    order = torch.randperm(len(images), generator=generator(seed))
-    images, labels = images[order].to(device), torch.tensor(raw.target)[order].to(device)
-    return Digits(images[held_out:], labels[held_out:], images[:held_out], labels[:held_out])
-
-
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy (...) of logits (..., N, 10) and labels (N,)."""
     picked = logits.gather(-1, labels.expand(logits.shape[:-1])[..., None])[..., 0]
     return (logits.logsumexp(-1) - picked).mean(-1)
 
 
-def pretrain(data: Digits, hidden: int, seed: int, steps: int = 600, learning_rate: float = 0.01) -> Network:
+def pretrain(data: Digits, hidden: int, seed: int, steps: int = 600, learning_rate: float = 0.01) -> FrozenNetwork:
     """Train all weights with Adam on the full training set; returns them frozen."""
     draws, device = generator(seed), data.train.device
     weights = [normal((hidden, 64), draws, device) / 8, normal((hidden,), draws, device) * 0,
@@ -76,12 +48,12 @@ def pretrain(data: Digits, hidden: int, seed: int, steps: int = 600, learning_ra
     optimiser = torch.optim.Adam(weights, learning_rate)
     for _ in range(steps):
         optimiser.zero_grad()
-        cross_entropy(_logits(Network(*weights), data.train, None), data.train_labels).backward()
+        cross_entropy(_logits(FrozenNetwork(*weights), data.train, None), data.train_labels).backward()
         optimiser.step()
-    return Network(*(weight.detach() for weight in weights))
+    return FrozenNetwork(*(weight.detach() for weight in weights))
 
 
-def accuracy(network: Network, images: torch.Tensor, labels: torch.Tensor) -> float:
+def accuracy(network: FrozenNetwork, images: torch.Tensor, labels: torch.Tensor) -> float:
     """Part of the images that the frozen network alone gets right."""
     return (_logits(network, images, None).argmax(-1) == labels).double().mean().item()
 
@@ -93,7 +65,7 @@ OPTIMISERS = {
 }
 
 
-def finetune(network: Network, data: Digits, scales: torch.Tensor, rank: int, optimiser: str, learning_rate: float,
+def finetune(network: FrozenNetwork, data: Digits, scales: torch.Tensor, rank: int, optimiser: str, learning_rate: float,
              record: list[int], seeds: int, seed: int, batch: int = 128) -> Curves:
     """Fine-tune B1, A1, B2, A2 from ``B = 0``, ``A ~ N(0, scale^2)``, every scale and seed side by side.
 
@@ -133,7 +105,7 @@ def finetune(network: Network, data: Digits, scales: torch.Tensor, rank: int, op
     return Curves(*(torch.stack(side) for side in zip(*rows, strict=True)))
 
 
-def _logits(network: Network, images: torch.Tensor, parts) -> torch.Tensor:
+def _logits(network: FrozenNetwork, images: torch.Tensor, parts) -> torch.Tensor:
     """(..., N, 10); the frozen products are shared by all systems, LoRA's are of rank r."""
     inner = images @ network.W1.mT + network.b1
     if parts is not None:

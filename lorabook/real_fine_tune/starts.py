@@ -15,8 +15,6 @@ from lorabook.device import generator, normal
 from lorabook.linalg import truncate
 from lorabook.lora_one import starts as talk
 
-FORMS = talk.FORMS
-
 
 def lora(W: Tensor, rank: int, source: torch.Generator, init_scale: float = 1.0) -> tuple[Tensor, Tensor]:
     """B = 0, A Gaussian with the variance ``init_scale^2 / (3 n)`` that PEFT's uniform draw has (Hu et al. 2022)."""
@@ -36,13 +34,13 @@ def lora_ga(G: Tensor, rank: int, gamma: float = 1.0) -> tuple[Tensor, Tensor]:
     return B.mT, A.mT
 
 
-def lora_one(G: Tensor, rank: int, gamma: float, form: str = "theorem") -> tuple[Tensor, Tensor, bool]:
+def lora_one(G: Tensor, rank: int, gamma: float, form: str = "spectral") -> tuple[Tensor, Tensor, bool]:
     """LoRA-One's start, and whether ``B0 A0`` is taken off W.
 
-    ``theorem`` is (Spectral-initialization): ``gamma`` times the best rank-r approximation of G, no offset: one
+    ``spectral`` is (Spectral-initialization): ``gamma`` times the best rank-r approximation of G, no offset: one
     step of gradient descent, cut to rank r.  The other FORMS are those of the published algorithm.
     """
-    if form == "theorem":
+    if form == "spectral":
         return (*talk.spectral_init(G, rank, gamma), False)
     A, B, offset = talk.algorithm_start(G.mT, rank, gamma, form)
     return B.mT, A.mT, offset

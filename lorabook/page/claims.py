@@ -11,7 +11,7 @@ and rests on a witness on each side of the band:
 
 A turned knob may leave a statement's range, so no verdict raises; the card says what happened.  The
 reference outputs are held to more: there every failure has a corrected statement that was met, and
-:func:`lorabook.ledger.loose_ends` finds what falls short of that.
+:func:`lorabook.page.ledger.loose_ends` finds what falls short of that.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ UNTESTABLE = "not testable here"
 VERDICTS = {HOLDS: "holds", CONSTANT: "constant", RANGE: "range", FAILS: "fails", UNTESTABLE: "untestable"}
 KINDS = ("theorem", "equation", "figure", "table", "remark", "beyond")
 METADATA = "lorabook"  # key of the record in the metadata of a notebook's output
-LISTS = Path(__file__).resolve().parent.parent / "data" / "claims"
+LISTS = Path(__file__).resolve().parents[2] / "data" / "claims"
 
 
 class ClaimError(ValueError):

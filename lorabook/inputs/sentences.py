@@ -4,7 +4,7 @@ Hutto & Gilbert 2014 had snippets of film reviews, product reviews, editorials a
 20 people each.  The ratings lie in an archive inside PyPI's ``vaderSentiment`` (MIT), which its wheel leaves
 out.  The package is fetched once by name, its hash checked before anything else, and kept in the environment;
 nothing of it is installed.  See ``data/sentences.md`` for the data card.
-``python -m lorabook.sentences`` fetches it, as ``make`` does when it makes the environment.
+``python -m lorabook.inputs.sentences`` fetches it, as ``make`` does when it makes the environment.
 """
 
 from __future__ import annotations

@@ -7,9 +7,10 @@ import pytest
 import torch
 from device_discipline import no_hidden_host_transfers
 
-from lorabook import descent, device, kim, linalg, weights
-from lorabook.adapters import compare, encoder, one_matrix, sentiment, starts, train
-from lorabook.sentences import Sentences
+from lorabook import descent, device, kim, linalg
+from lorabook.inputs import minilm
+from lorabook.real_fine_tune import compare, encoder, one_matrix, task as sentiment, starts, train
+from lorabook.inputs.sentences import Sentences
 
 f64 = torch.float64
 TEXTS = ("A moving and often funny film.", "Dull, dull, dull.", "It never finds its feet, though the cast tries hard to help it along.",
@@ -23,7 +24,7 @@ def draw(*shape, seed=0):
 
 @pytest.fixture(scope="module")
 def network():
-    return encoder.Encoder(weights.encoder(device="cpu"))
+    return encoder.Encoder(minilm.encoder(device="cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +45,9 @@ def reference():
     """transformers' own network with the same weights."""
     from transformers import BertConfig, BertModel
 
-    config = BertConfig(**json.loads(weights.locate().with_name("config.json").read_text()), attn_implementation="eager")
+    config = BertConfig(**json.loads(minilm.locate().with_name("config.json").read_text()), attn_implementation="eager")
     model = BertModel(config, add_pooling_layer=False).eval()
-    found = model.load_state_dict(weights.encoder(device="cpu"), strict=False)
+    found = model.load_state_dict(minilm.encoder(device="cpu"), strict=False)
     assert not found.missing_keys and not found.unexpected_keys
     return model
 
@@ -70,7 +71,7 @@ def test_the_forward_pass_is_that_of_transformers(network, reference, blocks):
 def test_word_pieces_are_those_of_transformers():
     from transformers import PreTrainedTokenizerFast
 
-    peer = PreTrainedTokenizerFast(tokenizer_file=str(weights.tokenizer_file()), pad_token="[PAD]")(list(TEXTS), padding=True, truncation=True, max_length=9)
+    peer = PreTrainedTokenizerFast(tokenizer_file=str(minilm.tokenizer_file()), pad_token="[PAD]")(list(TEXTS), padding=True, truncation=True, max_length=9)
     found = encoder.tokenize(TEXTS, 9)
     assert found.ids.tolist() == peer["input_ids"] and found.mask.long().tolist() == peer["attention_mask"]
 
@@ -193,7 +194,7 @@ def adapted(reference):
     from peft import LoraConfig, get_peft_model
 
     def make(rank=4, **options):
-        targets = [f"encoder.layer.5.{name}" for name in weights.KINDS.values()]
+        targets = [f"encoder.layer.5.{name}" for name in minilm.KINDS.values()]
         model = get_peft_model(copy.deepcopy(reference), LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, **options)).eval()
         modules = [model.base_model.model.get_submodule(name) for name in targets]
         return model, modules
@@ -573,12 +574,12 @@ def test_the_tangent_projection_keeps_what_moves_the_rank_r_part():
 
 
 def test_the_rooms_of_the_landscape_accept_one_matrix(one):
-    alpha, beta = kim.monte_carlo(one, one.M, 2, 1.0, 2, device.generator(0))
+    alpha, beta = kim.constants.monte_carlo(one, one.M, 2, 1.0, 2, device.generator(0))
     assert math.isfinite(alpha) and math.isfinite(beta)
     top = float(torch.linalg.matrix_norm(one.gradient(one.M), 2))
     # above the gradient's spectral norm the zero update is stationary
-    answer = kim.solve(one_matrix.OneMatrix(one.task, one.stack, 2, 1.1 * top), steps=10, tolerance=1e-6, smoothness=10.0)
-    assert bool(answer.converged) and int(kim.numerical_rank(answer.X)) == 0
+    answer = kim.proximal.solve(one_matrix.OneMatrix(one.task, one.stack, 2, 1.1 * top), steps=10, tolerance=1e-6, smoothness=10.0)
+    assert bool(answer.converged) and int(kim.proximal.numerical_rank(answer.X)) == 0
 
 
 class Known:
@@ -601,9 +602,9 @@ def test_settled_factors_reach_the_nuclear_norm_solution():
     # L-BFGS stops where the objective no longer falls, at the root of rounding
     assert (B @ A - wanted).abs().max() < 1e-5
     full = problem.loss(wanted) + 0.8 * torch.linalg.matrix_norm(wanted, "nuc")
-    assert float(kim.objective(problem, B, A)) == pytest.approx(float(full), rel=1e-9)
+    assert float(kim.landscape.objective(problem, B, A)) == pytest.approx(float(full), rel=1e-9)
     few = one_matrix.settle(problem, draw(9, 7, seed=1), draw(7, 7, seed=2), 2)
-    assert kim.objective(problem, *few) > kim.objective(problem, B, A)
+    assert kim.landscape.objective(problem, *few) > kim.landscape.objective(problem, B, A)
 
 
 def test_a_start_of_the_wrong_shape_and_no_steps_are_refused():

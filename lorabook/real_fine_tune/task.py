@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorabook import checks
-from lorabook.adapters.encoder import Encoder, Tokens, tokenize
-from lorabook.sentences import Sentences
+from lorabook.real_fine_tune.encoder import Encoder, Tokens, tokenize
+from lorabook.inputs.sentences import Sentences
 
 POLES = ("It was great.", "It was terrible.")
 CHUNK = 64  # sentences at a time, so that memory stays near that of one chunk

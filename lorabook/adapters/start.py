@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lorabook.adapters.full_gradient import reduced
-from lorabook.adapters.peft_targets import targets
+from lorabook.adapters.targets import targets
 from lorabook.device import generator, normal
 from lorabook.lora_one.starts import algorithm_start, check_rank, spectral_init
 

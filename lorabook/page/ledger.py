@@ -11,9 +11,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from lorabook import claims, figures
-from lorabook.claims import Claim, ClaimError, Verdict
-from lorabook.letters import typeset
+from lorabook.page import claims, figures
+from lorabook.page.claims import Claim, ClaimError, Verdict
+from lorabook.page.letters import typeset
 
 MARKS = {
     claims.HOLDS: "✓ holds",

@@ -25,7 +25,7 @@ from lorabook.kim.problem import positive, squared_norm
 DONE, SADDLE, UNCONVERGED = 0, 1, 2
 
 
-class Trained(NamedTuple):
+class Descended(NamedTuple):
     """What became of S starts."""
 
     B: torch.Tensor  # (S, [L,] m, r)
@@ -72,7 +72,7 @@ def starts(problem, rank: int, count: int, scale: float, source: torch.Generator
 
 @torch.no_grad()
 def train(problem, B0: torch.Tensor, A0: torch.Tensor, steps: int = 4000, tolerance: float = 1e-9, smoothness: float | None = None,
-          safety: float = 1.0, newton: int = 100) -> Trained:
+          safety: float = 1.0, newton: int = 100) -> Descended:
     """Descend on F from every start of a batch.
 
     Args:
@@ -86,7 +86,7 @@ def train(problem, B0: torch.Tensor, A0: torch.Tensor, steps: int = 4000, tolera
             its gradient steps (``steps`` in the answer) is finished from there, and may cross into another basin.
 
     Returns:
-        :class:`Trained`.  A start with a non-finite state is UNCONVERGED with NaN.
+        :class:`Descended`.  A start with a non-finite state is UNCONVERGED with NaN.
 
     Raises:
         ValueError: shapes that do not fit, an empty batch, negative counts of steps, a tolerance, smoothness or safety
@@ -169,7 +169,7 @@ def check_starts(problem, B0: torch.Tensor, A0: torch.Tensor) -> None:
         raise ValueError(f"A batch of starts (S, ...) of shape {problem.shape}, S >= 1, was wanted; got B {tuple(B0.shape)} and A {tuple(A0.shape)}.")
 
 
-def _finish(problem, B, A, taken, tolerance, newton) -> Trained:
+def _finish(problem, B, A, taken, tolerance, newton) -> Descended:
     """Newton with positive eigenvalues and damping until stationary; a step that raises the objective is not taken."""
     ndim, size = len(problem.shape), B[0].numel()
     value = objective(problem, B, A)
@@ -207,4 +207,4 @@ def _finish(problem, B, A, taken, tolerance, newton) -> Trained:
     status[stationary] = DONE
     # 1e-7 of the largest eigenvalue: rounding of a flat direction is 1e-15, a saddle's slope well above
     status[stationary & (least < -1e-7 * most)] = SADDLE
-    return Trained(B, A, value, status, gradient_norm, least, taken)
+    return Descended(B, A, value, status, gradient_norm, least, taken)

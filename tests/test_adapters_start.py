@@ -13,13 +13,15 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import BatchEncoding, BertConfig, BertForSequenceClassification, BertModel, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from lorabook import device, kim, lora_one, weights
-from lorabook.adapters import FORMS, certify, encoder, lora_one_, sentiment, starts
+from lorabook import device, kim, lora_one
+from lorabook.inputs import minilm
+from lorabook.adapters import FORMS, certify, lora_one_
+from lorabook.real_fine_tune import encoder, task as sentiment, starts
 from lorabook.adapters import certificate as certificates
 from lorabook.adapters.full_gradient import reduced
-from lorabook.adapters.peft_start import factors
-from lorabook.adapters.peft_targets import targets
-from lorabook.sentences import Sentences
+from lorabook.adapters.start import factors
+from lorabook.adapters.targets import targets
+from lorabook.inputs.sentences import Sentences
 
 f64 = torch.float64
 LORA = {"r": 3, "lora_alpha": 6, "target_modules": ["query", "value", "intermediate.dense"], "task_type": "SEQ_CLS"}
@@ -236,7 +238,7 @@ def test_half_precision_models_get_factors_of_their_own_dtype():
 
 
 def test_the_pinned_network_gets_the_same_start():
-    path = weights.locate()
+    path = minilm.locate()
     plain = BertForSequenceClassification(BertConfig(**json.loads((path.parent / "config.json").read_text()), num_labels=2))
     plain.bert.load_state_dict(load_file(path), strict=False)
     with torch.no_grad():
@@ -256,12 +258,12 @@ def test_the_pinned_network_gets_the_same_start():
 def test_the_start_of_a_peft_model_is_that_of_the_plain_network_of_the_book(form):
     """transformers and PEFT here; the book's own network, gradient and start there."""
     texts = ("A moving and often funny film.", "Dull, dull, dull.", "It never finds its feet.", "Great!", "I wanted my evening back.", "Not bad at all.")
-    task = sentiment.prepare(encoder.Encoder(weights.encoder(device="cpu")), (Sentences(texts, torch.tensor([1, 0, 0, 1, 0, 1])),))[0]
+    task = sentiment.prepare(encoder.Encoder(minilm.encoder(device="cpu")), (Sentences(texts, torch.tensor([1, 0, 0, 1, 0, 1])),))[0]
     W = task.encoder.matrices(1)
     G, rank, gamma = task.negative_gradient(W), 4, 16.0
-    plain = BertModel(BertConfig(**json.loads(weights.locate().with_name("config.json").read_text())), add_pooling_layer=False)
-    plain.load_state_dict(weights.encoder(device="cpu"), strict=False)
-    names = [f"encoder.layer.5.{name}" for name in weights.KINDS.values()]
+    plain = BertModel(BertConfig(**json.loads(minilm.locate().with_name("config.json").read_text())), add_pooling_layer=False)
+    plain.load_state_dict(minilm.encoder(device="cpu"), strict=False)
+    names = [f"encoder.layer.5.{name}" for name in minilm.KINDS.values()]
     model = get_peft_model(plain, LoraConfig(r=rank, lora_alpha=rank, target_modules=names))
     tokens = encoder.tokenize(texts)
     order = tokens.mask.sum(1).argsort(stable=True)  # that of the task
@@ -277,7 +279,7 @@ def test_the_start_of_a_peft_model_is_that_of_the_plain_network_of_the_book(form
     assert list(found) == names
     for k, target in enumerate(found.values()):
         # the released "stable" scale m^{1/4} on both factors is a division of gamma by m^{1/2}
-        B, A, offset = starts.lora_one(G[k], rank, gamma / 384**0.5 if form == "code" else gamma, "theorem" if form == "spectral" else form)
+        B, A, offset = starts.lora_one(G[k], rank, gamma / 384**0.5 if form == "code" else gamma, form)
         X = (target.B @ target.A).detach().double()
         # float32 gradients through one block, with the attention computed in another order
         assert off(X, B @ A) < 1e-4
@@ -405,7 +407,7 @@ def test_a_start_too_large_or_too_small_for_half_precision_changes_nothing(gamma
 
 def landscape(name, B, A, scale=1.0):
     """A PEFT model whose loss is that of a named instance of the landscape chapter."""
-    problem = kim.instance(name)
+    problem = kim.laboratory.instance(name)
     m, n = problem.shape
     plain = nn.Sequential(nn.Linear(n, m, bias=False)).to(f64)
     nn.init.zeros_(plain[0].weight)
@@ -439,13 +441,13 @@ def test_an_update_that_decay_has_switched_off_is_stationary(size, decay, verdic
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_the_verdicts_are_those_of_the_landscape_chapter(scale):
-    problem = kim.instance("magnet")
+    problem = kim.laboratory.instance("magnet")
     B, A = problem.spurious_factors()
     root = scale**0.5
     model, problem, loss = landscape("magnet", B / root, A / root, scale)
     decay = problem.lam * scale  # X = scale B A with this decay is the same point of the same problem
     found = certify(model, [0], decay, loss=loss)["0"]
-    wanted = kim.certificate(B, A, problem.gradient(B @ A), problem.lam)
+    wanted = kim.certificate.certify(B, A, problem.gradient(B @ A), problem.lam)
     assert found.verdict == certificates.RANK_SATURATED
     # float64 through one product
     assert found.excess == pytest.approx(wanted.excess, rel=1e-12) and found.slope < 1e-10

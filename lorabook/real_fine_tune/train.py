@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lorabook import checks, descent
-from lorabook.adapters import compare, starts
-from lorabook.adapters.sentiment import Task
+from lorabook.real_fine_tune import compare, starts
+from lorabook.real_fine_tune.task import Task
 from lorabook.device import generator
 
 RIDGE = 1e-6  # of the preconditioned methods, as in their authors' code
@@ -62,7 +62,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TunedMethod:
     """A method at the best rate of its grid, over K seeds; the first seed is that of the grid.
 
     stack: (K, L, m, n) the open matrices at the end.
@@ -183,7 +183,7 @@ def train(task: Task, watched: Task, method: Method, W: Tensor, G: Tensor, rank:
     return Trained(stack, found.at, found.observed[0].mean(-1), found.observed[1].nanmean(-1), spent[0])
 
 
-def tune(task: Task, validation: Task, watched: Task, method: Method, W: Tensor, G: Tensor, rates, seeds: int, seed: int, every: int = 8, **options) -> Tuned:
+def tune(task: Task, validation: Task, watched: Task, method: Method, W: Tensor, G: Tensor, rates, seeds: int, seed: int, every: int = 8, **options) -> TunedMethod:
     """Take the best of ``rates`` by the loss on ``validation`` after the last step, and repeat it with other seeds.
 
     Args:
@@ -195,4 +195,4 @@ def tune(task: Task, validation: Task, watched: Task, method: Method, W: Tensor,
     grid = train(task, validation, method, W, G, rates=rates, seed=seed, every=0, **options)
     best, edge = compare.best(grid.loss[-1], rates)
     runs = tuple(train(task, watched, method, W, G, rates=[rates[best]], seed=seed + k, every=every, **options) for k in range(1, checks.count(seeds, "seeds", 1)))
-    return Tuned(torch.stack([grid.stack[best], *(run.stack[0] for run in runs)]), grid.loss[-1], best, edge, runs)
+    return TunedMethod(torch.stack([grid.stack[best], *(run.stack[0] for run in runs)]), grid.loss[-1], best, edge, runs)

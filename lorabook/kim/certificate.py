@@ -18,7 +18,7 @@ import torch
 from lorabook import checks
 from lorabook.kim.landscape import full_objective
 from lorabook.kim.problem import positive
-from lorabook.kim.train import Trained, train
+from lorabook.kim.descent import Descended, train
 from lorabook.linalg import balance
 
 SILENT, OPTIMAL, SATURATED = "not stationary: the theorem is silent", "optimality condition of the full problem met", "rank-saturated: one more rank lowers the loss"
@@ -34,7 +34,7 @@ class Certificate(NamedTuple):
     verdict: str
 
 
-def certificate(B: torch.Tensor, A: torch.Tensor, G: torch.Tensor, lam: float, scale: float = 1.0, tolerance: float = 1e-2) -> Certificate:
+def certify(B: torch.Tensor, A: torch.Tensor, G: torch.Tensor, lam: float, scale: float = 1.0, tolerance: float = 1e-2) -> Certificate:
     """Is this checkpoint stationary, and if so, does one more rank help?
 
     Args:
@@ -79,12 +79,12 @@ def append_pair(B: torch.Tensor, A: torch.Tensor, G: torch.Tensor, size: float) 
     return torch.cat([B, size * U[..., :1]], -1), torch.cat([A, -size * Vh[..., :1, :]], -2)
 
 
-def restart_with_rank(problem, B: torch.Tensor, A: torch.Tensor, size: float = 1e-2, **options) -> Trained:
+def restart_with_rank(problem, B: torch.Tensor, A: torch.Tensor, size: float = 1e-2, **options) -> Descended:
     """Append the top pair and train on: the way out of a rank-saturated point, for a batch (S, ...)."""
     B, A = append_pair(B, A, problem.gradient(B @ A), size)
     return train(problem, B, A, **options)
 
 
-def gap_to_full(problem, trained: Trained, X_star: torch.Tensor) -> torch.Tensor:
+def gap_to_full(problem, trained: Descended, X_star: torch.Tensor) -> torch.Tensor:
     """Objective reached minus the optimum of the full problem, (S,)."""
     return trained.objective - full_objective(problem, X_star)

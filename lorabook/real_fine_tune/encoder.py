@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorabook import checks, weights
+from lorabook import checks
+from lorabook.inputs import minilm
 
 WIDTH, HEADS, EPSILON = 384, 12, 1e-12
-MATRICES = tuple(weights.KINDS)  # query, key, value, output: the order in a stack of four
+MATRICES = tuple(minilm.KINDS)  # query, key, value, output: the order in a stack of four
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def tokenize(texts, length: int = 32, device=None) -> Tokens:
     texts = list(texts)
     if not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError("There must be at least one text, and nothing else.")
-    tokenizer = Tokenizer.from_file(str(weights.tokenizer_file()))
+    tokenizer = Tokenizer.from_file(str(minilm.tokenizer_file()))
     tokenizer.enable_truncation(checks.count(length, "length", 3))
     tokenizer.enable_padding()
     found = tokenizer.encode_batch(texts)
@@ -55,7 +56,7 @@ def tokenize(texts, length: int = 32, device=None) -> Tokens:
 
 
 class Encoder:
-    """The frozen network.  ``tensors`` as :func:`lorabook.weights.encoder` gives them."""
+    """The frozen network.  ``tensors`` as :func:`lorabook.inputs.minilm.encoder` gives them."""
 
     def __init__(self, tensors: dict[str, Tensor]):
         self.tensors = tensors
@@ -64,7 +65,7 @@ class Encoder:
     def matrices(self, blocks: int) -> Tensor:
         """Q, K, V, O of the last ``blocks`` blocks, (4 blocks, 384, 384), block by block."""
         self._blocks(blocks)
-        names = [f"encoder.layer.{layer}.{weights.KINDS[kind]}.weight" for layer in range(self.layers - blocks, self.layers) for kind in MATRICES]
+        names = [f"encoder.layer.{layer}.{minilm.KINDS[kind]}.weight" for layer in range(self.layers - blocks, self.layers) for kind in MATRICES]
         return torch.stack([self.tensors[name] for name in names])
 
     def below(self, tokens: Tokens, blocks: int) -> Tensor:
@@ -88,9 +89,9 @@ class Encoder:
     def _block(self, x: Tensor, mask: Tensor, layer: int, four: Tensor | None) -> Tensor:
         name = f"encoder.layer.{layer}."
         get = lambda tail: self.tensors[name + tail]
-        four = [get(f"{weights.KINDS[kind]}.weight") for kind in MATRICES] if four is None else four
+        four = [get(f"{minilm.KINDS[kind]}.weight") for kind in MATRICES] if four is None else four
         heads = lambda y: y.unflatten(-1, (HEADS, WIDTH // HEADS)).transpose(-2, -3)
-        q, k, v = (heads(F.linear(x, W, get(f"{weights.KINDS[kind]}.bias"))) for W, kind in zip(four, MATRICES[:3]))
+        q, k, v = (heads(F.linear(x, W, get(f"{minilm.KINDS[kind]}.bias"))) for W, kind in zip(four, MATRICES[:3]))
         scores = q @ k.mT * (WIDTH // HEADS) ** -0.5
         scores = scores.masked_fill(~mask[..., None, None, :], float("-inf"))
         seen = (scores.softmax(-1) @ v).transpose(-2, -3).flatten(-2)

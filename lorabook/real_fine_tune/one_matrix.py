@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lorabook import checks, kim
-from lorabook.adapters.sentiment import Task
+from lorabook.real_fine_tune.task import Task
 from lorabook.device import normal
 
 
@@ -68,7 +68,7 @@ class OneMatrix:
 
 
 def settle(problem: OneMatrix, B: Tensor, A: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Factors after ``steps`` steps of L-BFGS on :func:`lorabook.kim.objective`, with a strong Wolfe line search: it never rises.
+    """Factors after ``steps`` steps of L-BFGS on :func:`lorabook.kim.landscape.objective`, with a strong Wolfe line search: it never rises.
 
     Args:
         B: (m, r), A: (r, n) float64.
@@ -82,8 +82,8 @@ def settle(problem: OneMatrix, B: Tensor, A: Tensor, steps: int) -> tuple[Tensor
 
     @torch.no_grad()
     def closure():
-        B.grad, A.grad = kim.factored_gradient(problem, B, A)
-        return kim.objective(problem, B, A)
+        B.grad, A.grad = kim.landscape.factored_gradient(problem, B, A)
+        return kim.landscape.objective(problem, B, A)
 
     optimiser.step(closure)
     return B.detach(), A.detach()

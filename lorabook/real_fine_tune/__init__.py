@@ -1,0 +1,6 @@
+"""LoRA on a real transformer: the questions of the published tables, asked of all-MiniLM-L6-v2.
+
+- ``encoder``: the network in plain torch; ``task``: its sentences, loss and gradient;
+- ``starts``: where an adapter starts; ``train``: methods and how they train; ``compare``: what can be told apart;
+- ``one_matrix``: Kim et al.'s problem on one matrix, and its factors run to their end.
+"""
