@@ -23,7 +23,9 @@ SITE = PAGES / "_build/html"
 ASIDE = Path("_build/aside")
 # Notebooks that read the executed ones and show what they found, so they run last.
 COLLECTORS = ["ledger", "errata"]
-NOTEBOOKS = sorted((path.stem for path in Path("notebooks").glob("*.ipynb")), key=lambda name: (name in COLLECTORS, name))
+NOTEBOOKS = sorted(
+    (path.stem for path in Path("notebooks").glob("*.ipynb")), key=lambda name: (name in COLLECTORS, name)
+)
 TEXTS = sorted((path.stem for path in Path("notebooks").glob("*.md")), key=lambda name: (name in COLLECTORS, name))
 PROFILES = ["quick"] + sorted(path.name for path in Path("notebooks/profiles").glob("*") if path.is_dir())
 PROFILE = get_var("profile", "quick")
@@ -38,7 +40,12 @@ DOIT_CONFIG = {"default_tasks": ["book"], "dep_file": "_build/doit.json", "backe
 
 def files(*patterns):
     """The files that match, as doit wants them: sorted texts."""
-    return sorted(str(path) for pattern in patterns for path in Path().glob(pattern) if path.is_file() and "__pycache__" not in path.parts)
+    return sorted(
+        str(path)
+        for pattern in patterns
+        for path in Path().glob(pattern)
+        if path.is_file() and "__pycache__" not in path.parts
+    )
 
 
 PACKAGE = files("lorabook/**/*", "data/**/*", "requirements*.lock", "tools/notebooks.py")
@@ -105,7 +112,9 @@ def build_site():
     command[0] = str(Path(sys.executable).parent / command[0])
     built = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if built.returncode:
-        return TaskFailed(f"{built.stdout}\nThe site was not built; the warnings above say why. The previous site stays.")
+        return TaskFailed(
+            f"{built.stdout}\nThe site was not built; the warnings above say why. The previous site stays."
+        )
     editions.make(ASIDE / "_build/html", PAGES / "_toc.yml", editions.chromium())
     shutil.rmtree(SITE, ignore_errors=True)
     SITE.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +126,9 @@ def task_site():
     """build the site from the executed notebooks and the prose, with the book in one file and as a PDF"""
     return {
         "actions": [build_site],
-        "file_dep": [f"{PAGES}/{path}" for path in PROSE] + [f"{PAGES}/notebooks/{name}.ipynb" for name in NOTEBOOKS] + files("tools/edition*"),
+        "file_dep": [f"{PAGES}/{path}" for path in PROSE]
+        + [f"{PAGES}/notebooks/{name}.ipynb" for name in NOTEBOOKS]
+        + files("tools/edition*"),
         "uptodate": [config_changed({"printed by": editions.chromium()})],
         "targets": [f"{SITE}/index.html"],
     }
@@ -134,7 +145,9 @@ def task_book():
 
 def task_test():
     """run every test: the package, the notebooks' numbers, the build, the site in a browser"""
-    return {"actions": [[sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--nbval", "tests", "notebooks"]]}
+    return {
+        "actions": [[sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--nbval", "tests", "notebooks"]]
+    }
 
 
 def rewrite(chosen):

@@ -2,7 +2,8 @@
 
     python -m benchmarks.adapters
 
-Every method runs in a process of its own on the same model, sentences and targets, one thread; seconds are of the processor.  Memory is the rise
+Every method runs in a process of its own on the same model, sentences and targets, one thread; seconds are of the
+processor.  Memory is the rise
 of the process's peak over what a backward pass of one batch through the loaded model had needed.
 """
 
@@ -52,7 +53,9 @@ def setting():
 
     path = minilm.locate()
     torch.manual_seed(0)
-    model = BertForSequenceClassification(BertConfig(**json.loads((path.parent / "config.json").read_text()), num_labels=CLASSES))
+    model = BertForSequenceClassification(
+        BertConfig(**json.loads((path.parent / "config.json").read_text()), num_labels=CLASSES)
+    )
     model.bert.load_state_dict(load_file(path), strict=False)
     tokenizer = Tokenizer.from_file(str(path.parent / "tokenizer.json"))
     tokenizer.enable_truncation(LENGTH)
@@ -60,8 +63,13 @@ def setting():
     rows, batches = sentences(ROWS), []
     for begin in range(0, len(rows), BATCH):
         coded = tokenizer.encode_batch([text for text, _ in rows[begin : begin + BATCH]])
-        batches.append({"input_ids": torch.tensor([one.ids for one in coded]), "attention_mask": torch.tensor([one.attention_mask for one in coded]),
-                        "labels": torch.tensor([label for _, label in rows[begin : begin + BATCH]])})
+        batches.append(
+            {
+                "input_ids": torch.tensor([one.ids for one in coded]),
+                "attention_mask": torch.tensor([one.attention_mask for one in coded]),
+                "labels": torch.tensor([label for _, label in rows[begin : begin + BATCH]]),
+            }
+        )
     return model.eval(), batches
 
 
@@ -74,7 +82,11 @@ def config(**options):
 
 def stored_gradients(model, batches):
     """The gradients of the targets, all held at once, as the released code holds them."""
-    chosen = {name: module.weight for name, module in model.named_modules() if re.fullmatch(r".*encoder\.layer\..*(query|key|value|dense)", name)}
+    chosen = {
+        name: module.weight
+        for name, module in model.named_modules()
+        if re.fullmatch(r".*encoder\.layer\..*(query|key|value|dense)", name)
+    }
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for weight in chosen.values():
@@ -91,6 +103,7 @@ def decomposed(split):
             U, s, V = split(-gradient)
             products[name] = (U[:, :RANK] * s[:RANK].sqrt(), s[:RANK, None].sqrt() * V[:, :RANK].mT)
         return products
+
     return method
 
 
@@ -109,6 +122,7 @@ def ours(passes):
         model = get_peft_model(model, config())
         lora_one_(model, batches, 1.0, passes=passes)
         return {name: (target.B.detach(), target.A.detach()) for name, target in targets(model).items()}
+
     return method
 
 
@@ -129,8 +143,12 @@ def lora_ga(model, batches):
 
 METHODS = {
     "stored gradients, full SVD": decomposed(full),
-    "stored gradients, svd_lowrank(q = 4 r, niter = 4), released form": decomposed(lambda G: torch.svd_lowrank(G, q=4 * RANK, niter=4)),
-    "stored gradients, svd_lowrank(q = 512, niter = 16), released form": decomposed(lambda G: torch.svd_lowrank(G, q=min(512, *G.shape), niter=16)),
+    "stored gradients, svd_lowrank(q = 4 r, niter = 4), released form": decomposed(
+        lambda G: torch.svd_lowrank(G, q=4 * RANK, niter=4)
+    ),
+    "stored gradients, svd_lowrank(q = 512, niter = 16), released form": decomposed(
+        lambda G: torch.svd_lowrank(G, q=min(512, *G.shape), niter=16)
+    ),
     "PEFT's LoRA-GA preprocessing and start": lora_ga,
     "lora_one_, one pass": ours(1),
     "lora_one_, as many as one gradient's memory needs (default)": ours(None),
@@ -151,7 +169,13 @@ def work(name: str, answer) -> None:
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     products = METHODS[name](model, batches)
     seconds, after = time.process_time() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    answer.put((seconds, (after - before) / 1024, None if products is None else {key: (B.numpy(), A.numpy()) for key, (B, A) in products.items()}))
+    answer.put(
+        (
+            seconds,
+            (after - before) / 1024,
+            None if products is None else {key: (B.numpy(), A.numpy()) for key, (B, A) in products.items()},
+        )
+    )
 
 
 def starts() -> None:
@@ -165,12 +189,17 @@ def starts() -> None:
         process.join()
         error = ""
         if products:
-            products = {key: torch.from_numpy(B).double() @ torch.from_numpy(A).double() for key, (B, A) in products.items()}
+            products = {
+                key: torch.from_numpy(B).double() @ torch.from_numpy(A).double() for key, (B, A) in products.items()
+            }
             if exact is None:
                 exact, first = products, seconds
                 size = sum(value.numel() for value in products.values()) * 4 / 2**20
-                print(f"{len(products)} weights with {size:.0f} MiB of gradients, largest {max(v.numel() for v in products.values()) * 4 / 2**20:.1f} MiB; "
-                      f"{ROWS} sentences of {LENGTH} tokens, rank {RANK}")
+                print(
+                    f"{len(products)} weights with {size:.0f} MiB of gradients, largest "
+                    f"{max(v.numel() for v in products.values()) * 4 / 2**20:.1f} MiB; "
+                    f"{ROWS} sentences of {LENGTH} tokens, rank {RANK}"
+                )
             errors = sorted(float((products[key] - exact[key]).norm() / exact[key].norm()) for key in exact)
             error = f"; product off by {errors[len(errors) // 2]:.0e} (median), {errors[-1]:.0e} (worst)"
         print(f"{name}: {seconds:.1f} s ({seconds / first:.2f} of the first), {megabytes:.0f} MiB{error}", flush=True)
@@ -196,12 +225,20 @@ def inspect_7b(folder: Path) -> None:
         for rows, columns in shapes.values():
             stream.write((0.02 * torch.randn(rows, columns, generator=source)).half().numpy().tobytes())
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 64, "lora_alpha": 16}))
-    for note, command in (("import torch alone", ["-c", "import torch"]), ("inspect", ["-m", "lorabook", "inspect", str(folder)])):
+    for note, command in (
+        ("import torch alone", ["-c", "import torch"]),
+        ("inspect", ["-m", "lorabook", "inspect", str(folder)]),
+    ):
         begun = time.perf_counter()
         process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        print(f"{note}: {usage.ru_utime + usage.ru_stime:.1f} s of the processor, {time.perf_counter() - begun:.1f} s of the clock, peak {usage.ru_maxrss / 1024:.0f} MiB, exit code {process.returncode}", flush=True)
+        print(
+            f"{note}: {usage.ru_utime + usage.ru_stime:.1f} s of the processor, "
+            f"{time.perf_counter() - begun:.1f} s of the clock, peak {usage.ru_maxrss / 1024:.0f} MiB, exit code "
+            f"{process.returncode}",
+            flush=True,
+        )
     print(f"the adapter: {len(shapes) // 2} modules, {end / 2**20:.0f} MiB")
 
 

@@ -19,7 +19,10 @@ SCALES = (0.01, 0.1, 0.3, 1.0, 2.0)
 
 def drawn(problem, count: int):
     """Zero starts of five scales, ``count`` in all."""
-    parts = [kim.descent.starts(problem, problem.rank, count // len(SCALES), scale, device.generator(0), "zero", "cpu") for scale in SCALES]
+    parts = [
+        kim.descent.starts(problem, problem.rank, count // len(SCALES), scale, device.generator(0), "zero", "cpu")
+        for scale in SCALES
+    ]
     return tuple(torch.cat(part) for part in zip(*parts))
 
 
@@ -34,7 +37,9 @@ def lbfgs(problem, B, A) -> float:
         return float(kim.landscape.objective(problem, b, a)), torch.cat([gB.flatten(), gA.flatten()]).numpy()
 
     start = torch.cat([B.flatten(), A.flatten()]).numpy()
-    return minimize(fun, start, jac=True, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-9, "maxiter": 20000}).fun
+    return minimize(
+        fun, start, jac=True, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-9, "maxiter": 20000}
+    ).fun
 
 
 def main() -> None:
@@ -57,9 +62,15 @@ def main() -> None:
         scipy = (time.perf_counter() - begun) / len(some)
         same = sum(abs(float(run.objective[0] - batch.objective[k])) < 1e-6 for k, run in zip(few, alone))
         trapped = kim.laboratory.spurious(problem, batch, optimum)
-        print(f"{name}: 2000 starts in {ours * len(B):.1f} s, {float(trapped.double().mean()):.3f} trapped, {int((batch.status != kim.descent.DONE).sum())} not converged")
+        print(
+            f"{name}: 2000 starts in {ours * len(B):.1f} s, {float(trapped.double().mean()):.3f} trapped, "
+            f"{int((batch.status != kim.descent.DONE).sum())} not converged"
+        )
         print(f"  one by one / batch = {single / ours:.0f} ({same} of {len(few)} ends equal)")
-        print(f"  scipy L-BFGS / batch = {scipy / ours:.1f} (trapped {sum(value > optimum + 1e-6 for value in theirs) / len(some):.3f}; it jumps between basins)")
+        print(
+            f"  scipy L-BFGS / batch = {scipy / ours:.1f} (trapped "
+            f"{sum(value > optimum + 1e-6 for value in theirs) / len(some):.3f}; it jumps between basins)"
+        )
 
 
 if __name__ == "__main__":

@@ -56,7 +56,14 @@ def pieces(A1, A2, k):
     (r, n), h, m = A1.shape[1:], A2.shape[2], SIZES[0]
     unit = float(torch.cat([A1[k].flatten(), A2[k].flatten()]).square().mean().sqrt())
     shapes = [(h, r), (r, n), (m, r), (r, h)]
-    start = torch.cat([torch.zeros(h * r, dtype=A1.dtype), A1[k].flatten() / unit, torch.zeros(m * r, dtype=A1.dtype), A2[k].flatten() / unit])
+    start = torch.cat(
+        [
+            torch.zeros(h * r, dtype=A1.dtype),
+            A1[k].flatten() / unit,
+            torch.zeros(m * r, dtype=A1.dtype),
+            A2[k].flatten() / unit,
+        ]
+    )
     return unit, start, shapes
 
 
@@ -139,8 +146,11 @@ def compare(everything, few, reference, target, rounds):
     print(f"error at most {target:g}")
     for name, times in spent.items():
         ratios = sorted(theirs / mine for theirs, mine in zip(times, ours))
-        print(f"{name:>20}: rtol {chosen[name][0]:.1e}, error {chosen[name][1]:.1e}, {statistics.median(times):8.2f} s, "
-              f"ratio {statistics.median(ratios):6.1f} [{ratios[0]:.1f}, {ratios[-1]:.1f}]", flush=True)
+        print(
+            f"{name:>20}: rtol {chosen[name][0]:.1e}, error {chosen[name][1]:.1e}, {statistics.median(times):8.2f} s, "
+            f"ratio {statistics.median(ratios):6.1f} [{ratios[0]:.1f}, {ratios[-1]:.1f}]",
+            flush=True,
+        )
 
 
 def main(seeds=64, rounds=3, sample=12):

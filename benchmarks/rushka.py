@@ -45,7 +45,10 @@ def trace_times() -> None:
 
     ours, scipy = clock(lambda: rushka.trace_flow(c, B0, A0, times), peer, repeats=3)
     error = np.abs(rushka.trace_flow(c, B0, A0, times).A[-1].numpy().ravel() - peer()[16:, -1]).max()
-    print(f"trace_flow, 1e6 times, 8 x 8, rank 2: {ours:.2f} s; scipy DOP853 / ours = {scipy / ours:.1f}; difference {error:.0e}")
+    print(
+        f"trace_flow, 1e6 times, 8 x 8, rank 2: {ours:.2f} s; scipy DOP853 / ours = {scipy / ours:.1f}; "
+        f"difference {error:.0e}"
+    )
 
 
 def frobenius() -> None:
@@ -57,12 +60,17 @@ def frobenius() -> None:
     gradient_B, gradient_A = rushka.frobenius_gradients(W0)
 
     def peer():
-        B, A = flow.integrate(lambda z: (-gradient_B(*z), -gradient_A(*z)), (B0[None], A0[None]), times, rtol=1e-9).states
+        B, A = flow.integrate(
+            lambda z: (-gradient_B(*z), -gradient_A(*z)), (B0[None], A0[None]), times, rtol=1e-9
+        ).states
         return (B @ A)[:, 0]
 
     ours, integrator = clock(lambda: rushka.frobenius_flow(W0, B0, A0, times), peer)
     error = measure.relative(rushka.frobenius_flow(W0, B0, A0, times), peer())
-    print(f"frobenius_flow, 64 x 48, rank 6: {ours * 1e3:.1f} ms; integrator / ours = {integrator / ours:.1f}; difference {error:.0e}")
+    print(
+        f"frobenius_flow, 64 x 48, rank 6: {ours * 1e3:.1f} ms; integrator / ours = {integrator / ours:.1f}; "
+        f"difference {error:.0e}"
+    )
 
 
 if __name__ == "__main__":

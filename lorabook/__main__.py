@@ -15,20 +15,51 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m lorabook", description="Tools of the lorabook package.")
     commands = parser.add_subparsers(dest="command", required=True)
-    inspect = commands.add_parser("inspect", help="measure a saved PEFT LoRA adapter",
-                                  description="Measure the update of every module of a saved PEFT LoRA adapter. Reads adapter_config.json and "
-                                  "adapter_model.safetensors; runs no code from the folder, opens no pickle, uses no network.")
+    inspect = commands.add_parser(
+        "inspect",
+        help="measure a saved PEFT LoRA adapter",
+        description="Measure the update of every module of a saved PEFT LoRA adapter. Reads adapter_config.json and "
+        "adapter_model.safetensors; runs no code from the folder, opens no pickle, uses no network.",
+    )
     inspect.add_argument("path", help="folder of the adapter")
     inspect.add_argument("--json", action="store_true", help="print JSON instead of a table")
     inspect.add_argument("--plot", metavar="FILE.svg", help="draw the ranks by module into this file")
-    certificate = inspect.add_argument_group("certificate", "with these three: is every module stationary, rank-saturated, or neither?")
-    certificate.add_argument("--model", metavar="FOLDER", help="base model: local safetensors files that transformers loads")
-    certificate.add_argument("--data", metavar="FILE.jsonl", help='training set, a line each: {"text": ..., "label": 0}; for a causal model {"text": ...}')
-    certificate.add_argument("--weight-decay", type=_positive(float), metavar="LAMBDA", help="decay on the factors, as a penalty")
-    certificate.add_argument("--batch-size", type=_positive(int), default=16, metavar="N", help="sentences at once (default 16)")
-    certificate.add_argument("--max-length", type=_positive(int), metavar="N", help="tokens of a sentence (default 128, or the model's positions)")
-    certificate.add_argument("--tolerance", type=_positive(float), default=0.01, metavar="T", help="on slope, imbalance and excess (default 0.01)")
-    certificate.add_argument("--passes", type=_positive(int), metavar="N", help="passes over the data; fewer need more memory (default: one for each gradient that fits)")
+    certificate = inspect.add_argument_group(
+        "certificate", "with these three: is every module stationary, rank-saturated, or neither?"
+    )
+    certificate.add_argument(
+        "--model", metavar="FOLDER", help="base model: local safetensors files that transformers loads"
+    )
+    certificate.add_argument(
+        "--data",
+        metavar="FILE.jsonl",
+        help='training set, a line each: {"text": ..., "label": 0}; for a causal model {"text": ...}',
+    )
+    certificate.add_argument(
+        "--weight-decay", type=_positive(float), metavar="LAMBDA", help="decay on the factors, as a penalty"
+    )
+    certificate.add_argument(
+        "--batch-size", type=_positive(int), default=16, metavar="N", help="sentences at once (default 16)"
+    )
+    certificate.add_argument(
+        "--max-length",
+        type=_positive(int),
+        metavar="N",
+        help="tokens of a sentence (default 128, or the model's positions)",
+    )
+    certificate.add_argument(
+        "--tolerance",
+        type=_positive(float),
+        default=0.01,
+        metavar="T",
+        help="on slope, imbalance and excess (default 0.01)",
+    )
+    certificate.add_argument(
+        "--passes",
+        type=_positive(int),
+        metavar="N",
+        help="passes over the data; fewer need more memory (default: one for each gradient that fits)",
+    )
     options = parser.parse_args(arguments)
     given = [options.model, options.data, options.weight_decay]
     if any(value is not None for value in given) and None in given:
@@ -58,8 +89,17 @@ def _inspect(options) -> str:
     if options.model:
         from lorabook.adapters.certify_folder import certify_folder
 
-        verdicts = certify_folder(adapter, options.model, options.data, options.weight_decay, batch_size=options.batch_size,
-                                  max_length=options.max_length, tolerance=options.tolerance, passes=options.passes, progress=progress)
+        verdicts = certify_folder(
+            adapter,
+            options.model,
+            options.data,
+            options.weight_decay,
+            batch_size=options.batch_size,
+            max_length=options.max_length,
+            tolerance=options.tolerance,
+            passes=options.passes,
+            progress=progress,
+        )
     text = report.as_json(adapter, measured, verdicts) if options.json else report.as_text(adapter, measured, verdicts)
     if options.plot:
         report.write_plot(options.plot, measured)

@@ -39,7 +39,10 @@ def sizes(**named: torch.Tensor) -> None:
             size = value.abs()
             out = size[(size != 0) & ((size < SMALLEST) | (size > LARGEST))]
             if out.numel():
-                raise ValueError(f"{name} must be 0 or of a size between {SMALLEST:g} and {LARGEST:g}; got {out[0].item():g}. Rescale the problem.")
+                raise ValueError(
+                    f"{name} must be 0 or of a size between {SMALLEST:g} and {LARGEST:g}; got {out[0].item():g}. "
+                    "Rescale the problem."
+                )
 
 
 def factors(B: torch.Tensor, A: torch.Tensor, W0: torch.Tensor | None = None, target: str = "W0") -> None:

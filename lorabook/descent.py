@@ -45,9 +45,19 @@ class Descent:
 
 
 @torch.no_grad()
-def descend(forces: Callable[[Tensor, Tensor], Pair], B0: Tensor, A0: Tensor, step_B, step_A, iterations: int,
-            rule: Callable | None = None, after: Callable | None = None, observe: Callable | None = None,
-            every: int = 1, ceiling: float = 1e6) -> Descent:
+def descend(
+    forces: Callable[[Tensor, Tensor], Pair],
+    B0: Tensor,
+    A0: Tensor,
+    step_B,
+    step_A,
+    iterations: int,
+    rule: Callable | None = None,
+    after: Callable | None = None,
+    observe: Callable | None = None,
+    every: int = 1,
+    ceiling: float = 1e6,
+) -> Descent:
     """Take ``iterations`` simultaneous steps.
 
     Args:
@@ -104,8 +114,15 @@ def descend(forces: Callable[[Tensor, Tensor], Pair], B0: Tensor, A0: Tensor, st
         steps += alive
         look(iteration)
         if not bool(alive.any()):
-            later = [k for k in range(iteration + 1, iterations + 1) if observe is not None and (k % every == 0 or k == iterations)]
-            at, seen = at + later, seen + [tuple(torch.full_like(value, torch.nan) for value in row) for row in seen[-1:] * len(later)]
+            later = [
+                k
+                for k in range(iteration + 1, iterations + 1)
+                if observe is not None and (k % every == 0 or k == iterations)
+            ]
+            at, seen = (
+                at + later,
+                seen + [tuple(torch.full_like(value, torch.nan) for value in row) for row in seen[-1:] * len(later)],
+            )
             break
     observed = tuple(torch.stack(column) for column in zip(*seen, strict=True))
     return Descent(_blank(B, alive), _blank(A, alive), status, steps, torch.tensor(at, device=B.device), observed)
@@ -162,14 +179,17 @@ def adam(first: float = 0.9, second: float = 0.999, epsilon: float = 1e-8) -> Ca
         forces, count = (F_B, F_A), count + 1
         means = tuple(first * m + (1 - first) * F for m, F in zip(means, forces))
         squares = tuple(second * v + (1 - second) * F**2 for v, F in zip(squares, forces))
-        D_B, D_A = (m / (1 - first**count) / ((v / (1 - second**count)).sqrt() + epsilon) for m, v in zip(means, squares))
+        D_B, D_A = (
+            m / (1 - first**count) / ((v / (1 - second**count)).sqrt() + epsilon) for m, v in zip(means, squares)
+        )
         return D_B, D_A, (count, means, squares)
 
     return rule
 
 
 def _cholesky(gram: Tensor, ridge: float, name: str, strict: bool) -> Tensor:
-    """Lower root of ``gram + ridge I``, NaN where that is singular to working precision; with ``strict``, a sentence."""
+    """Lower root of ``gram + ridge I``, NaN where that is singular to working precision; with ``strict``, a
+    sentence."""
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     root, info = torch.linalg.cholesky_ex(gram + ridge * eye)
     pivots = root.diagonal(dim1=-2, dim2=-1)
@@ -177,7 +197,9 @@ def _cholesky(gram: Tensor, ridge: float, name: str, strict: bool) -> Tensor:
     singular = (info != 0) | ~(pivots.amin(-1) > (1e-7 if ridge == 0 else 0.0) * pivots.amax(-1))
     if strict and bool(singular.any()):
         cure = "give a ridge > 0" if ridge == 0 else "give a larger ridge"
-        raise ValueError(f"The Gram matrix {name} is singular, so the preconditioned step is not defined: {cure}, or lower the rank.")
+        raise ValueError(
+            f"The Gram matrix {name} is singular, so the preconditioned step is not defined: {cure}, or lower the rank."
+        )
     return torch.where(singular[..., None, None], torch.nan, root)
 
 

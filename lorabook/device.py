@@ -63,5 +63,9 @@ def describe(device: torch.device | str | None = None) -> str:
     """Device, threads and torch version in one line, for the end of a page."""
     device = default_device() if device is None else torch.device(device)
     threads = torch.get_num_threads()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} thread{'s' if threads != 1 else ''}"
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {threads} thread{'s' if threads != 1 else ''}"
+    )
     return f"{name}, torch {torch.__version__.split('+')[0]}, float64"

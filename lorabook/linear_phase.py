@@ -47,7 +47,9 @@ def propagate(G: torch.Tensor, B0: torch.Tensor, A0: torch.Tensor, times) -> tup
     return _solve(G, B0, A0, gains)
 
 
-def iterate(G: torch.Tensor, B0: torch.Tensor, A0: torch.Tensor, learning_rate: float, steps) -> tuple[torch.Tensor, torch.Tensor]:
+def iterate(
+    G: torch.Tensor, B0: torch.Tensor, A0: torch.Tensor, learning_rate: float, steps
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The same system under gradient descent: ``Z_{k+1} = (I + learning_rate H) Z_k``, in closed form.
 
     Args:
@@ -61,7 +63,8 @@ def iterate(G: torch.Tensor, B0: torch.Tensor, A0: torch.Tensor, learning_rate: 
     Error: relative rounding times k.
 
     Raises:
-        ValueError: as for :func:`propagate`, or a step that is not positive and finite, or a number of steps that is not whole.
+        ValueError: as for :func:`propagate`, or a step that is not positive and finite, or a number of steps that is
+            not whole.
     """
     checks.factors(B0, A0, G, "G")
     if not isinstance(learning_rate, (int, float)) or not 0 < learning_rate < math.inf:

@@ -20,10 +20,15 @@ def folder(path, factors, config=None, dtype=torch.float32, more=None):
     path.mkdir(exist_ok=True)
     tensors = dict(more or {})
     for name, (B, A) in factors.items():
-        tensors |= {f"base_model.model.{name}.lora_B.weight": B.to(dtype).contiguous(), f"base_model.model.{name}.lora_A.weight": A.to(dtype).contiguous()}
+        tensors |= {
+            f"base_model.model.{name}.lora_B.weight": B.to(dtype).contiguous(),
+            f"base_model.model.{name}.lora_A.weight": A.to(dtype).contiguous(),
+        }
     save_file(tensors, path / "adapter_model.safetensors")
     rank = next(iter(factors.values()))[1].shape[0] if factors else 1
-    (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank, "lora_alpha": rank} | (config or {})))
+    (path / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": rank, "lora_alpha": rank} | (config or {}))
+    )
     return path
 
 
@@ -34,7 +39,14 @@ def pair(m, n, r, seed=0):
 
 def bert(labels=2, **options):
     torch.manual_seed(0)
-    sizes = {"vocab_size": len(WORDS), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 16}
+    sizes = {
+        "vocab_size": len(WORDS),
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "max_position_embeddings": 16,
+    }
     return BertForSequenceClassification(BertConfig(**(sizes | options), num_labels=labels))
 
 
@@ -61,7 +73,12 @@ def rows(path, given=ROWS):
 
 def adapted(model, size=0.1, dtype=None, **options):
     """A PEFT model with every trained weight moved by noise, so that nothing is zero."""
-    model = get_peft_model(model, LoraConfig(**({"r": 2, "lora_alpha": 4, "target_modules": ["query", "value"], "task_type": "SEQ_CLS"} | options)))
+    model = get_peft_model(
+        model,
+        LoraConfig(
+            **({"r": 2, "lora_alpha": 4, "target_modules": ["query", "value"], "task_type": "SEQ_CLS"} | options)
+        ),
+    )
     source = device.generator(1)
     for weight in model.parameters():
         if weight.requires_grad:

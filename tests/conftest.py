@@ -1,4 +1,5 @@
-"""What several test files share: where the repository is, a place on the import path for its tools, a built site and a browser."""
+"""What several test files share: where the repository is, a place on the import path for its tools, a built site and a
+browser."""
 
 import fcntl
 import os
@@ -51,7 +52,10 @@ def browser():
     """A headless Chromium."""
     path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
-        pytest.fail("There is no chromium: install it (apt install chromium), or set LORABOOK_NO_BROWSER=1 to leave these tests out.")
+        pytest.fail(
+            "There is no chromium: install it (apt install chromium), or set LORABOOK_NO_BROWSER=1 to leave "
+            "these tests out."
+        )
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -134,7 +134,9 @@ def test_the_book_is_built_and_says_where_it_is(built):
     assert built.first.returncode == 0, built.first.stdout + built.first.stderr
     assert (built.folder / "_build/pages/_build/html/index.html").as_uri() in built.first.stdout
     assert "alpha: " in built.first.stderr, "no progress was shown"
-    assert "collected ['alpha']" in built.page("ledger") and "collected ['alpha']" in built.printed("notebooks/ledger.ipynb")
+    assert "collected ['alpha']" in built.page("ledger") and "collected ['alpha']" in built.printed(
+        "notebooks/ledger.ipynb"
+    )
 
 
 def test_without_a_chromium_the_book_is_one_file_too_and_there_is_no_dead_link(built):
@@ -201,7 +203,11 @@ def test_a_profile_changes_the_values_and_the_page_shows_them_once(book):
     page = book.page("alpha")
     assert "width 48 rank 2 10" in page
     words = "".join(page.split("<span")).replace(" ", "")
-    shown = [cell for cell in nbformat.read(book.executed("alpha"), as_version=4).cells if "remove-cell" not in cell.metadata.get("tags", [])]
+    shown = [
+        cell
+        for cell in nbformat.read(book.executed("alpha"), as_version=4).cells
+        if "remove-cell" not in cell.metadata.get("tags", [])
+    ]
     assert [cell.source.count("rank = ") for cell in shown if "rank = " in cell.source] == [1]
     assert words.count("#width") == 0, "the cell with the defaults is still on the page"
     back = book.doit("book")
@@ -212,7 +218,9 @@ def test_the_download_is_the_executed_notebook(book):
     assert book.doit("book", "profile=full").returncode == 0
     download = book.folder / "_build/pages/_build/html/_sources/notebooks/alpha.ipynb"
     assert "_sources/notebooks/alpha.ipynb" in book.page("alpha")
-    assert json.loads(download.read_bytes()) == json.loads(book.executed("alpha").read_bytes())  # the download has no indentation
+    assert json.loads(download.read_bytes()) == json.loads(
+        book.executed("alpha").read_bytes()
+    )  # the download has no indentation
 
 
 def test_a_cell_that_raises_fails_the_build_by_name_and_leaves_the_previous_site(book):
@@ -233,7 +241,10 @@ def test_the_cell_number_counts_the_cells_of_the_notebook_under_a_profile_too(bo
 
 
 def test_a_page_whose_data_cannot_be_had_says_so_and_the_build_goes_on_until_they_come(book):
-    absent = "import lorabook, pathlib\\nif not pathlib.Path('../data').exists(): raise type('SentencesError', (OSError,), {})('No network.')"
+    absent = (
+        "import lorabook, pathlib\\nif not pathlib.Path('../data').exists(): raise type('SentencesError', "
+        "(OSError,), {})('No network.')"
+    )
     book.replace("notebooks/alpha.ipynb", "import lorabook", absent)
     for _ in range(2):  # it is tried again each time
         run = book.doit("book")
@@ -274,8 +285,12 @@ def test_a_killed_run_leaves_no_half_written_notebook(book):
     executed = book.executed("alpha").read_bytes()
     book.replace("notebooks/alpha.ipynb", "import lorabook", "import time; time.sleep(60)")
     process = subprocess.Popen(
-        [sys.executable, "-m", "doit", "book"], cwd=book.folder, env=book.environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        [sys.executable, "-m", "doit", "book"],
+        cwd=book.folder,
+        env=book.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     unfinished = book.folder / "_build/unfinished/alpha.ipynb"
     deadline = time.monotonic() + 60

@@ -13,7 +13,15 @@ from adapter_folders import ROWS, WORDS, adapted, base, bert, files, rows, run, 
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config, GPT2ForSequenceClassification, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+)
 
 from lorabook.__main__ import main
 from lorabook.adapters import certify
@@ -23,13 +31,36 @@ TASKS = {"SEQ_CLS": AutoModelForSequenceClassification, "CAUSAL_LM": AutoModelFo
 
 def llama(tied=False):
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, max_position_embeddings=32,
-                                        tie_word_embeddings=tied, pad_token_id=0, bos_token_id=1, eos_token_id=1))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(WORDS),
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=24,
+            max_position_embeddings=32,
+            tie_word_embeddings=tied,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=1,
+        )
+    )
 
 
 def gpt2():
     torch.manual_seed(0)
-    return GPT2ForSequenceClassification(GPT2Config(vocab_size=len(WORDS), n_embd=16, n_layer=1, n_head=2, n_positions=16, pad_token_id=0, bos_token_id=0, eos_token_id=0))
+    return GPT2ForSequenceClassification(
+        GPT2Config(
+            vocab_size=len(WORDS),
+            n_embd=16,
+            n_layer=1,
+            n_head=2,
+            n_positions=16,
+            pad_token_id=0,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
 
 
 def home(path, model=None, **options):
@@ -47,7 +78,18 @@ def plain(tmp_path_factory):
 
 
 def command(path, *more, data=None, model=None, adapter=None):
-    return run(adapter or path / "adapter", "--model", model or path / "base", "--data", data or path / "data.jsonl", "--weight-decay", "0.1", "--batch-size", "2", *more)
+    return run(
+        adapter or path / "adapter",
+        "--model",
+        model or path / "base",
+        "--data",
+        data or path / "data.jsonl",
+        "--weight-decay",
+        "0.1",
+        "--batch-size",
+        "2",
+        *more,
+    )
 
 
 def said(capsys, path, *more, **places):
@@ -72,21 +114,56 @@ def batches(task):
     coder = tokenizer()
     for given in (ROWS[:2], ROWS[2:4], ROWS[4:]):
         batch = dict(coder([text for text, _ in given], padding=True, return_tensors="pt"))
-        labels = torch.tensor([label for _, label in given]) if task == "SEQ_CLS" else batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        labels = (
+            torch.tensor([label for _, label in given])
+            if task == "SEQ_CLS"
+            else batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        )
         yield batch | {"labels": labels}
 
 
 # ---------------------------------------------------------------- what is certified
 
 
-@pytest.mark.parametrize("model, options", [
-    (bert, {}), (bert, {"r": 3, "rank_pattern": {"query": 2}, "alpha_pattern": {"value": 9}, "use_rslora": True, "target_modules": ["query", "value", "dense"]}),
-    (bert, {"bias": "all"}), (bert, {"bias": "lora_only"}), (bert, {"bias": "all", "modules_to_save": ["classifier", "LayerNorm"]}), (bert, {"dtype": torch.bfloat16}),
-    (llama, {"target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"}), (llama, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"], "task_type": "CAUSAL_LM"}),
-    (lambda: llama(tied=True), {"target_modules": ["q_proj", "lm_head"], "task_type": "CAUSAL_LM"}),
-    (lambda: llama(tied=True), {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "task_type": "CAUSAL_LM"}),
-    (lambda: llama(tied=True), {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True, "task_type": "CAUSAL_LM"}),
-])
+@pytest.mark.parametrize(
+    "model, options",
+    [
+        (bert, {}),
+        (
+            bert,
+            {
+                "r": 3,
+                "rank_pattern": {"query": 2},
+                "alpha_pattern": {"value": 9},
+                "use_rslora": True,
+                "target_modules": ["query", "value", "dense"],
+            },
+        ),
+        (bert, {"bias": "all"}),
+        (bert, {"bias": "lora_only"}),
+        (bert, {"bias": "all", "modules_to_save": ["classifier", "LayerNorm"]}),
+        (bert, {"dtype": torch.bfloat16}),
+        (llama, {"target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"}),
+        (
+            llama,
+            {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"], "task_type": "CAUSAL_LM"},
+        ),
+        (lambda: llama(tied=True), {"target_modules": ["q_proj", "lm_head"], "task_type": "CAUSAL_LM"}),
+        (
+            lambda: llama(tied=True),
+            {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "task_type": "CAUSAL_LM"},
+        ),
+        (
+            lambda: llama(tied=True),
+            {
+                "target_modules": ["q_proj"],
+                "modules_to_save": ["embed_tokens"],
+                "ensure_weight_tying": True,
+                "task_type": "CAUSAL_LM",
+            },
+        ),
+    ],
+)
 def test_the_certificate_of_a_folder_is_that_of_the_model_that_peft_loads(tmp_path, capsys, model, options):
     path, task = home(tmp_path, model(), **options), options.get("task_type", "SEQ_CLS")
     found = said(capsys, path)
@@ -100,8 +177,12 @@ def test_the_certificate_of_a_folder_is_that_of_the_model_that_peft_loads(tmp_pa
     assert found.keys() == wanted.keys()
     for name, one in wanted.items():
         # float32 through two layers; the update is added to the weight here and beside it there
-        assert found[name]["excess"] == pytest.approx(one.excess, rel=1e-4) and found[name]["slope"] == pytest.approx(one.slope, rel=1e-4)
-        assert found[name]["imbalance"] == pytest.approx(one.imbalance, rel=1e-6) and found[name]["verdict"] == one.verdict
+        assert found[name]["excess"] == pytest.approx(one.excess, rel=1e-4) and found[name]["slope"] == pytest.approx(
+            one.slope, rel=1e-4
+        )
+        assert (
+            found[name]["imbalance"] == pytest.approx(one.imbalance, rel=1e-6) and found[name]["verdict"] == one.verdict
+        )
 
 
 def test_a_causal_model_that_judges_needs_no_padding_of_its_own(tmp_path, capsys):
@@ -110,7 +191,9 @@ def test_a_causal_model_that_judges_needs_no_padding_of_its_own(tmp_path, capsys
     wanted = said(capsys, path)
     for name, key, value in (("config.json", "pad_token_id", None), ("tokenizer_config.json", "pad_token", None)):
         config = json.loads((path / "base" / name).read_text())
-        (path / "base" / name).write_text(json.dumps(config | {key: value, "eos_token": "[PAD]"} if "token" in name else config | {key: value}))
+        (path / "base" / name).write_text(
+            json.dumps(config | {key: value, "eos_token": "[PAD]"} if "token" in name else config | {key: value})
+        )
     assert said(capsys, path) == wanted
 
 
@@ -123,7 +206,9 @@ def test_the_side_that_a_tokenizer_pads_on_and_the_size_of_a_batch_change_nothin
         found = said(capsys, path, "--batch-size", size)
         for name, one in wanted.items():
             # float32 sums in another order; padding on the left moves them by a tenth
-            assert found[name]["excess"] == pytest.approx(one["excess"], rel=1e-5) and found[name]["slope"] == pytest.approx(one["slope"], rel=1e-5)
+            assert found[name]["excess"] == pytest.approx(one["excess"], rel=1e-5) and found[name][
+                "slope"
+            ] == pytest.approx(one["slope"], rel=1e-5)
 
 
 def test_the_table_with_verdicts_fits(plain, capsys):
@@ -141,7 +226,9 @@ def test_a_head_of_another_size_in_the_base_model_is_replaced(plain, tmp_path, c
 def test_a_base_model_in_several_files_is_the_same(plain, tmp_path, capsys):
     bert().bert.save_pretrained(tmp_path, max_shard_size="4KB")
     tokenizer(tmp_path)
-    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1 and said(capsys, plain, model=tmp_path) == said(capsys, plain)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1 and said(capsys, plain, model=tmp_path) == said(
+        capsys, plain
+    )
     next(tmp_path.glob("model-*.safetensors")).unlink()
     assert "cannot be loaded as a base model" in refusal(capsys, plain, model=tmp_path)
 
@@ -151,12 +238,16 @@ def test_passes_trade_memory_for_time_and_not_the_result(plain, capsys):
     for passes in ("1", "2", "99"):
         for name, one in said(capsys, plain, "--passes", passes).items():
             # the order of a float32 sum
-            assert one["slope"] == pytest.approx(wanted[name]["slope"], rel=1e-5) and one["excess"] == pytest.approx(wanted[name]["excess"], rel=1e-4)
+            assert one["slope"] == pytest.approx(wanted[name]["slope"], rel=1e-5) and one["excess"] == pytest.approx(
+                wanted[name]["excess"], rel=1e-4
+            )
 
 
 def test_a_byte_order_mark_blank_lines_and_other_line_ends_change_nothing(plain, tmp_path, capsys):
     text, wanted = (plain / "data.jsonl").read_bytes(), said(capsys, plain)
-    for number, other in enumerate((b"\xef\xbb\xbf" + text, text.replace(b"\n", b"\n\n  \n"), text.replace(b"\n", b"\r\n"), text.rstrip(b"\n"))):
+    for number, other in enumerate(
+        (b"\xef\xbb\xbf" + text, text.replace(b"\n", b"\n\n  \n"), text.replace(b"\n", b"\r\n"), text.rstrip(b"\n"))
+    ):
         (tmp_path / f"{number}.jsonl").write_bytes(other)
         assert said(capsys, plain, data=tmp_path / f"{number}.jsonl") == wanted
 
@@ -170,11 +261,30 @@ def test_a_text_is_cut_at_the_positions_that_the_model_has(plain, tmp_path, caps
 
 def test_the_output_is_plain_text_for_a_file(plain, tmp_path):
     with (tmp_path / "out.txt").open("w") as out:
-        command = [sys.executable, "-m", "lorabook", "inspect", plain / "adapter", "--model", plain / "base", "--data", plain / "data.jsonl", "--weight-decay", "0.1"]
-        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+        command = [
+            sys.executable,
+            "-m",
+            "lorabook",
+            "inspect",
+            plain / "adapter",
+            "--model",
+            plain / "base",
+            "--data",
+            plain / "data.jsonl",
+            "--weight-decay",
+            "0.1",
+        ]
+        done = subprocess.run(
+            command, stdout=out, stderr=subprocess.PIPE, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}
+        )
     text = (tmp_path / "out.txt").read_text()
     # after two seconds a line about progress may appear
-    assert done.returncode == 0 and "verdict" in text and "\x1b" not in text and not re.sub(r"pass \d+ of \d+, batch \d+\n", "", done.stderr)
+    assert (
+        done.returncode == 0
+        and "verdict" in text
+        and "\x1b" not in text
+        and not re.sub(r"pass \d+ of \d+, batch \d+\n", "", done.stderr)
+    )
 
 
 def test_the_command_on_the_page_runs_and_its_options_exist(root, plain, monkeypatch, capsys):
@@ -192,15 +302,35 @@ def test_the_command_on_the_page_runs_and_its_options_exist(root, plain, monkeyp
 # ---------------------------------------------------------------- what is refused
 
 
-@pytest.mark.parametrize("text, sentence", [
-    ("", "is empty"), ("\n  \n\n", "is empty"), ('{"text": "a film"}\n', "Line 1 of the data needs a label"), ('{"text": "a film", "label": 1}\n{"te', "Line 2 of the data is not JSON"),
-    ('{"text": "a film", "label": 7}\n', "must lie between 0 and 1; got 7 to 7"), ('{"text": "a film", "label": -1}\n', "needs a label"), (f'{{"text": "a", "label": {10**30}}}\n', "needs a label"),
-    ('{"label": 1}\n', "Line 1 of the data has no text"), ('{"text": 5, "label": 1}\n', "has no text"), ('{"text": ["a"], "label": 1}\n', "has no text"), ('{"text": " ", "label": 1}\n', "has no text"),
-    ('["a", 1]\n', "has no text"), ('{"text": "a", "label": true}\n', "needs a label"), ('{"text": "a", "label": "1"}\n', "needs a label"), ('{"text": "a", "label": 1.0}\n', "needs a label"),
-    ("text,label\na,1\n", "Line 1 of the data is not JSON"), ("[" * 100000 + "\n", "Line 1 of the data is not JSON"),
-    ('{"text": "a", "label": 1}\n{"text": "' + "film " * 2**18 + '", "label": 1}\n', "Line 2 of the data is longer than 1048576 characters"),
-    ('{"text": "caf\xe9", "label": 1}\n'.encode("latin-1"), "is not text in UTF-8"), ('{"text": "a", "label": 1}\n'.encode("utf-16"), "is not text in UTF-8"), (bytes(range(256)), "is not text in UTF-8"),
-])
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("", "is empty"),
+        ("\n  \n\n", "is empty"),
+        ('{"text": "a film"}\n', "Line 1 of the data needs a label"),
+        ('{"text": "a film", "label": 1}\n{"te', "Line 2 of the data is not JSON"),
+        ('{"text": "a film", "label": 7}\n', "must lie between 0 and 1; got 7 to 7"),
+        ('{"text": "a film", "label": -1}\n', "needs a label"),
+        (f'{{"text": "a", "label": {10**30}}}\n', "needs a label"),
+        ('{"label": 1}\n', "Line 1 of the data has no text"),
+        ('{"text": 5, "label": 1}\n', "has no text"),
+        ('{"text": ["a"], "label": 1}\n', "has no text"),
+        ('{"text": " ", "label": 1}\n', "has no text"),
+        ('["a", 1]\n', "has no text"),
+        ('{"text": "a", "label": true}\n', "needs a label"),
+        ('{"text": "a", "label": "1"}\n', "needs a label"),
+        ('{"text": "a", "label": 1.0}\n', "needs a label"),
+        ("text,label\na,1\n", "Line 1 of the data is not JSON"),
+        ("[" * 100000 + "\n", "Line 1 of the data is not JSON"),
+        (
+            '{"text": "a", "label": 1}\n{"text": "' + "film " * 2**18 + '", "label": 1}\n',
+            "Line 2 of the data is longer than 1048576 characters",
+        ),
+        ('{"text": "caf\xe9", "label": 1}\n'.encode("latin-1"), "is not text in UTF-8"),
+        ('{"text": "a", "label": 1}\n'.encode("utf-16"), "is not text in UTF-8"),
+        (bytes(range(256)), "is not text in UTF-8"),
+    ],
+)
 def test_bad_data_gets_one_sentence(plain, tmp_path, capsys, text, sentence):
     (tmp_path / "data.jsonl").write_bytes(text if isinstance(text, bytes) else text.encode())
     assert sentence in refusal(capsys, plain, data=tmp_path / "data.jsonl")
@@ -218,24 +348,53 @@ def test_a_length_beyond_the_positions_is_refused(plain, capsys):
     assert not out and err == "lorabook: The length 17 is more than the 16 positions of the base model.\n"
 
 
-@pytest.mark.parametrize("option, value", [("--passes", "0"), ("--passes", "1.5"), ("--max-length", "-1"), ("--tolerance", "nan")])
+@pytest.mark.parametrize(
+    "option, value", [("--passes", "0"), ("--passes", "1.5"), ("--max-length", "-1"), ("--tolerance", "nan")]
+)
 def test_wrong_numbers_are_exit_code_2(plain, capsys, option, value):
     assert command(plain, option, value) == 2
     out, err = capsys.readouterr()
     assert not out and f"argument {option}: invalid positive number value: '{value}'" in err
 
 
-@pytest.mark.parametrize("model, options, sentence", [
-    (bert, {"init_lora_weights": "olora"}, "The start olora changed the base weights, and the folder does not hold them"),
-    (bert, {"init_lora_weights": "pissa"}, "The start pissa changed the base weights"),
-    (bert, {"lora_bias": True}, "(bias of an adapter) cannot be put into the model"),
-    (bert, {"task_type": None}, "needs an adapter of the task SEQ_CLS or CAUSAL_LM; this one says none"),
-    (llama, {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"], "alora_invocation_tokens": [1]}, "sets alora_invocation_tokens"),
-    (llama, {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"], "layer_replication": [[0, 2], [1, 2]]}, "sets layer_replication"),
-    (llama, {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"], "trainable_token_indices": [1]}, "(rows of an embedding) cannot be put into the model"),
-    (llama, {"task_type": "CAUSAL_LM", "target_modules": ["q_proj", "embed_tokens"]}, "(factors of an embedding) cannot be put into the model"),
-    (gpt2, {"target_modules": ["c_attn"], "fan_in_fan_out": True}, "is a layer of type Conv1D in the base model; the certificate is for linear layers"),
-])
+@pytest.mark.parametrize(
+    "model, options, sentence",
+    [
+        (
+            bert,
+            {"init_lora_weights": "olora"},
+            "The start olora changed the base weights, and the folder does not hold them",
+        ),
+        (bert, {"init_lora_weights": "pissa"}, "The start pissa changed the base weights"),
+        (bert, {"lora_bias": True}, "(bias of an adapter) cannot be put into the model"),
+        (bert, {"task_type": None}, "needs an adapter of the task SEQ_CLS or CAUSAL_LM; this one says none"),
+        (
+            llama,
+            {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"], "alora_invocation_tokens": [1]},
+            "sets alora_invocation_tokens",
+        ),
+        (
+            llama,
+            {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"], "layer_replication": [[0, 2], [1, 2]]},
+            "sets layer_replication",
+        ),
+        (
+            llama,
+            {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"], "trainable_token_indices": [1]},
+            "(rows of an embedding) cannot be put into the model",
+        ),
+        (
+            llama,
+            {"task_type": "CAUSAL_LM", "target_modules": ["q_proj", "embed_tokens"]},
+            "(factors of an embedding) cannot be put into the model",
+        ),
+        (
+            gpt2,
+            {"target_modules": ["c_attn"], "fan_in_fan_out": True},
+            "is a layer of type Conv1D in the base model; the certificate is for linear layers",
+        ),
+    ],
+)
 def test_an_adapter_that_cannot_be_put_into_the_model_gets_one_sentence(tmp_path, capsys, model, options, sentence):
     assert sentence in refusal(capsys, home(tmp_path, model(), **options))
 
@@ -247,7 +406,9 @@ def quantised(path):
 
 def without_tokens_to_pad(path):
     config = json.loads((path / "tokenizer_config.json").read_text())
-    (path / "tokenizer_config.json").write_text(json.dumps({key: value for key, value in config.items() if key not in ("pad_token", "eos_token")}))
+    (path / "tokenizer_config.json").write_text(
+        json.dumps({key: value for key, value in config.items() if key not in ("pad_token", "eos_token")})
+    )
 
 
 def pickled(path):
@@ -257,22 +418,37 @@ def pickled(path):
 
 def broken(path):
     weights = load_file(path / "model.safetensors")
-    save_file({name: value * torch.nan for name, value in weights.items()}, path / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: value * torch.nan for name, value in weights.items()},
+        path / "model.safetensors",
+        metadata={"format": "pt"},
+    )
 
 
-@pytest.mark.parametrize("model, change, sentence", [
-    (lambda: bert().bert, lambda path: (path / "config.json").unlink(), "has no config.json"),
-    (lambda: bert().bert, lambda path: (path / "tokenizer.json").unlink(), "has no tokenizer"),
-    (lambda: bert().bert, lambda path: (path / "config.json").write_text("{"), "cannot be loaded as a base model"),
-    (lambda: bert().bert, lambda path: os.truncate(path / "model.safetensors", 5000), "cannot be loaded as a base model"),
-    (lambda: bert().bert, pickled, "cannot be loaded as a base model"),
-    (lambda: bert().bert, quantised, "cannot be loaded as a base model (its weights are quantised)"),
-    (lambda: bert().bert, without_tokens_to_pad, "has no token to pad with"),
-    (lambda: bert().bert, broken, "The loss of batch 1 must be one finite number; got nan"),
-    (lambda: bert(vocab_size=5).bert, lambda path: None, "The base model cannot be run on the data"),
-    (lambda: bert(hidden_size=8).bert, lambda path: None, "classifier.weight is (2, 16) in the adapter and (2, 8) in the base model"),
-    (lambda: bert(num_hidden_layers=1).bert, lambda path: None, "has no module bert.encoder.layer.1"),
-])
+@pytest.mark.parametrize(
+    "model, change, sentence",
+    [
+        (lambda: bert().bert, lambda path: (path / "config.json").unlink(), "has no config.json"),
+        (lambda: bert().bert, lambda path: (path / "tokenizer.json").unlink(), "has no tokenizer"),
+        (lambda: bert().bert, lambda path: (path / "config.json").write_text("{"), "cannot be loaded as a base model"),
+        (
+            lambda: bert().bert,
+            lambda path: os.truncate(path / "model.safetensors", 5000),
+            "cannot be loaded as a base model",
+        ),
+        (lambda: bert().bert, pickled, "cannot be loaded as a base model"),
+        (lambda: bert().bert, quantised, "cannot be loaded as a base model (its weights are quantised)"),
+        (lambda: bert().bert, without_tokens_to_pad, "has no token to pad with"),
+        (lambda: bert().bert, broken, "The loss of batch 1 must be one finite number; got nan"),
+        (lambda: bert(vocab_size=5).bert, lambda path: None, "The base model cannot be run on the data"),
+        (
+            lambda: bert(hidden_size=8).bert,
+            lambda path: None,
+            "classifier.weight is (2, 16) in the adapter and (2, 8) in the base model",
+        ),
+        (lambda: bert(num_hidden_layers=1).bert, lambda path: None, "has no module bert.encoder.layer.1"),
+    ],
+)
 def test_a_base_model_that_does_not_fit_gets_one_sentence(plain, tmp_path, capsys, model, change, sentence):
     change(base(tmp_path, model()))
     assert sentence in refusal(capsys, plain, model=tmp_path)
@@ -284,15 +460,26 @@ def test_a_head_that_nobody_has_is_missed(plain, tmp_path, capsys):
         path = tmp_path / part
         path.mkdir()
         (path / "adapter_config.json").write_text((plain / "adapter" / "adapter_config.json").read_text())
-        save_file({name: value for name, value in weights.items() if part not in name}, path / "adapter_model.safetensors")
+        save_file(
+            {name: value for name, value in weights.items() if part not in name}, path / "adapter_model.safetensors"
+        )
         model = base(tmp_path / f"{labels}", bert(labels)) if labels == 3 else plain / "base"
-        assert "Neither the base model nor the adapter has weights that fit classifier.bias" in refusal(capsys, plain, adapter=path, model=model)
+        assert "Neither the base model nor the adapter has weights that fit classifier.bias" in refusal(
+            capsys, plain, adapter=path, model=model
+        )
 
 
 def test_code_that_comes_with_a_base_model_does_not_run(plain, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tokenizer(tmp_path / "base")
-    config = {"architectures": ["Mine"], "model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", "AutoModelForSequenceClassification": "mine.Mine"}}
+    config = {
+        "architectures": ["Mine"],
+        "model_type": "mine",
+        "auto_map": {"AutoConfig": "mine.Mine", "AutoModelForSequenceClassification": "mine.Mine"},
+    }
     (tmp_path / "base" / "config.json").write_text(json.dumps(config))
     (tmp_path / "base" / "mine.py").write_text("import os\nos.mkdir('executed')\nclass Mine: pass\n")
-    assert "cannot be loaded as a base model" in refusal(capsys, plain, model=tmp_path / "base") and not (tmp_path / "executed").exists()
+    assert (
+        "cannot be loaded as a base model" in refusal(capsys, plain, model=tmp_path / "base")
+        and not (tmp_path / "executed").exists()
+    )

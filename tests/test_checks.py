@@ -84,7 +84,9 @@ def test_batch_gives_the_common_leading_dimensions():
     assert checks.batch(W0=(), B=(3, 1), A=(7,)) == (3, 7)
 
 
-@pytest.mark.parametrize("values", [3, 3.0, [3], (3.0,), torch.tensor(3), torch.tensor([3.0]), torch.tensor([3.0], dtype=f64)])
+@pytest.mark.parametrize(
+    "values", [3, 3.0, [3], (3.0,), torch.tensor(3), torch.tensor([3.0]), torch.tensor([3.0], dtype=f64)]
+)
 def test_times_become_a_float64_vector(values):
     found = checks.times(values, W0)
     assert found.dtype == f64 and found.shape == (1,) and found.item() == 3.0
@@ -154,5 +156,7 @@ def test_tensors_without_data_are_recognised():
 def test_sizes_whose_fourth_power_leaves_float64_are_refused_and_zero_is_not():
     checks.sizes(A0=torch.tensor([0.0, 1e-75, -1e75], dtype=torch.float64))
     for size in (1e-160, -1e-160, 1e160, 2e75):
-        with pytest.raises(ValueError, match="^A0 must be 0 or of a size between 1e-75 and 1e.75; got .* Rescale the problem.$"):
+        with pytest.raises(
+            ValueError, match="^A0 must be 0 or of a size between 1e-75 and 1e.75; got .* Rescale the problem.$"
+        ):
             checks.sizes(A0=torch.tensor([1.0, size], dtype=torch.float64))

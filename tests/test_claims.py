@@ -12,8 +12,14 @@ from lorabook.page.claims import ClaimError
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 ENTRY = {
-    "id": "a", "where": "Theorem 1", "kind": "theorem", "statement": "s", "measured": "a distance",
-    "band": [0, 1], "band_reason": "an upper bound", "probe": "another start",
+    "id": "a",
+    "where": "Theorem 1",
+    "kind": "theorem",
+    "statement": "s",
+    "measured": "a distance",
+    "band": [0, 1],
+    "band_reason": "an upper bound",
+    "probe": "another start",
 }
 CASES = {
     "exact": {"scope": "exact"},
@@ -69,13 +75,19 @@ def test_a_verdict_that_is_made_to_fail_says_that_its_correction_is_missing(demo
     assert verdict.verdict == "fails as printed" and verdict.value == "1.5"
     assert "No corrected statement was measured" in verdict.sentence()
     verdict = claims.check("demo.fails", value=1.5, repair=7.0)
-    assert verdict.verdict == "fails as printed" and "The corrected statement misses the band as well." in verdict.sentence()
+    assert (
+        verdict.verdict == "fails as printed"
+        and "The corrected statement misses the band as well." in verdict.sentence()
+    )
     assert not claims.check("demo.fails", value=1.5, repair=1.0).note
 
 
 @pytest.mark.parametrize("probe", [0.0, 0.999, 1.0])
 def test_a_counter_probe_inside_the_band_shows_nothing(demo, probe):
-    for verdict in (claims.check("demo.exact", value=0.5, probe=probe), claims.check("demo.both", value=5.0, probe=probe, repair=0.5)):
+    for verdict in (
+        claims.check("demo.exact", value=0.5, probe=probe),
+        claims.check("demo.both", value=5.0, probe=probe, repair=0.5),
+    ):
         assert verdict.verdict == "not testable here" and "The counter-probe lies in the band too" in verdict.sentence()
 
 
@@ -89,15 +101,24 @@ def test_where_print_and_repair_both_pass_the_setting_tells_nothing(demo):
 @pytest.mark.parametrize(
     "call, came",
     [
-        (dict(identifier="demo.exact", value=0.5), r"demo\.exact: the list and the call disagree on whether there is a probe"),
+        (
+            dict(identifier="demo.exact", value=0.5),
+            r"demo\.exact: the list and the call disagree on whether there is a probe",
+        ),
         (dict(identifier="demo.fails", value=2.0, probe=3.0, repair=0.5), "disagree on whether there is a probe"),
         (dict(identifier="demo.constant", value=0.5, probe=2.0), "disagree on whether there is a constant"),
         (dict(identifier="demo.exact", value=0.5, probe=2.0, constant=1.0), "disagree on whether there is a constant"),
-        (dict(identifier="demo.exact", value=5.0, probe=2.0, repair=0.5), r"demo\.exact: a corrected statement was measured, but the list has none"),
+        (
+            dict(identifier="demo.exact", value=5.0, probe=2.0, repair=0.5),
+            r"demo\.exact: a corrected statement was measured, but the list has none",
+        ),
         (dict(identifier="demo.exact", value=math.nan, probe=2.0), r"demo\.exact: a measured number is NaN"),
         (dict(identifier="demo.exact", value=0.5, probe=math.nan), "is NaN"),
         (dict(identifier="demo.fails", value=2.0, repair=math.nan), "is NaN"),
-        (dict(identifier="demo.never", value=0.5, probe=2.0), r"demo\.never is marked as not testable: A matter of history\."),
+        (
+            dict(identifier="demo.never", value=0.5, probe=2.0),
+            r"demo\.never is marked as not testable: A matter of history\.",
+        ),
         (dict(identifier="demo.other", value=0.5, probe=2.0), r"No claim list has the claim 'demo\.other'"),
         (dict(identifier="nobody.exact", value=0.5), r"There is no claim list nobody\.yml; the sources are demo"),
         (dict(identifier="exact", value=0.5), r"There is no claim list exact\.yml"),
@@ -157,9 +178,15 @@ def test_numbers_are_read_as_far_as_they_are_reproducible(write, band, floor, nu
 @pytest.mark.parametrize(
     "band, words",
     [
-        ([0, 1e-8], "at most 1e-8"), ([0, 0], "exactly 0"), ([1, 1], "exactly 1"), ([2, math.inf], "at least 2"),
-        ([0.5, 1.5], "between 0.5 and 1.5"), ([0.999999, 1.01], "between 1 and 1.01"),
-        ([0.999999999, 1.000000001], "between 0.999999999 and 1.000000001"), ([-math.inf, 3], "at most 3"), ([0, math.inf], "at least 0"),
+        ([0, 1e-8], "at most 1e-8"),
+        ([0, 0], "exactly 0"),
+        ([1, 1], "exactly 1"),
+        ([2, math.inf], "at least 2"),
+        ([0.5, 1.5], "between 0.5 and 1.5"),
+        ([0.999999, 1.01], "between 1 and 1.01"),
+        ([0.999999999, 1.000000001], "between 0.999999999 and 1.000000001"),
+        ([-math.inf, 3], "at most 3"),
+        ([0, math.inf], "at least 0"),
     ],
 )
 def test_bands_are_said_in_words(write, band, words):
@@ -175,7 +202,16 @@ def test_a_verdict_is_shown_as_a_card_and_kept_as_a_record(demo):
         "Counter-probe (another start): 2. Range: n = 3 & <4>, r = 1."
     )
     assert "n = 3 &amp; &lt;4&gt;" in data["text/html"] and "lb-constant" in data["text/html"]
-    assert metadata == {"lorabook": {"id": "demo.constant", "verdict": "holds with a constant", "value": "0.5", "probe": "2", "constant": "4", "over": "n = 3 & <4>, r = 1"}}
+    assert metadata == {
+        "lorabook": {
+            "id": "demo.constant",
+            "verdict": "holds with a constant",
+            "value": "0.5",
+            "probe": "2",
+            "constant": "4",
+            "over": "n = 3 & <4>, r = 1",
+        }
+    }
     record = dict(metadata["lorabook"])
     assert claims.Verdict(claims.find(record.pop("id")), **record) == verdict
 
@@ -194,9 +230,24 @@ def test_hypotheses_with_pipes_keep_their_columns():
 @pytest.mark.parametrize(
     "changed",
     [
-        {"where": None}, {"statement": None}, {"statement": ""}, {"kind": None}, {"kind": "lemma"}, {"scope": "loose"},
-        {"band": None}, {"band": [1]}, {"band": [0, 1, 2]}, {"band": [1, 0]}, {"band": [math.nan, 1]}, {"band": "ab"}, {"band": 3},
-        {"measured": None}, {"band_reason": None}, {"probe": None}, {"floor": "low"}, {"mesured": "a typing error"},
+        {"where": None},
+        {"statement": None},
+        {"statement": ""},
+        {"kind": None},
+        {"kind": "lemma"},
+        {"scope": "loose"},
+        {"band": None},
+        {"band": [1]},
+        {"band": [0, 1, 2]},
+        {"band": [1, 0]},
+        {"band": [math.nan, 1]},
+        {"band": "ab"},
+        {"band": 3},
+        {"measured": None},
+        {"band_reason": None},
+        {"probe": None},
+        {"floor": "low"},
+        {"mesured": "a typing error"},
         {"reason": "none", "band": [0, 1]},
     ],
 )
@@ -223,7 +274,9 @@ NAMES = [claim.id for _, claim in REAL]
 def test_a_list_says_what_was_read_and_when(source):
     head = claims._read(source)
     assert head["source"] == source and claims.title(source).strip()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d", head["read"]) and claims.version(source).endswith(f"Read on {head['read']}.")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", head["read"]) and claims.version(source).endswith(
+        f"Read on {head['read']}."
+    )
     assert len(claims.load(source)) == len(head["claims"]) > 0
 
 
@@ -278,9 +331,17 @@ def faults(folder, wanted):
                 found.append(f"{name} has its {what} {len(pages)} times, on {', '.join(pages) or 'no page'}")
         if anchors.get(name.replace(".", "-")) != checks.get(name):
             found.append(f"{name} has its anchor and its check on different pages")
-    found += [f"{name} is checked on {', '.join(pages)} and stands in no list" for name, pages in checks.items() if name not in wanted]
+    found += [
+        f"{name} is checked on {', '.join(pages)} and stands in no list"
+        for name, pages in checks.items()
+        if name not in wanted
+    ]
     known = {name.replace(".", "-") for name in wanted}
-    found += [f"claim-{name} on {', '.join(pages)} is the anchor of no claim" for name, pages in anchors.items() if name not in known]
+    found += [
+        f"claim-{name} on {', '.join(pages)} is the anchor of no claim"
+        for name, pages in anchors.items()
+        if name not in known
+    ]
     return found
 
 
@@ -297,7 +358,10 @@ PAGE = '(claim-demo-exact)=\n## Exact\n\n```{code-cell} ipython3\nclaims.check(\
         ({"a": "nothing"}, "demo.exact has its check 0 times, on no page"),
         ({"a": PAGE, "b": PAGE}, "demo.exact has its check 2 times, on a, b"),
         ({"a": PAGE + PAGE}, "demo.exact has its anchor 2 times, on a, a"),
-        ({"a": PAGE.split("##")[0], "b": PAGE.split("##")[1]}, "demo.exact has its anchor and its check on different pages"),
+        (
+            {"a": PAGE.split("##")[0], "b": PAGE.split("##")[1]},
+            "demo.exact has its anchor and its check on different pages",
+        ),
         ({"a": PAGE, "b": 'claims.not_testable("demo.ghost")'}, "demo.ghost is checked on b and stands in no list"),
         ({"a": PAGE, "b": "(claim-demo-ghost)="}, "claim-demo-ghost on b is the anchor of no claim"),
     ],

@@ -47,7 +47,9 @@ def test_one_step_is_minus_the_gradient_by_automatic_differentiation():
     exact = torch.func.grad(lambda B, A: (W - B @ A).square().sum() / 2, argnums=(0, 1))(B, A)
     run = descent.descend(factorisation(W), B, A, 0.1, 0.2, 1)
     # rounding of one multiplication and one addition
-    assert torch.allclose(run.B, B - 0.1 * exact[0], atol=1e-14) and torch.allclose(run.A, A - 0.2 * exact[1], atol=1e-14)
+    assert torch.allclose(run.B, B - 0.1 * exact[0], atol=1e-14) and torch.allclose(
+        run.A, A - 0.2 * exact[1], atol=1e-14
+    )
 
 
 def test_no_iterations_return_the_start():
@@ -89,8 +91,14 @@ def test_the_order_of_descent_towards_the_flow_is_one():
 def test_rotating_the_problem_rotates_the_run_except_for_entrywise_rules():
     B, A = start(3)
     W, Q = target(3), torch.linalg.qr(start(3, m=5, r=5)[0]).Q
-    for rule, covariant in ((descent.plain, True), (descent.momentum(0.9), True), (descent.decayed(0.1), True),
-                            (descent.preconditioned(0.1), True), (descent.signed, False), (descent.adam(), False)):
+    for rule, covariant in (
+        (descent.plain, True),
+        (descent.momentum(0.9), True),
+        (descent.decayed(0.1), True),
+        (descent.preconditioned(0.1), True),
+        (descent.signed, False),
+        (descent.adam(), False),
+    ):
         plain = descent.descend(factorisation(W), B, A, 0.02, 0.02, 20, rule=rule)
         turned = descent.descend(factorisation(Q @ W), Q @ B, A, 0.02, 0.02, 20, rule=rule)
         gap = float((turned.B - Q @ plain.B).abs().max())
@@ -101,8 +109,10 @@ def test_rotating_the_problem_rotates_the_run_except_for_entrywise_rules():
 def test_momentum_and_adam_agree_with_torch():
     B, A = start()
     W = target()
-    for rule, optimiser in ((descent.momentum(0.9), lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9)),
-                            (descent.adam(), lambda p: torch.optim.Adam(p, lr=0.01))):
+    for rule, optimiser in (
+        (descent.momentum(0.9), lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9)),
+        (descent.adam(), lambda p: torch.optim.Adam(p, lr=0.01)),
+    ):
         ours = descent.descend(factorisation(W), B, A, 0.01, 0.01, 30, rule=rule)
         parameters = [B.clone().requires_grad_(True), A.clone().requires_grad_(True)]
         stepper = optimiser(parameters)
@@ -111,17 +121,24 @@ def test_momentum_and_adam_agree_with_torch():
             ((W - parameters[0] @ parameters[1]).square().sum() / 2).backward()
             stepper.step()
         # another order of operations over thirty steps
-        assert torch.allclose(ours.B, parameters[0].detach(), atol=1e-11) and torch.allclose(ours.A, parameters[1].detach(), atol=1e-11)
+        assert torch.allclose(ours.B, parameters[0].detach(), atol=1e-11) and torch.allclose(
+            ours.A, parameters[1].detach(), atol=1e-11
+        )
 
 
 def test_preconditioned_steps_do_not_see_a_change_of_basis_between_the_factors():
     B, A = start(4)
     T = torch.linalg.matrix_exp(start(4, m=2, r=2)[0] / 4)
-    runs = [descent.descend(factorisation(target(4)), *factors, 0.3, 0.3, 15, rule=descent.preconditioned())
-            for factors in ((B, A), (B @ T, torch.linalg.solve(T, A)))]
+    runs = [
+        descent.descend(factorisation(target(4)), *factors, 0.3, 0.3, 15, rule=descent.preconditioned())
+        for factors in ((B, A), (B @ T, torch.linalg.solve(T, A)))
+    ]
     # rounding times the condition number of T; plain descent differs visibly
     assert torch.allclose(runs[0].B @ runs[0].A, runs[1].B @ runs[1].A, atol=1e-9)
-    plain = [descent.descend(factorisation(target(4)), *f, 0.02, 0.02, 15) for f in ((B, A), (B @ T, torch.linalg.solve(T, A)))]
+    plain = [
+        descent.descend(factorisation(target(4)), *f, 0.02, 0.02, 15)
+        for f in ((B, A), (B @ T, torch.linalg.solve(T, A)))
+    ]
     assert float((plain[0].B @ plain[0].A - plain[1].B @ plain[1].A).abs().max()) > 1e-3
 
 
@@ -142,10 +159,16 @@ def test_a_proximal_map_is_applied_after_every_step():
 def test_a_system_that_diverges_stops_and_its_neighbours_do_not_notice():
     B, A = start(3)
     W, steps = target(3), torch.tensor([0.05, 5.0, 0.05], dtype=torch.float64)
-    run = descent.descend(factorisation(W), B, A, steps, steps, 200, observe=lambda B, A: ((B @ A - W).norm(dim=(-2, -1)),))
+    run = descent.descend(
+        factorisation(W), B, A, steps, steps, 200, observe=lambda B, A: ((B @ A - W).norm(dim=(-2, -1)),)
+    )
     assert run.status.tolist() == [DONE, DIVERGED, DONE]
     assert int(run.steps[1]) < 50 and run.steps[[0, 2]].tolist() == [200, 200]
-    assert bool(run.B[1].isnan().all()) and bool(run.observed[0][-1, 1].isnan()) and bool(run.observed[0][0].isfinite().all())
+    assert (
+        bool(run.B[1].isnan().all())
+        and bool(run.observed[0][-1, 1].isnan())
+        and bool(run.observed[0][0].isfinite().all())
+    )
     alone = descent.descend(factorisation(W[0]), B[0], A[0], 0.05, 0.05, 200)
     assert torch.allclose(run.B[0], alone.B, atol=1e-13)  # summation order
 
@@ -167,7 +190,9 @@ def test_a_singular_gram_matrix_is_named_at_the_start():
     B, A = start()
     with pytest.raises(ValueError, match="A A.T is singular.*ridge"):
         descent.descend(factorisation(target()), B, torch.zeros_like(A), 0.1, 0.1, 5, rule=descent.preconditioned())
-    run = descent.descend(factorisation(target()), B, torch.zeros_like(A), 0.1, 0.1, 5, rule=descent.preconditioned(1e-2))
+    run = descent.descend(
+        factorisation(target()), B, torch.zeros_like(A), 0.1, 0.1, 5, rule=descent.preconditioned(1e-2)
+    )
     assert int(run.status) == DONE
 
 
@@ -175,8 +200,15 @@ def test_a_gram_matrix_that_becomes_singular_under_way_is_a_status():
     B, A = start(2)
     target_A = A.clone()
     target_A[0, 1] = target_A[0, 0]  # the first system is driven to equal rows of A in one step
-    run = descent.descend(lambda B, A: (torch.zeros_like(B), torch.linalg.solve(B.mT @ B, B.mT @ B @ (target_A - A))), B, A, 1.0, 1.0, 3,
-                          rule=lambda B, A, F_B, F_A, memory: _after_first(B, A, F_B, F_A, memory))
+    run = descent.descend(
+        lambda B, A: (torch.zeros_like(B), torch.linalg.solve(B.mT @ B, B.mT @ B @ (target_A - A))),
+        B,
+        A,
+        1.0,
+        1.0,
+        3,
+        rule=lambda B, A, F_B, F_A, memory: _after_first(B, A, F_B, F_A, memory),
+    )
     assert run.status.tolist() == [SINGULAR, DONE]
 
 
@@ -192,10 +224,16 @@ def test_bad_arguments_are_refused_in_one_sentence():
     B, A = start()
     forces = factorisation(target())
     for arguments, words in (
-        ((B, A.mT, 0.1, 0.1, 1), "do not multiply"), ((B.to(torch.float32), A, 0.1, 0.1, 1), "float64"),
-        ((B, A, 0.0, 0.1, 1), "step_B"), ((B, A, 0.1, float("nan"), 1), "step_A"), ((B, A, 0.1, 0.1, -1), "iterations"),
-        ((B, A, 0.1, 0.1, 2.5), "iterations"), ((B, A, "a", 0.1, 1), "step_B"),
-        ((torch.stack([B] * 2), torch.stack([A] * 3), 0.1, 0.1, 1), "leading dimensions"), ((B, A, torch.ones(3, dtype=torch.float64), 0.1, 1), "broadcast"), ((B * torch.nan, A, 0.1, 0.1, 1), "NaN"),
+        ((B, A.mT, 0.1, 0.1, 1), "do not multiply"),
+        ((B.to(torch.float32), A, 0.1, 0.1, 1), "float64"),
+        ((B, A, 0.0, 0.1, 1), "step_B"),
+        ((B, A, 0.1, float("nan"), 1), "step_A"),
+        ((B, A, 0.1, 0.1, -1), "iterations"),
+        ((B, A, 0.1, 0.1, 2.5), "iterations"),
+        ((B, A, "a", 0.1, 1), "step_B"),
+        ((torch.stack([B] * 2), torch.stack([A] * 3), 0.1, 0.1, 1), "leading dimensions"),
+        ((B, A, torch.ones(3, dtype=torch.float64), 0.1, 1), "broadcast"),
+        ((B * torch.nan, A, 0.1, 0.1, 1), "NaN"),
     ):
         with pytest.raises(ValueError, match=words):
             descent.descend(forces, *arguments)
@@ -211,5 +249,12 @@ def test_nothing_slips_to_another_device():
     W = target(3)
     steps = torch.full((3,), 0.05, dtype=torch.float64)
     with no_hidden_host_transfers():
-        for rule in (descent.plain, descent.preconditioned(0.1), descent.momentum(0.5), descent.decayed(0.1), descent.signed, descent.adam()):
+        for rule in (
+            descent.plain,
+            descent.preconditioned(0.1),
+            descent.momentum(0.5),
+            descent.decayed(0.1),
+            descent.signed,
+            descent.adam(),
+        ):
             descent.descend(factorisation(W), B, A, steps, 0.05, 5, rule=rule, observe=lambda B, A: (B,), every=2)

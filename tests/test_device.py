@@ -24,7 +24,10 @@ def test_without_the_variable_a_gpu_is_taken_when_there_is_one(monkeypatch, coun
     assert device.default_device() == torch.device(wanted)
 
 
-@pytest.mark.parametrize("value, wanted", [("cpu", "cpu"), (" cpu ", "cpu"), ("cuda", "cuda"), ("cuda:1", "cuda:1"), ("", "cuda"), ("  ", "cuda")])
+@pytest.mark.parametrize(
+    "value, wanted",
+    [("cpu", "cpu"), (" cpu ", "cpu"), ("cuda", "cuda"), ("cuda:1", "cuda:1"), ("", "cuda"), ("  ", "cuda")],
+)
 def test_the_variable_decides(monkeypatch, value, wanted):
     pretend_gpus(monkeypatch, 2)
     monkeypatch.setenv("LORABOOK_DEVICE", value)

@@ -25,11 +25,28 @@ f64 = torch.float64
 #: Rooms without tensors, and routines that take and give none.
 TEXT = {"inputs.published", "page.claims", "page.ledger", "page.letters", "page.parameters"}
 NUMBERS = {
-    "checks.batch", "checks.count", "checks.is_fake", "device.default_device", "device.describe", "device.generator",
-    "page.figures.family", "page.figures.floor", "page.figures.panel", "page.figures.row", "page.figures.tolerance", "page.figures.strip", "page.figures.phases",
-    "page.figures.table", "inputs.minilm.locate", "inputs.minilm.tokenizer_file", "inputs.sentences.locate", "inputs.sentences.load", "inputs.sentences.split",
-    "rushka.trace.error_floor", "rushka.trace.expected_squared_error",
-}  # fmt: skip
+    "checks.batch",
+    "checks.count",
+    "checks.is_fake",
+    "device.default_device",
+    "device.describe",
+    "device.generator",
+    "page.figures.family",
+    "page.figures.floor",
+    "page.figures.panel",
+    "page.figures.row",
+    "page.figures.tolerance",
+    "page.figures.strip",
+    "page.figures.phases",
+    "page.figures.table",
+    "inputs.minilm.locate",
+    "inputs.minilm.tokenizer_file",
+    "inputs.sentences.locate",
+    "inputs.sentences.load",
+    "inputs.sentences.split",
+    "rushka.trace.error_floor",
+    "rushka.trace.expected_squared_error",
+}
 
 
 def ones(*shape, on="cuda"):
@@ -68,10 +85,18 @@ FAKE = {
     "linear_phase.iterate": lambda: linear_phase.iterate(ones(5, 4), ones(3, 5, 2), ones(2, 4), 0.1, [0, 1]),
     "measure.slope": lambda: measure.slope(ones(3, 5), ones(3, 5)),
     "measure.log_slope": lambda: measure.log_slope(ones(3, 5), ones(3, 5)),
-    "rushka.algorithm.descend": lambda: [rushka.descend(*loss_gradients("cuda"), *trace_pair(), step, 3, 2, 0.5) for step in (0.1, ones(3, 1, 1))],
-    "rushka.trace.trace_gradients": lambda: [g(*trace_pair()) for c in (1.0, ones(3)) for g in rushka.trace_gradients(c)],
-    "rushka.trace.trace_flow": lambda: [rushka.trace_flow(c, *trace_pair(), [0.0, 1.0]) for c in (1.0, ones(3), ones(3, on="cpu"))],
-    "rushka.trace.trace_limit": lambda: [rushka.trace_limit(c, *trace_pair()) for c in (1.0, ones(3), ones(3, on="cpu"))],
+    "rushka.algorithm.descend": lambda: [
+        rushka.descend(*loss_gradients("cuda"), *trace_pair(), step, 3, 2, 0.5) for step in (0.1, ones(3, 1, 1))
+    ],
+    "rushka.trace.trace_gradients": lambda: [
+        g(*trace_pair()) for c in (1.0, ones(3)) for g in rushka.trace_gradients(c)
+    ],
+    "rushka.trace.trace_flow": lambda: [
+        rushka.trace_flow(c, *trace_pair(), [0.0, 1.0]) for c in (1.0, ones(3), ones(3, on="cpu"))
+    ],
+    "rushka.trace.trace_limit": lambda: [
+        rushka.trace_limit(c, *trace_pair()) for c in (1.0, ones(3), ones(3, on="cpu"))
+    ],
     "rushka.trace.full_rank_flow": lambda: [rushka.full_rank_flow(c, ones(3, 4, 4), [1.0]) for c in (1.0, ones(3))],
     "rushka.trace.time_to_residual": lambda: [rushka.time_to_residual(c, ones(3, 2, 4), 0.1) for c in (1.0, ones(3))],
     "rushka.trace.relative_error": lambda: rushka.relative_error(ones(3, 2, 4)),
@@ -113,39 +138,65 @@ GUARDED = {
     "checks.factors": (checks.factors, lambda: (draw(3, 2), draw(2, 4), draw(3, 4))),
     "flow.integrate": (lambda y: flow.integrate(lambda y: -y, y, [1.0]), lambda: (draw(2, 3),)),
     "measure.relative": (measure.relative, lambda: (draw(3), draw(3))),
-    "riccati.balanced_factors": (riccati.balanced_factors, lambda: (torch.diag(draw(4)), draw(4, 2), draw(3).abs().cumsum(0))),
-    "linear_phase.iterate": (lambda *x: linear_phase.iterate(*x, 0.1, [0, 3]), lambda: (draw(5, 4), draw(5, 2), draw(2, 4))),
-    "rushka.trace.trace_flow": (lambda B, A: rushka.trace_flow(1.0, B, A, [0.0, 1.0]), lambda: (draw(4, 2), draw(2, 4))),
+    "riccati.balanced_factors": (
+        riccati.balanced_factors,
+        lambda: (torch.diag(draw(4)), draw(4, 2), draw(3).abs().cumsum(0)),
+    ),
+    "linear_phase.iterate": (
+        lambda *x: linear_phase.iterate(*x, 0.1, [0, 3]),
+        lambda: (draw(5, 4), draw(5, 2), draw(2, 4)),
+    ),
+    "rushka.trace.trace_flow": (
+        lambda B, A: rushka.trace_flow(1.0, B, A, [0.0, 1.0]),
+        lambda: (draw(4, 2), draw(2, 4)),
+    ),
     "rushka.trace.time_to_residual": (lambda A: rushka.time_to_residual(1.0, A, 0.1), lambda: (draw(2, 4),)),
     "rushka.trace.relative_error": (rushka.relative_error, lambda: (draw(2, 4),)),
     "rushka.low_rank.mode": (lambda s: rushka.mode(s, 0.1, [0.0, 1.0]), lambda: (draw(3).abs(),)),
     "rushka.low_rank.half_time": (lambda s: rushka.half_time(s, 0.1), lambda: (draw(3).abs(),)),
     "rushka.low_rank.spectral_start": (lambda W, x: rushka.spectral_start(W, x, [0, 2]), lambda: (draw(5, 4), draw(2))),
-    "rushka.low_rank.frobenius_flow": (lambda *x: rushka.frobenius_flow(*x, [0.0, 1.0]), lambda: (draw(3, 5, 4), draw(3, 5, 1), draw(1, 4))),
+    "rushka.low_rank.frobenius_flow": (
+        lambda *x: rushka.frobenius_flow(*x, [0.0, 1.0]),
+        lambda: (draw(3, 5, 4), draw(3, 5, 1), draw(1, 4)),
+    ),
     "rushka.algorithm.descent_error": (
         lambda W0, B, A: rushka.descent_error(*rushka.frobenius_gradients(W0), B, A, [0.3], [1, 2], [1.0, 0.0]),
         lambda: (draw(4, 3), draw(4, 2), draw(2, 3)),
     ),
-}  # fmt: skip
+}
 #: Drawing is the one place where data has to leave its device: by .cpu(), where everybody can see it.
 DRAWN = {
     "page.figures.curves": lambda ax, x: figures.curves(ax, x, x[None], ["a"], "rushka", x[None]),
     "page.figures.curves of a list": lambda ax, x: figures.curves(ax, x, [x, x], ["a", "b"], "rushka", [x, x]),
     "page.figures.scatter": lambda ax, x: figures.scatter(ax, x[None], x[None], ["a"], "rushka"),
-    "page.figures.by_source": lambda ax, x: figures.by_source(ax, x, {"kim": x, "rushka": x}, {"kim": "a", "rushka": "b"}),
-    "page.figures.by_source with its own abscissae": lambda ax, x: figures.by_source(ax, {"kim": x}, {"kim": x}, {"kim": "a"}),
+    "page.figures.by_source": lambda ax, x: figures.by_source(
+        ax, x, {"kim": x, "rushka": x}, {"kim": "a", "rushka": "b"}
+    ),
+    "page.figures.by_source with its own abscissae": lambda ax, x: figures.by_source(
+        ax, {"kim": x}, {"kim": x}, {"kim": "a"}
+    ),
     "page.figures.reference": lambda ax, x: figures.reference(ax, x, x, "a"),
     "page.figures.spread": lambda ax, x: figures.spread(ax, x, x[:, None] + x, "rushka", "a"),
     "page.figures.bands": lambda ax, x: figures.bands(ax, x, (x[:, None] + x)[None], ["a"], "rushka"),
     "page.figures.bars": lambda ax, x: figures.bars(ax, list("abcde"), x, "rushka"),
     "page.figures.intervals": lambda ax, x: figures.intervals(ax, list("abcde"), x, x, "rushka"),
-    "page.figures.heat": lambda ax, x: figures.heat(ax, list("abcde"), list("abcde"), x[:, None] * x, [list("abcde")] * 5, "rushka"),
-    "page.figures.stream": lambda ax, x: figures.stream(ax, torch.linspace(0, 1, 5), torch.linspace(0, 1, 5), x[:, None] * x, x[:, None] + x),
+    "page.figures.heat": lambda ax, x: figures.heat(
+        ax, list("abcde"), list("abcde"), x[:, None] * x, [list("abcde")] * 5, "rushka"
+    ),
+    "page.figures.stream": lambda ax, x: figures.stream(
+        ax, torch.linspace(0, 1, 5), torch.linspace(0, 1, 5), x[:, None] * x, x[:, None] + x
+    ),
     "page.figures.rates": lambda ax, x: figures.rates(ax, x, x[None], x[None] / 2, x[None] * 2, ["a"], "rushka"),
     "page.figures.contours": lambda ax, x: figures.contours(ax, x, x, x[:, None] * x, {}, "rushka"),
 }
-MOVED = {f"inputs.minilm.{name}": functools.partial(getattr(minilm, name), device="meta") for name in ("attention_matrices", "encoder")}
-MOVED |= {"inputs.digits.split": lambda: digits.split(device="meta"), "inputs.digits.shuffled": lambda: digits.shuffled(device.generator(0), "meta")}
+MOVED = {
+    f"inputs.minilm.{name}": functools.partial(getattr(minilm, name), device="meta")
+    for name in ("attention_matrices", "encoder")
+}
+MOVED |= {
+    "inputs.digits.split": lambda: digits.split(device="meta"),
+    "inputs.digits.shuffled": lambda: digits.shuffled(device.generator(0), "meta"),
+}
 
 
 def tensors(value):
@@ -206,8 +257,20 @@ def test_what_is_read_goes_where_it_is_wanted(name):
 
 def test_the_fake_gpu_indexes_like_a_real_tensor():
     x = torch.arange(120).reshape(2, 3, 4, 5)
-    for index in (0, -1, None, ..., slice(1, None), (..., None, None), (..., 0), (slice(None), 1), (0, ..., slice(None, 2), None),
-                  (..., slice(1, 3), slice(None)), (None, 1, ..., None, slice(0, 4, 2)), slice(0, 0)):  # fmt: skip
+    for index in (
+        0,
+        -1,
+        None,
+        ...,
+        slice(1, None),
+        (..., None, None),
+        (..., 0),
+        (slice(None), 1),
+        (0, ..., slice(None, 2), None),
+        (..., slice(1, 3), slice(None)),
+        (None, 1, ..., None, slice(0, 4, 2)),
+        slice(0, 0),
+    ):
         wanted = x[index].shape
         with fake_gpu():
             found = torch.zeros(2, 3, 4, 5, device="cuda")[index]
@@ -221,7 +284,15 @@ def test_the_fake_gpu_refuses_a_tensor_of_the_cpu():
 
 def public_routines():
     """Names of all functions of the shared rooms and of rushka, as <module>.<function>."""
-    others = {"mallada", "lora_one", "kim", "one_dynamics", "real_fine_tune", "adapters", "__main__"}  # their own tests look after them
+    others = {
+        "mallada",
+        "lora_one",
+        "kim",
+        "one_dynamics",
+        "real_fine_tune",
+        "adapters",
+        "__main__",
+    }  # their own tests look after them
     found = set()
     for info in pkgutil.walk_packages(lorabook.__path__, "lorabook."):
         name = info.name.removeprefix("lorabook.")

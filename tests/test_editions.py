@@ -7,15 +7,22 @@ import pytest
 
 from tools import editions
 
-FRONT = """<html><head><link rel="stylesheet" href="../_static/own.css?v=1" /><link href="../_static/theme.css?v=2"></head>
+FRONT = """<html><head><link rel="stylesheet" href="../_static/own.css?v=1" /><link
+href="../_static/theme.css?v=2"></head>
 <script>window.MathJax = {"options": {}}</script><script src="../_static/own.js?v=3"></script>
 <article class="bd-article"><h1>The book<a class="headerlink" href="#t">#</a></h1><p id="t">front</p><!-- editions -->
-<a href="../notebooks/a.html#t">there</a> <a href="../notebooks/a.html">all of it</a> <a href="https://example.org/x.html">away</a>
+<a href="../notebooks/a.html#t">there</a> <a href="../notebooks/a.html">all of it</a> <a
+href="https://example.org/x.html">away</a>
 <a href="../gone/else.ipynb">download</a></article></html>"""
-CHAPTER = """<article class="bd-article"><h1>Chapter<a class="headerlink" href="#t">#</a></h1><p id="t">text</p><p id="alone">x</p>
-<a href="#alone">here</a> <a href="../book/index.html#t">front</a><svg><clipPath id="clip"></clipPath><use xlink:href="#clip"/><g clip-path="url(#clip)"/></svg>
+CHAPTER = """<article class="bd-article"><h1>Chapter<a class="headerlink" href="#t">#</a></h1><p id="t">text</p><p
+id="alone">x</p>
+<a href="#alone">here</a> <a href="../book/index.html#t">front</a><svg><clipPath id="clip"></clipPath><use
+xlink:href="#clip"/><g clip-path="url(#clip)"/></svg>
 <img src="dot.png" alt="a dot"></article>"""
-TOC = "format: jb-book\nroot: book/index\nparts:\n- caption: One part\n  chapters:\n  - file: notebooks/a\n  - file: notebooks/b\n"
+TOC = (
+    "format: jb-book\nroot: book/index\nparts:\n- caption: One part\n  chapters:\n  - file: notebooks/a\n  - file: "
+    "notebooks/b\n"
+)
 
 
 @pytest.fixture
@@ -39,7 +46,14 @@ def test_one_file_holds_every_page_in_order_with_its_own_styles_scripts_and_imag
     editions.make(book / "site", book / "_toc.yml", None)
     text = (book / "site/lorabook.html").read_text()
     assert re.findall(r'class="lb-page" id="([^"]+)"', text) == ["page-index", "page-a", "page-b"]
-    for part in ("p { color: red }", "var own = 1;", "window.MathJax = ", '<title>The book</title>', "One part", 'src="data:image/png;base64,ZG90"'):
+    for part in (
+        "p { color: red }",
+        "var own = 1;",
+        "window.MathJax = ",
+        "<title>The book</title>",
+        "One part",
+        'src="data:image/png;base64,ZG90"',
+    ):
         assert part in text, part
     assert "theme" not in re.sub(r"dataset\.theme|data-theme|the theme", "", text) and "_static" not in text
 
@@ -50,7 +64,10 @@ def test_anchors_stay_apart_and_links_lead_to_them(book):
     ids = re.findall(r'\sid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     assert {target for target in re.findall(r'href="#([^"]+)"', text)} <= set(ids)
-    assert '<a href="#page-a-t">there</a> <a href="#page-a">all of it</a> <a href="https://example.org/x.html">away</a>' in text
+    assert (
+        '<a href="#page-a-t">there</a> <a href="#page-a">all of it</a> <a href="https://example.org/x.html">away</a>'
+        in text
+    )
     assert "download" in text and "else.ipynb" not in text, "a file that stays behind is not linked"
     assert 'clip-path="url(#page-a-clip)"' in text and 'clip-path="url(#page-b-clip)"' in text
 
@@ -75,7 +92,9 @@ def test_the_switch_of_the_tests_hides_every_browser(monkeypatch):
 
 @pytest.mark.skipif(os.environ.get("LORABOOK_NO_BROWSER") == "1", reason="LORABOOK_NO_BROWSER=1")
 def test_a_chromium_prints_the_pdf(book):
-    browser = editions.chromium() or pytest.fail("There is no chromium: install it (apt install chromium), or set LORABOOK_NO_BROWSER=1.")
+    browser = editions.chromium() or pytest.fail(
+        "There is no chromium: install it (apt install chromium), or set LORABOOK_NO_BROWSER=1."
+    )
     editions.make(book / "site", book / "_toc.yml", browser)
     assert (book / "site/lorabook.pdf").read_bytes()[:5] == b"%PDF-"
     assert '<a href="../lorabook.pdf">' in (book / "site/book/index.html").read_text()

@@ -72,7 +72,8 @@ def test_the_lock_is_complete_what_its_packages_need_is_pinned_too(lock):
     # torch's own GPU libraries depend on the platform; torch pins them exactly itself.
     needed = {
         f"{one.name}{one.specifier}"
-        for name in pinned if name != "torch"
+        for name in pinned
+        if name != "torch"
         for one in map(Requirement, importlib.metadata.requires(name) or [])
         if one.marker is None or one.marker.evaluate({"extra": ""})
     }
@@ -106,7 +107,13 @@ def test_the_workflows_run_the_two_doors_under_allowed_pythons(root, project):
 
 
 def readers_pages(root):
-    return [root / "README.md", root / "CITATION.cff", root / "pyproject.toml", *(root / "book").glob("*.md"), *(root / "notebooks").glob("*.md")]
+    return [
+        root / "README.md",
+        root / "CITATION.cff",
+        root / "pyproject.toml",
+        *(root / "book").glob("*.md"),
+        *(root / "notebooks").glob("*.md"),
+    ]
 
 
 def addresses(text):
@@ -141,9 +148,13 @@ def test_without_a_network_set_up_says_so_and_leaves_no_half_made_environment(ro
         shutil.copy(root / name, tmp_path / name)
     cut_off = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
     cut_off |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1"}
-    run = subprocess.run([sys.executable, tmp_path / "tools/environment.py"], env=cut_off, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, tmp_path / "tools/environment.py"], env=cut_off, capture_output=True, text=True
+    )
     assert run.returncode == 1
-    assert run.stderr.strip() == "No .venv was made: the packages could not be installed; is there a network connection?"
+    assert (
+        run.stderr.strip() == "No .venv was made: the packages could not be installed; is there a network connection?"
+    )
     assert not (tmp_path / ".venv").exists()
 
 

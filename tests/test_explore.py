@@ -1,4 +1,5 @@
-"""The explorables: every number they draw is the package's, by mouse, finger and keyboard, and the page reads without them."""
+"""The explorables: every number they draw is the package's, by mouse, finger and keyboard, and the page reads without
+them."""
 
 import functools
 import json
@@ -21,13 +22,42 @@ LOW, HIGH = 0, 10**6  # positions of a slider; the browser stops at its last one
 
 # Slider positions to compare at: where the page starts, both ends of everything, and ends against each other.
 STATES = {
-    "rushka": [{}, dict(n=LOW, rank=LOW, trace=LOW, sigma=LOW), dict(n=HIGH, rank=HIGH, trace=HIGH, sigma=HIGH),
-               dict(n=HIGH, rank=LOW, trace=1, sigma=LOW), dict(n=3, rank=HIGH, trace=2, sigma=HIGH), dict(n=4, rank=2, trace=5, sigma=8)],
-    "mallada": [{}, dict(alpha=LOW, delta_w=LOW), dict(alpha=HIGH, delta_w=HIGH), dict(alpha=LOW, delta_w=HIGH), dict(alpha=HIGH, delta_w=LOW),
-                dict(alpha=13, delta_w=9), dict(alpha=9, delta_w=10)],
-    "lora_one": [{}, dict(kappa=LOW, alpha=LOW), dict(kappa=HIGH, alpha=HIGH), dict(kappa=LOW, alpha=HIGH), dict(kappa=HIGH, alpha=LOW), dict(kappa=3, alpha=5)],
-    "kim": [{}, dict(x=LOW, y=LOW, lam=LOW), dict(x=HIGH, y=HIGH, lam=HIGH), dict(x=HIGH, y=LOW, lam=HIGH), dict(x=26, y=HIGH, lam=2),
-            dict(x=26, y=26, lam=3), dict(x=30, y=30, lam=8), dict(x=27, y=40, lam=9), dict(x=40, y=26, lam=5)],
+    "rushka": [
+        {},
+        dict(n=LOW, rank=LOW, trace=LOW, sigma=LOW),
+        dict(n=HIGH, rank=HIGH, trace=HIGH, sigma=HIGH),
+        dict(n=HIGH, rank=LOW, trace=1, sigma=LOW),
+        dict(n=3, rank=HIGH, trace=2, sigma=HIGH),
+        dict(n=4, rank=2, trace=5, sigma=8),
+    ],
+    "mallada": [
+        {},
+        dict(alpha=LOW, delta_w=LOW),
+        dict(alpha=HIGH, delta_w=HIGH),
+        dict(alpha=LOW, delta_w=HIGH),
+        dict(alpha=HIGH, delta_w=LOW),
+        dict(alpha=13, delta_w=9),
+        dict(alpha=9, delta_w=10),
+    ],
+    "lora_one": [
+        {},
+        dict(kappa=LOW, alpha=LOW),
+        dict(kappa=HIGH, alpha=HIGH),
+        dict(kappa=LOW, alpha=HIGH),
+        dict(kappa=HIGH, alpha=LOW),
+        dict(kappa=3, alpha=5),
+    ],
+    "kim": [
+        {},
+        dict(x=LOW, y=LOW, lam=LOW),
+        dict(x=HIGH, y=HIGH, lam=HIGH),
+        dict(x=HIGH, y=LOW, lam=HIGH),
+        dict(x=26, y=HIGH, lam=2),
+        dict(x=26, y=26, lam=3),
+        dict(x=30, y=30, lam=8),
+        dict(x=27, y=40, lam=9),
+        dict(x=40, y=26, lam=5),
+    ],
 }
 
 READ = """
@@ -35,10 +65,13 @@ READ = """
   const mount = document.querySelector(`[data-explore="${kind}"]`), form = mount.querySelector("form");
   for (const [name, position] of Object.entries(positions)) form.elements[name].value = position;
   form.dispatchEvent(new Event("input", {bubbles: true}));
-  const attributes = node => ({...node.dataset, d: node.getAttribute("d"), x: node.getAttribute("x"), width: node.getAttribute("width")});
+  const attributes = node => ({...node.dataset, d: node.getAttribute("d"), x: node.getAttribute("x"), width:
+  node.getAttribute("width")});
   return {
-    settings: JSON.parse(mount.dataset.settings), drawn: JSON.parse(mount.dataset.drawn), words: mount.querySelector(".lb-said").textContent,
-    plots: [...mount.querySelectorAll("svg[data-axes]")].map(svg => ({axes: JSON.parse(svg.dataset.axes), parts: [...svg.querySelectorAll("[data-name]")].map(attributes)})),
+    settings: JSON.parse(mount.dataset.settings), drawn: JSON.parse(mount.dataset.drawn), words:
+        mount.querySelector(".lb-said").textContent,
+    plots: [...mount.querySelectorAll("svg[data-axes]")].map(svg => ({axes: JSON.parse(svg.dataset.axes), parts:
+        [...svg.querySelectorAll("[data-name]")].map(attributes)})),
   };
 }
 """
@@ -79,11 +112,20 @@ class Shown:
         axes, parts = self.plots[plot]["axes"], [part for part in self.plots[plot]["parts"] if part["name"] == name]
         assert parts, f"nothing is drawn as {name!r}"
         pixels = [re.findall(r"[ML]([-\d.]+) ([-\d.]+)", part["d"]) for part in parts]
-        return np.stack([back(axes[key], np.array(pixels[0] if len(parts) == 1 else sum(pixels, []), float)[:, k]) for k, key in enumerate("xy")], -1)
+        return np.stack(
+            [
+                back(axes[key], np.array(pixels[0] if len(parts) == 1 else sum(pixels, []), float)[:, k])
+                for k, key in enumerate("xy")
+            ],
+            -1,
+        )
 
     def pixel(self, axis, values, plot=0):
         axes = self.plots[plot]["axes"][axis]
-        low, high, values = (np.log10(v) if axes.get("log") else np.asarray(v, float) for v in (axes["low"], axes["high"], np.asarray(values, float)))
+        low, high, values = (
+            np.log10(v) if axes.get("log") else np.asarray(v, float)
+            for v in (axes["low"], axes["high"], np.asarray(values, float))
+        )
         return axes["from"] + (axes["to"] - axes["from"]) * (values - low) / (high - low)
 
     def follows(self, name, x, y, plot=0):
@@ -112,7 +154,10 @@ def short(number):
     if number == 0 or 1e-3 <= abs(number) < 1e5:
         return f"{float(f'{number:.3g}'):.12g}".replace("-", "−")
     front, exponent = f"{number:.2e}".split("e")
-    lead, raised = f"{float(front):g}".replace("-", "−"), str(int(exponent)).translate(str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"))
+    lead, raised = (
+        f"{float(front):g}".replace("-", "−"),
+        str(int(exponent)).translate(str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")),
+    )
     return ("" if lead == "1" else f"{lead}\u00a0×\u00a0") + f"10{raised}"
 
 
@@ -122,7 +167,9 @@ def hold_rushka(shown):
     drawn, times = shown.drawn, tensor(shown.drawn["times"])
     A = sigma * torch.ones(rank, n, dtype=torch.float64)
     lora = rushka.trace_flow(c, torch.zeros(n, rank, dtype=torch.float64), A, times).residual
-    full = c - rushka.full_rank_flow(c, torch.zeros(n, n, dtype=torch.float64), times).diagonal(dim1=-2, dim2=-1).sum(-1)
+    full = c - rushka.full_rank_flow(c, torch.zeros(n, n, dtype=torch.float64), times).diagonal(dim1=-2, dim2=-1).sum(
+        -1
+    )
     # rounding of the exponents rho t and n t, up to 1e3 where anything is left
     np.testing.assert_allclose(drawn["lora"], lora, rtol=1e-11, atol=1e-290)
     # the package's difference c - Tr X has rounding of c
@@ -153,10 +200,17 @@ def hold_mallada(shown):
     problem = mallada.TwoLayer(delta_w * tensor(about["W1"]), tensor(about["W2"]), tensor([[sigma, 0.0], [0.0, 0.0]]))
     s1 = float(mallada.growth_rates(problem)[0])
     at = tensor(drawn["at"])
-    run = mallada.flow(problem, alpha * tensor([about["A1"]]), alpha * tensor([about["A2"]]), torch.cat([tensor([0.0]), at / s1]), rtol=1e-12)
+    run = mallada.flow(
+        problem,
+        alpha * tensor([about["A1"]]),
+        alpha * tensor([about["A2"]]),
+        torch.cat([tensor([0.0]), at / s1]),
+        rtol=1e-12,
+    )
     seen, parts = mallada.observe(problem, run), mallada.shares(problem, run)[1:]
     first, second, gap = seen.sigma[1:, 0] / sigma, seen.sigma[1:, 1] / sigma, seen.misalignment[1:]
-    # Runge-Kutta steps of s1 h = 0.01 leave about h^4 / 120 per unit of s1 t: 1e-10, twenty times over; 2e-8 is the largest seen
+    # Runge-Kutta steps of s1 h = 0.01 leave about h^4 / 120 per unit of s1 t: 1e-10, twenty times over; 2e-8 is the
+    # largest seen
     np.testing.assert_allclose(drawn["first"], first, rtol=1e-7)
     np.testing.assert_allclose(drawn["second"], second, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(drawn["shares"], parts, rtol=1e-7, atol=1e-9)
@@ -177,11 +231,19 @@ def hold_mallada(shown):
         shown.follows("closed", at, closed)
         assert short(half) in shown.words
     else:
-        assert drawn["closed"] is None and ("At δw = 1 both layers grow at one rate" if delta_w == 1 else "Above δw = 1 layer 2 grows faster") in shown.words
+        assert (
+            drawn["closed"] is None
+            and ("At δw = 1 both layers grow at one rate" if delta_w == 1 else "Above δw = 1 layer 2 grows faster")
+            in shown.words
+        )
     aligned, grown = (float(at[test][0]) if test.any() else None for test in (gap < 0.01, (first - 1).abs() < 0.01))
     assert (drawn["aligned"], drawn["grown"]) == (aligned, grown)
     edges = [0, min(aligned or 20, grown or 20), grown or 20, 20]
-    bars = {part["name"]: (float(part["x"]), float(part["width"])) for part in shown.plots[0]["parts"] if part["name"] in ("align", "growth", "plateau")}
+    bars = {
+        part["name"]: (float(part["x"]), float(part["width"]))
+        for part in shown.plots[0]["parts"]
+        if part["name"] in ("align", "growth", "plateau")
+    }
     for name, low, high in zip(("align", "growth", "plateau"), edges, edges[1:]):
         left, right = shown.pixel("x", [low, high])
         # bars are not rounded; one thinner than a pixel is left out
@@ -193,7 +255,13 @@ def hold_mallada(shown):
     assert ("A negative share" in shown.words) == (float(parts[-1].min()) < -1e-3)
     # which of the stories is told, and with which times
     size = float(first[at == aligned][0])
-    story = f"the value arrives, at s₁t = {short(grown)}, before" if aligned > grown else "the phases overlap" if size > 0.5 else f"Alignment: the gap is first below 0.01 at s₁t = {short(aligned)}, when the value is {short(size)} σ."
+    story = (
+        f"the value arrives, at s₁t = {short(grown)}, before"
+        if aligned > grown
+        else "the phases overlap"
+        if size > 0.5
+        else f"Alignment: the gap is first below 0.01 at s₁t = {short(aligned)}, when the value is {short(size)} σ."
+    )
     assert story in shown.words and f"s₁t = {short(grown)}" in shown.words
 
 
@@ -202,7 +270,9 @@ def hold_lora_one(shown):
     Delta = tensor(about["U"]) * tensor([1.0, 1 / kappa])
     problem = lora_one.Regression(tensor(about["X"]), torch.zeros_like(Delta), Delta)
     zero = torch.zeros(2, 2, dtype=torch.float64)
-    run = lora_one.descend(problem, alpha * tensor(about["B0"]), zero, about["step"], about["step"], about["iterations"])
+    run = lora_one.descend(
+        problem, alpha * tensor(about["B0"]), zero, about["step"], about["step"], about["iterations"]
+    )
     assert drawn["at"] == run.at.tolist()
     # sines are absolute to 1e-15; rounding of B grows with the condition number of its columns, up to 1e5
     np.testing.assert_allclose(drawn["gradient"], run.sine_to_gradient, rtol=1e-9, atol=1e-13)
@@ -210,21 +280,39 @@ def hold_lora_one(shown):
     best, where = alignment.best(run.sine_to_gradient, run.at)
     assert (drawn["best"], drawn["where"]) == (pytest.approx(float(best), rel=1e-9), int(where))
     G = lora_one.negative_gradient(problem)
-    power, singular = float(alignment.best_sine_exponent(alignment.growth_rates(problem, about["step"]))), torch.linalg.svdvals(G)
+    power, singular = (
+        float(alignment.best_sine_exponent(alignment.growth_rates(problem, about["step"]))),
+        torch.linalg.svdvals(G),
+    )
     apart = float(lora_one.largest_sine(lora_one.leading_left(Delta, 2), lora_one.leading_left(G, 2)))
     # 2 x 2 Gram matrices: rounding times the condition number squared
-    assert (drawn["power"], drawn["condition"], drawn["apart"]) == pytest.approx((power, float(singular[0] / singular[1]), apart), rel=1e-12)
-    shown.follows("gradient", run.at, run.sine_to_gradient), shown.follows("apart", [0, about["iterations"]], [apart, apart])
+    assert (drawn["power"], drawn["condition"], drawn["apart"]) == pytest.approx(
+        (power, float(singular[0] / singular[1]), apart), rel=1e-12
+    )
+    (
+        shown.follows("gradient", run.at, run.sine_to_gradient),
+        shown.follows("apart", [0, about["iterations"]], [apart, apart]),
+    )
     large = run.sine_to_shift > 1e-9  # below, the pixels show rounding
-    got, want = (values[large] for values in (shown.places("shift"), torch.stack([run.at.double(), run.sine_to_shift], -1).numpy()))
+    got, want = (
+        values[large]
+        for values in (shown.places("shift"), torch.stack([run.at.double(), run.sine_to_shift], -1).numpy())
+    )
     # a hundredth of a pixel, over four decades in 260 pixels
     np.testing.assert_allclose(got, want, rtol=2e-3, atol=0.02)
     # marks are drawn at the place itself
     np.testing.assert_allclose(shown.places("best")[0], [int(where), float(best)], rtol=2e-3, atol=0.02)
     last, end = float(run.sine_to_gradient[-1]), float(run.sine_to_shift[-1])
-    for said in (f"falls to {short(float(best))} at iteration {int(where)}", "and is still falling" if where == about["iterations"] else f"at iteration {about['iterations']} it is {short(last)}",
-                 f"to the shift is then {short(end)}." if end > 1e-11 else "is then", f"to those of the gradient is {short(apart)}.",
-                 f"condition number {short(float(singular[0] / singular[1]))};", f"to the power {short(power)}."):
+    for said in (
+        f"falls to {short(float(best))} at iteration {int(where)}",
+        "and is still falling"
+        if where == about["iterations"]
+        else f"at iteration {about['iterations']} it is {short(last)}",
+        f"to the shift is then {short(end)}." if end > 1e-11 else "is then",
+        f"to those of the gradient is {short(apart)}.",
+        f"condition number {short(float(singular[0] / singular[1]))};",
+        f"to the power {short(power)}.",
+    ):
         assert said in shown.words
 
 
@@ -240,14 +328,22 @@ def hold_kim(shown):
     # the decoy, its margin and its place, from the certificate
     decoy, _ = problem.spurious_factors()
     least = float(kim.stationarity(problem, *problem.spurious_factors()).least_eigenvalue)
-    assert (drawn["trap"], drawn["margin"]) == pytest.approx((float(decoy[1]), problem.margin), rel=1e-12)  # one formula each
-    assert (drawn["margin"] >= 0) == (least > -1e-9) and f"(eigenvalue {short(problem.margin)} of the Hessian)" in shown.words
+    assert (drawn["trap"], drawn["margin"]) == pytest.approx(
+        (float(decoy[1]), problem.margin), rel=1e-12
+    )  # one formula each
+    assert (drawn["margin"] >= 0) == (
+        least > -1e-9
+    ) and f"(eigenvalue {short(problem.margin)} of the Hessian)" in shown.words
     # towards the truth: an eigenvector of the Hessian over both factors, by a second difference of the objective
     ahead, B = tensor([[1e-3], [0.0]]), decoy
-    rise = sum(float(kim.landscape.objective(problem, B + step, (B + step).mT)) for step in (ahead, -ahead)) - 2 * float(kim.landscape.objective(problem, B, B.mT))
+    rise = sum(
+        float(kim.landscape.objective(problem, B + step, (B + step).mT)) for step in (ahead, -ahead)
+    ) - 2 * float(kim.landscape.objective(problem, B, B.mT))
     # differences of order 1e-6 of numbers of order one
     assert rise / 2e-6 == pytest.approx(problem.margin, abs=1e-4)
-    np.testing.assert_allclose(shown.places("decoy"), [[0, -float(decoy[1])], [0, float(decoy[1])]], atol=1e-4)  # pixels with two decimals
+    np.testing.assert_allclose(
+        shown.places("decoy"), [[0, -float(decoy[1])], [0, float(decoy[1])]], atol=1e-4
+    )  # pixels with two decimals
     np.testing.assert_allclose(shown.places("global"), [[-1, 0], [1, 0]], atol=1e-4)
 
     # the way down, step by step as the package's own descent takes it
@@ -264,7 +360,11 @@ def hold_kim(shown):
     assert drawn["value"] == pytest.approx(float(end.objective - optimum), abs=1e-9)
     assert drawn["end"] == ending(problem, end)[0]
     rise = short(float(end.objective - optimum))
-    said = {"global": "Descent succeeds", "trapped": f"is trapped: it ends at the decoy, {rise} above", "saddle": f"stands still on a saddle, {rise} above"}[drawn["end"]]
+    said = {
+        "global": "Descent succeeds",
+        "trapped": f"is trapped: it ends at the decoy, {rise} above",
+        "saddle": f"stands still on a saddle, {rise} above",
+    }[drawn["end"]]
     assert f"From ({short(x)}, {short(y)}): " in shown.words and said in shown.words
     # a trap up to the package's threshold, a saddle beyond it
     assert (f"curves {'upwards' if lam <= problem.threshold else 'downwards'}") in shown.words
@@ -276,14 +376,23 @@ def hold_kim(shown):
     if "trapped" in wanted:
         share = 100 * wanted.count("trapped") / len(wanted)
         # two digits on the page
-        assert float(re.search(r"Of the starts on a grid ([\d.]+) % end there", shown.words)[1]) == pytest.approx(share, abs=0.5 if share >= 10 else 0.05)
+        assert float(re.search(r"Of the starts on a grid ([\d.]+) % end there", shown.words)[1]) == pytest.approx(
+            share, abs=0.5 if share >= 10 else 0.05
+        )
         cells = np.rint(np.abs(shown.places("basin")) * len(ends) / 1.4 - 0.5).astype(int)
-        assert sorted(map(tuple, cells)) == sorted(4 * [(i, j) for j, i in np.argwhere(ends == "trapped").tolist()])  # one dot per quadrant
+        assert sorted(map(tuple, cells)) == sorted(
+            4 * [(i, j) for j, i in np.argwhere(ends == "trapped").tolist()]
+        )  # one dot per quadrant
 
-    # level lines: interpolated between grid points, so wrong by an eighth of the second difference, and by a twentieth of a pixel
+    # level lines: interpolated between grid points, so wrong by an eighth of the second difference, and by a twentieth
+    # of a pixel
     spacing, unit = 2.8 / 56, 2.8 / abs(shown.plots[0]["axes"]["x"]["to"] - shown.plots[0]["axes"]["x"]["from"])
-    assert drawn["levels"] == pytest.approx([float(4 * above([0.0, 0.0])) * ((k + 0.5) / 10) ** 2 for k in range(10)], rel=1e-12)
-    for level, part in zip(drawn["levels"], [part for part in shown.plots[0]["parts"] if part["name"] == "level"], strict=True):
+    assert drawn["levels"] == pytest.approx(
+        [float(4 * above([0.0, 0.0])) * ((k + 0.5) / 10) ** 2 for k in range(10)], rel=1e-12
+    )
+    for level, part in zip(
+        drawn["levels"], [part for part in shown.plots[0]["parts"] if part["name"] == "level"], strict=True
+    ):
         pixels = np.array(re.findall(r"[ML]([-\d.]+) ([-\d.]+)", part["d"]), float)
         points = np.stack([back(shown.plots[0]["axes"][key], pixels[:, k]) for k, key in enumerate("xy")], -1)
         around = [(above(points + step), above(points - step)) for step in spacing * np.eye(2)]
@@ -306,7 +415,9 @@ def ending(problem, run):
     places, decoy = run.B[..., 0].abs(), problem.spurious_factors()[0][:, 0]
     near = [(places - tensor(point)).norm(dim=-1) < 1e-3 for point in ([1.0, 0.0], decoy.tolist(), [0.0, 0.0])]
     stable = problem.margin >= 0
-    return ["global" if a else "trapped" if b and stable else "saddle" if b or c else "under way" for a, b, c in zip(*near)]
+    return [
+        "global" if a else "trapped" if b and stable else "saddle" if b or c else "under way" for a, b, c in zip(*near)
+    ]
 
 
 HOLD = {"rushka": hold_rushka, "mallada": hold_mallada, "lora_one": hold_lora_one, "kim": hold_kim}
@@ -320,7 +431,11 @@ def test_what_is_drawn_is_what_the_package_computes(page, kind, positions):
 
 def default(page, kind):
     """Positions of the sliders when the page opens."""
-    return page.evaluate("kind => Object.fromEntries([...document.querySelectorAll(`[data-explore=${kind}] input`)].map(node => [node.name, node.defaultValue]))", kind)
+    return page.evaluate(
+        "kind => Object.fromEntries([...document.querySelectorAll(`[data-explore=${kind}] input`)].map(node => "
+        "[node.name, node.defaultValue]))",
+        kind,
+    )
 
 
 WRONG = [
@@ -347,9 +462,15 @@ def test_a_wrong_formula_is_caught(site, browser, tmp_path, kind, script, right,
     (tmp_path / "_static").mkdir(), (tmp_path / "notebooks").mkdir()
     for path in site.glob("_static/explore*"):
         shutil.copy(path, tmp_path / "_static")
-    parts = re.findall(r'<div class="lb-explore".*?</div>|<link[^>]*explore.css">|<script[^>]*explore\w*.js"></script>', (site / "notebooks/explore.html").read_text(), re.S)
+    parts = re.findall(
+        r'<div class="lb-explore".*?</div>|<link[^>]*explore.css">|<script[^>]*explore\w*.js"></script>',
+        (site / "notebooks/explore.html").read_text(),
+        re.S,
+    )
     assert len(parts) == len(KINDS) + 8
-    (tmp_path / "notebooks/explore.html").write_text("<!DOCTYPE html><meta charset=utf-8><title>t</title>" + "".join(parts))
+    (tmp_path / "notebooks/explore.html").write_text(
+        "<!DOCTYPE html><meta charset=utf-8><title>t</title>" + "".join(parts)
+    )
     text = (site / "_static" / script).read_text()
     assert text.count(right) == 1
     (tmp_path / "_static" / script).write_text(text.replace(right, wrong))
@@ -368,7 +489,8 @@ kind => {
     seen[slider.name] = [];
     for (slider.value = 0; ; slider.stepUp()) {
       redraw();
-      seen[slider.name].push({shown: slider.getAttribute("aria-valuetext"), n: JSON.parse(mount.dataset.drawn).values.n, words: mount.querySelector(".lb-said").textContent,
+      seen[slider.name].push({shown: slider.getAttribute("aria-valuetext"), n: JSON.parse(mount.dataset.drawn).values.n,
+      words: mount.querySelector(".lb-said").textContent,
         paths: [...mount.querySelectorAll("path")].map(node => node.getAttribute("d").slice(0, 2000))});
       if (slider.value === slider.max) break;
     }
@@ -387,9 +509,13 @@ def test_at_every_position_of_every_slider_there_are_numbers_and_words(page, kin
     values = Shown(page, kind).settings["values"]
     assert sorted(seen) == sorted(values)
     for name, states in seen.items():
-        assert [state["shown"] for state in states] == [short(value) if name != "rank" else short(min(value, states[0]["n"])) for value in values[name]]
+        assert [state["shown"] for state in states] == [
+            short(value) if name != "rank" else short(min(value, states[0]["n"])) for value in values[name]
+        ]
         for state in states:
-            assert len(state["words"]) > 40 and not re.search(r"NaN|Infinity|undefined|null|–", state["words"] + " ".join(state["paths"]))
+            assert len(state["words"]) > 40 and not re.search(
+                r"NaN|Infinity|undefined|null|–", state["words"] + " ".join(state["paths"])
+            )
 
 
 @without_browser
@@ -399,12 +525,21 @@ def test_the_keyboard_moves_a_slider_and_the_words_follow(page, kind):
     mount = page.locator(f'[data-explore="{kind}"]')
     for slider in mount.locator("input").all():
         slider.focus()
-        for key, position in (("Home", "0"), ("ArrowRight", "1"), ("ArrowUp", "2"), ("ArrowLeft", "1"), ("End", slider.get_attribute("max"))):
+        for key, position in (
+            ("Home", "0"),
+            ("ArrowRight", "1"),
+            ("ArrowUp", "2"),
+            ("ArrowLeft", "1"),
+            ("End", slider.get_attribute("max")),
+        ):
             before = mount.get_attribute("data-drawn")
             page.keyboard.press(key)
             assert slider.input_value() == position
             assert mount.get_attribute("data-drawn") != before
-            assert slider.get_attribute("aria-valuetext") == mount.locator(f'output[for="{slider.get_attribute("id")}"]').inner_text()
+            assert (
+                slider.get_attribute("aria-valuetext")
+                == mount.locator(f'output[for="{slider.get_attribute("id")}"]').inner_text()
+            )
     # every control is reached by the tab key alone
     mount.locator("input").first.focus()
     reached = []
@@ -414,10 +549,16 @@ def test_the_keyboard_moves_a_slider_and_the_words_follow(page, kind):
     assert reached == [*default(page, kind), "reset"]
     # and the button takes everything back
     mount.locator("button").press("Enter")
-    page.wait_for_function("mount => [...mount.querySelectorAll('input')].every(node => node.value === node.defaultValue)", arg=mount.element_handle())
+    page.wait_for_function(
+        "mount => [...mount.querySelectorAll('input')].every(node => node.value === node.defaultValue)",
+        arg=mount.element_handle(),
+    )
     start = Shown(page, kind).settings["start"]
-    page.wait_for_function("([mount, start]) => Object.entries(start).every(([key, value]) => JSON.parse(mount.dataset.drawn).values[key] === value)",
-                           arg=[mount.element_handle(), start])
+    page.wait_for_function(
+        "([mount, start]) => Object.entries(start).every(([key, value]) => "
+        "JSON.parse(mount.dataset.drawn).values[key] === value)",
+        arg=[mount.element_handle(), start],
+    )
 
 
 def click_map(page, x, y, tap=False):
@@ -426,8 +567,11 @@ def click_map(page, x, y, tap=False):
     svg.scroll_into_view_if_needed()
     box, axes = svg.bounding_box(), json.loads(svg.get_attribute("data-axes"))
     unit = box["width"] / float(svg.get_attribute("viewBox").split()[2])
-    place = [box[side] + unit * (axis["from"] + (axis["to"] - axis["from"]) * (value - axis["low"]) / (axis["high"] - axis["low"]))
-             for side, axis, value in (("x", axes["x"], x), ("y", axes["y"], y))]
+    place = [
+        box[side]
+        + unit * (axis["from"] + (axis["to"] - axis["from"]) * (value - axis["low"]) / (axis["high"] - axis["low"]))
+        for side, axis, value in (("x", axes["x"], x), ("y", axes["y"], y))
+    ]
     (page.touchscreen.tap if tap else page.mouse.click)(*place)
 
 
@@ -436,7 +580,13 @@ def click_map(page, x, y, tap=False):
 def test_a_click_or_a_tap_on_the_map_starts_descent_there(address, browser, tap):
     options = dict(viewport={"width": PHONE, "height": 800}, has_touch=True) if tap else {}
     for page in opened(browser, address, **options):
-        for x, y, end in ((0.1, 1.0, "trapped"), (-0.75, 0.2, "global"), (0.0, 0.5, "trapped"), (0.0, 0.0, "saddle"), (1.39, -1.39, "global")):
+        for x, y, end in (
+            (0.1, 1.0, "trapped"),
+            (-0.75, 0.2, "global"),
+            (0.0, 0.5, "trapped"),
+            (0.0, 0.0, "saddle"),
+            (1.39, -1.39, "global"),
+        ):
             click_map(page, x, y, tap)
             shown = Shown(page, "kim")
             # the sliders stand at multiples of 0.05 up to 1.3
@@ -471,7 +621,10 @@ def test_resizing_while_a_slider_moves_keeps_the_drawing_inside_the_page(address
                 Shown(page, kind, {name: position for name in list(default(page, kind))[:1]})
             page.wait_for_timeout(100)
             assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
-            sizes = page.evaluate("() => [...document.querySelectorAll('svg[data-axes]')].map(svg => [svg.viewBox.baseVal.width, svg.getBoundingClientRect().width])")
+            sizes = page.evaluate(
+                "() => [...document.querySelectorAll('svg[data-axes]')].map(svg => [svg.viewBox.baseVal.width, "
+                "svg.getBoundingClientRect().width])"
+            )
             # one SVG unit is one pixel, so that the text keeps its size
             assert all(unit == pytest.approx(pixels, abs=1) for unit, pixels in sizes)
             widths.append(sizes[0][0])
@@ -483,15 +636,21 @@ def test_resizing_while_a_slider_moves_keeps_the_drawing_inside_the_page(address
 COLOURS = """
 () => {
   const parts = colour => colour.match(/[\\d.]+/g).map(Number);
-  const light = rgb => { const f = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; return 0.2126 * f(rgb[0]) + 0.7152 * f(rgb[1]) + 0.0722 * f(rgb[2]); };
-  const ground = node => { for (; node; node = node.parentElement) { const c = parts(getComputedStyle(node).backgroundColor); if (c.length < 4 || c[3] > 0.5) return c; } return [255, 255, 255]; };
-  const contrast = (node, colour) => { const [a, b] = [light(parts(colour)), light(ground(node))]; return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05); };
-  const all = (selector, key) => [...document.querySelectorAll(selector)].filter(node => node.textContent.trim() || key === "stroke")
+  const light = rgb => { const f = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; return 0.2126
+  * f(rgb[0]) + 0.7152 * f(rgb[1]) + 0.0722 * f(rgb[2]); };
+  const ground = node => { for (; node; node = node.parentElement) { const c =
+  parts(getComputedStyle(node).backgroundColor); if (c.length < 4 || c[3] > 0.5) return c; } return [255, 255, 255]; };
+  const contrast = (node, colour) => { const [a, b] = [light(parts(colour)), light(ground(node))]; return (Math.max(a,
+  b) + 0.05) / (Math.min(a, b) + 0.05); };
+  const all = (selector, key) => [...document.querySelectorAll(selector)].filter(node => node.textContent.trim() || key
+  === "stroke")
     .map(node => [contrast(node, getComputedStyle(node)[key]), node.dataset.name || node.textContent]);
   return {
-    texts: [...all(".lb-explore svg text", "fill"), ...all(".lb-explore label, .lb-explore output, .lb-explore button, .lb-said", "color")],
+    texts: [...all(".lb-explore svg text", "fill"), ...all(".lb-explore label, .lb-explore output, .lb-explore button,
+        .lb-said", "color")],
     lines: all(".lb-explore .lb-line, .lb-explore .lb-mark", "stroke"),
-    dashes: [...document.querySelectorAll("svg[data-axes]")].map(svg => [...svg.querySelectorAll(".lb-line:not(.lb-contour, [data-name=way])")]
+    dashes: [...document.querySelectorAll("svg[data-axes]")].map(svg =>
+        [...svg.querySelectorAll(".lb-line:not(.lb-contour, [data-name=way])")]
       .map(node => getComputedStyle(node).strokeDasharray)),
   };
 }
@@ -512,13 +671,19 @@ def test_texts_and_lines_stand_out_and_no_curve_is_told_apart_by_colour_alone(ad
 
 NAMED = """
 () => [...document.querySelectorAll(".lb-panels > div")].map(panel => {
-  const svg = panel.querySelector("svg[data-axes]"), {x, y} = JSON.parse(svg.dataset.axes), box = svg.getBoundingClientRect();
-  const inside = node => { const r = node.getBoundingClientRect(); return r.left - box.left < x.to - 1 && r.right - box.left > x.from + 1 && r.top - box.top < y.from - 1 && r.bottom - box.top > y.to + 1; };
-  const drawn = [...svg.querySelectorAll("[data-name]:not(.lb-phase, .lb-contour)")].map(node => node.getAttribute("class"));
+  const svg = panel.querySelector("svg[data-axes]"), {x, y} = JSON.parse(svg.dataset.axes), box =
+  svg.getBoundingClientRect();
+  const inside = node => { const r = node.getBoundingClientRect(); return r.left - box.left < x.to - 1 && r.right -
+  box.left > x.from + 1 && r.top - box.top < y.from - 1 && r.bottom - box.top > y.to + 1; };
+  const drawn = [...svg.querySelectorAll("[data-name]:not(.lb-phase, .lb-contour)")].map(node =>
+  node.getAttribute("class"));
   const key = [...panel.querySelectorAll(".lb-key li")];
-  return {covering: [...svg.querySelectorAll("text")].filter(inside).map(node => node.textContent), drawn: [...new Set(drawn)].sort(),
-    key: key.map(entry => entry.querySelector("path").getAttribute("class")).filter(kind => !kind.includes("lb-phase")).sort(),
-    texts: key.map(entry => entry.textContent), wide: key.every(entry => entry.getBoundingClientRect().right <= panel.getBoundingClientRect().right + 1)};
+  return {covering: [...svg.querySelectorAll("text")].filter(inside).map(node => node.textContent), drawn: [...new
+  Set(drawn)].sort(),
+    key: key.map(entry => entry.querySelector("path").getAttribute("class")).filter(kind =>
+        !kind.includes("lb-phase")).sort(),
+    texts: key.map(entry => entry.textContent), wide: key.every(entry => entry.getBoundingClientRect().right <=
+        panel.getBoundingClientRect().right + 1)};
 })
 """
 
@@ -527,12 +692,18 @@ NAMED = """
 @pytest.mark.parametrize("width", [1280, PHONE])
 def test_no_text_stands_on_a_curve_and_all_that_is_drawn_is_named_below(address, browser, width):
     for page in opened(browser, address, viewport={"width": width, "height": 800}):
-        for positions in ({}, {name: LOW for kind in KINDS for name in default(page, kind)}, {name: HIGH for kind in KINDS for name in default(page, kind)}):
+        for positions in (
+            {},
+            {name: LOW for kind in KINDS for name in default(page, kind)},
+            {name: HIGH for kind in KINDS for name in default(page, kind)},
+        ):
             for kind in KINDS:
                 Shown(page, kind, {name: value for name, value in positions.items() if name in default(page, kind)})
             for panel in page.evaluate(NAMED):
                 assert panel["covering"] == [] and panel["wide"]
-                drawn = [kind for kind in panel["drawn"] if kind != "lb-dots" or kind in panel["key"]]  # no dots, no name
+                drawn = [
+                    kind for kind in panel["drawn"] if kind != "lb-dots" or kind in panel["key"]
+                ]  # no dots, no name
                 assert drawn == panel["key"] and all(panel["texts"]) and len(set(panel["texts"])) == len(panel["texts"])
 
 
@@ -566,7 +737,12 @@ def test_without_script_the_fixed_figures_and_the_text_stand_there(address, brow
         assert [figure.is_visible() for figure in figures.all()] == [not script] * len(KINDS)
         assert [bool(mount.inner_text().strip()) for mount in mounts.all()] == [script] * len(KINDS)
         text = page.locator("article").inner_text()
-        for words in ("Raise the start’s size: LoRA overtakes", "Lower the init scale", "the sine dips" if not script else "The sine to the gradient falls", "above and below, descent is trapped"):
+        for words in (
+            "Raise the start’s size: LoRA overtakes",
+            "Lower the init scale",
+            "the sine dips" if not script else "The sine to the gradient falls",
+            "above and below, descent is trapped",
+        ):
             assert words in text
 
 
@@ -581,9 +757,16 @@ def test_on_paper_the_sliders_values_and_the_drawings_stay(address, browser):
 
 def test_each_script_is_small_plain_and_asks_no_other_place(root):
     scripts = sorted((root / "book/_static").glob("explore*.js"))
-    assert {path.stem for path in scripts} == {"explore", "explore_axes", "explore_riccati", *(f"explore_{kind}" for kind in KINDS)}
+    assert {path.stem for path in scripts} == {
+        "explore",
+        "explore_axes",
+        "explore_riccati",
+        *(f"explore_{kind}" for kind in KINDS),
+    }
     for path in scripts:
         text = path.read_text()
         assert len(text.encode()) < LARGEST
-        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|\bimport\b|\bexport\b|\bfetch\(|XMLHttpRequest|innerHTML", text)
+        assert not re.search(
+            r"https?://(?!www\.w3\.org/2000/svg)|\bimport\b|\bexport\b|\bfetch\(|XMLHttpRequest|innerHTML", text
+        )
         assert f"_static/{path.name}" in (root / "notebooks/explore.md").read_text()

@@ -20,7 +20,11 @@ def a_panel(**scales):
 
 
 def a_row(caption="What? That.", alt=("Falling curves.",), panels=None):
-    return figures.row(*(panels or [figures.curves(a_panel(), X, [X, X**2], ["a", "b"], "rushka", [X, X**2]) for _ in alt]), caption=caption, alt=alt)
+    return figures.row(
+        *(panels or [figures.curves(a_panel(), X, [X, X**2], ["a", "b"], "rushka", [X, X**2]) for _ in alt]),
+        caption=caption,
+        alt=alt,
+    )
 
 
 def page(row):
@@ -48,11 +52,17 @@ def test_a_family_begins_with_its_sources_colour_and_has_no_twins(source, count)
 
 # ------------------------------------------------------------ contrast, by the rules of WCAG 2.1, level AA
 GRAPHICS, TEXT = 3.0, 4.5
-GROUNDS = {"light": "#ffffff", "dark": "#14181e", "dark edition": "#121212"}  # of the theme, and of the book in one file
+GROUNDS = {
+    "light": "#ffffff",
+    "dark": "#14181e",
+    "dark edition": "#121212",
+}  # of the theme, and of the book in one file
 
 
 def luminance(colour):
-    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in matplotlib.colors.to_rgb(colour))
+    red, green, blue = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in matplotlib.colors.to_rgb(colour)
+    )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
@@ -95,7 +105,10 @@ def test_the_lines_of_the_explorables_stand_out(root):
     assert faint(dark.values(), {"dark": GROUNDS["dark"], "dark edition": GROUNDS["dark edition"]}, GRAPHICS) == []
 
 
-@pytest.mark.parametrize("colour, least, grounds", [("#bbbbbb", GRAPHICS, ["light"]), ("#333333", GRAPHICS, ["dark", "dark edition"]), ("#888888", TEXT, ["light"])])
+@pytest.mark.parametrize(
+    "colour, least, grounds",
+    [("#bbbbbb", GRAPHICS, ["light"]), ("#333333", GRAPHICS, ["dark", "dark edition"]), ("#888888", TEXT, ["light"])],
+)
 def test_a_faint_colour_is_caught(colour, least, grounds):
     assert faint([colour], GROUNDS, least) == [f"{colour} on {ground}" for ground in grounds]
 
@@ -103,7 +116,10 @@ def test_a_faint_colour_is_caught(colour, least, grounds):
 def test_predictions_are_dashed_ink_on_top_of_coloured_points():
     ax = figures.curves(a_panel(), X, torch.stack([X, 2 * X]), ["a", ""], "rushka", torch.stack([X, 2 * X]), every=4)
     points, dashes = ax.lines[0::2], ax.lines[1::2]
-    assert [len(line.get_xdata()) for line in points] == [5, 5] and [len(line.get_xdata()) for line in dashes] == [20, 20]
+    assert [len(line.get_xdata()) for line in points] == [5, 5] and [len(line.get_xdata()) for line in dashes] == [
+        20,
+        20,
+    ]
     assert all(line.get_linestyle() == "--" and line.get_color() == figures.INK for line in dashes)
     assert min(line.get_zorder() for line in dashes) > max(line.get_zorder() for line in points)
     assert points[0].get_marker() != points[1].get_marker() and points[0].get_color() == figures.COLOURS["rushka"]
@@ -118,10 +134,19 @@ def test_curves_share_their_abscissae_or_bring_their_own():
 
 
 def test_sources_differ_in_colour_and_in_marker():
-    ax = figures.by_source(a_panel(), {"kim": [1, 2], "rushka": [3, 4]}, {"kim": [5, 6], "rushka": [7, 8]}, {"kim": "K", "rushka": "R"})
+    ax = figures.by_source(
+        a_panel(), {"kim": [1, 2], "rushka": [3, 4]}, {"kim": [5, 6], "rushka": [7, 8]}, {"kim": "K", "rushka": "R"}
+    )
     kim, rushka = ax.lines
-    assert (kim.get_color(), rushka.get_color()) == (figures.COLOURS["kim"], figures.COLOURS["rushka"]) and kim.get_marker() != rushka.get_marker()
-    assert list(kim.get_xdata()) == [1, 2] and list(rushka.get_ydata()) == [7, 8] and [t.get_text() for t in ax.get_legend().get_texts()] == ["K", "R"]
+    assert (kim.get_color(), rushka.get_color()) == (
+        figures.COLOURS["kim"],
+        figures.COLOURS["rushka"],
+    ) and kim.get_marker() != rushka.get_marker()
+    assert (
+        list(kim.get_xdata()) == [1, 2]
+        and list(rushka.get_ydata()) == [7, 8]
+        and [t.get_text() for t in ax.get_legend().get_texts()] == ["K", "R"]
+    )
 
 
 def test_labels_that_do_not_fit_the_curves_are_refused():
@@ -185,9 +210,13 @@ def test_captions_and_descriptions_are_text_and_not_markup():
     assert Labels.found == ['N < "2" & more']
 
 
-@pytest.mark.parametrize("caption", ["What? That.", "A caption that goes on for more than sixty-four bytes before it says "])
+@pytest.mark.parametrize(
+    "caption", ["What? That.", "A caption that goes on for more than sixty-four bytes before it says "]
+)
 def test_no_two_drawings_of_a_page_share_an_id(caption):
-    whole = page(a_row(caption=f"{caption}one", alt=("One.", "Two."))) + page(a_row(caption=f"{caption}two", alt=("Three.",)))
+    whole = page(a_row(caption=f"{caption}one", alt=("One.", "Two."))) + page(
+        a_row(caption=f"{caption}two", alt=("Three.",))
+    )
     assert len(ids(whole)) == len(set(ids(whole))) > 10
     # and every reference inside a drawing has its target
     wanted = re.findall(r'(?:url\(#|href="#)([^")]+)', whole)

@@ -36,23 +36,70 @@ def saved(tmp_path_factory):
 
 
 def gpt2():
-    return GPT2ForSequenceClassification(GPT2Config(vocab_size=10, n_embd=16, n_layer=2, n_head=2, n_positions=16, pad_token_id=0, bos_token_id=0, eos_token_id=0))
+    return GPT2ForSequenceClassification(
+        GPT2Config(
+            vocab_size=10,
+            n_embd=16,
+            n_layer=2,
+            n_head=2,
+            n_positions=16,
+            pad_token_id=0,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
 
 
-@pytest.mark.parametrize("model, options, modules", [
-    (bert, {"r": 3, "lora_alpha": 6, "target_modules": ["query", "output.dense"], "rank_pattern": {"query": 2}, "alpha_pattern": {"value": 1, "output.dense": 4}}, 6),
-    (bert, {"target_modules": "all-linear", "rank_pattern": {"query": 3, r"layer\.1\.attention\.self\.value": 1}, "alpha_pattern": {"value": 9}, "use_rslora": True}, 13),
-    (bert, {"layers_to_transform": [1], "layers_pattern": "layer"}, 2), (bert, {"exclude_modules": ["value"]}, 2), (bert, {"task_type": None}, 4),
-    (bert, {"bias": "all"}, 4), (bert, {"bias": "lora_only"}, 4), (bert, {"bias": "all", "modules_to_save": ["LayerNorm"]}, 4), (bert, {"lora_bias": True}, 4),
-    (bert, {"init_lora_weights": "gaussian"}, 4), (bert, {"init_lora_weights": "orthogonal"}, 4), (bert, {"init_lora_weights": "olora"}, 4), (bert, {"init_lora_weights": "pissa"}, 4),
-    (bert, {"dtype": torch.float16}, 4), (bert, {"dtype": torch.bfloat16}, 4), (bert, {"dtype": f64}, 4),
-    (gpt2, {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}, 6),
-])
+@pytest.mark.parametrize(
+    "model, options, modules",
+    [
+        (
+            bert,
+            {
+                "r": 3,
+                "lora_alpha": 6,
+                "target_modules": ["query", "output.dense"],
+                "rank_pattern": {"query": 2},
+                "alpha_pattern": {"value": 1, "output.dense": 4},
+            },
+            6,
+        ),
+        (
+            bert,
+            {
+                "target_modules": "all-linear",
+                "rank_pattern": {"query": 3, r"layer\.1\.attention\.self\.value": 1},
+                "alpha_pattern": {"value": 9},
+                "use_rslora": True,
+            },
+            13,
+        ),
+        (bert, {"layers_to_transform": [1], "layers_pattern": "layer"}, 2),
+        (bert, {"exclude_modules": ["value"]}, 2),
+        (bert, {"task_type": None}, 4),
+        (bert, {"bias": "all"}, 4),
+        (bert, {"bias": "lora_only"}, 4),
+        (bert, {"bias": "all", "modules_to_save": ["LayerNorm"]}, 4),
+        (bert, {"lora_bias": True}, 4),
+        (bert, {"init_lora_weights": "gaussian"}, 4),
+        (bert, {"init_lora_weights": "orthogonal"}, 4),
+        (bert, {"init_lora_weights": "olora"}, 4),
+        (bert, {"init_lora_weights": "pissa"}, 4),
+        (bert, {"dtype": torch.float16}, 4),
+        (bert, {"dtype": torch.bfloat16}, 4),
+        (bert, {"dtype": f64}, 4),
+        (gpt2, {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}, 6),
+    ],
+)
 def test_measures_of_an_adapter_that_peft_saved_are_those_of_the_full_product(tmp_path, model, options, modules):
     model = adapted(model(), **options)
     model.save_pretrained(tmp_path)
     adapter, found = inspect_folder(tmp_path)
-    layers = {name.removeprefix("base_model.model."): layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    layers = {
+        name.removeprefix("base_model.model."): layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, LoraLayer)
+    }
     assert {one.name for one in found} == layers.keys() and len(found) == modules
     for one in found:
         layer = layers[one.name]
@@ -61,15 +108,25 @@ def test_measures_of_an_adapter_that_peft_saved_are_those_of_the_full_product(tm
         X = X.mT if "fan_in_fan_out" in options else X
         s = torch.linalg.svdvals(X)
         # float64 all through
-        assert one.norm == pytest.approx(float(X.norm()), rel=1e-13) and one.largest == pytest.approx(float(s[0]), rel=1e-13)
+        assert one.norm == pytest.approx(float(X.norm()), rel=1e-13) and one.largest == pytest.approx(
+            float(s[0]), rel=1e-13
+        )
         assert one.stable_rank == pytest.approx(float(s.square().sum() / s[0] ** 2), rel=1e-13)
-        assert one.rank == torch.linalg.matrix_rank(X) and one.energy_90 == int((s.square().cumsum(0) < 0.9 * s.square().sum()).sum()) + 1
-        assert one.scale == layer.scaling["default"] and one.allowed == layer.r["default"] and one.shape == tuple(X.shape)
+        assert (
+            one.rank == torch.linalg.matrix_rank(X)
+            and one.energy_90 == int((s.square().cumsum(0) < 0.9 * s.square().sum()).sum()) + 1
+        )
+        assert (
+            one.scale == layer.scaling["default"] and one.allowed == layer.r["default"] and one.shape == tuple(X.shape)
+        )
         B, A = layer.lora_B["default"].weight.detach(), layer.lora_A["default"].weight.detach()
         assert one.imbalance == pytest.approx(float(linalg.balance(B, A).norm() / (A @ A.mT).norm()), rel=1e-12)
     # what is not a factor is left out by name, and nothing is lost
     factors = {f"base_model.model.{one.name}.lora_{half}.weight" for one in found for half in "AB"}
-    assert factors | adapter.skipped.keys() == load_file(tmp_path / "adapter_model.safetensors").keys() and not factors & adapter.skipped.keys()
+    assert (
+        factors | adapter.skipped.keys() == load_file(tmp_path / "adapter_model.safetensors").keys()
+        and not factors & adapter.skipped.keys()
+    )
 
 
 @pytest.mark.parametrize("m, n, r", [(40, 30, 5), (6, 50, 6), (3, 20, 8)])
@@ -78,7 +135,9 @@ def test_singular_values_come_from_the_factors_alone(m, n, r):
     found = measure("x", B, A, 0.5, 1e-16)
     s = torch.linalg.svdvals(0.5 * B @ A)
     # rounding of float64, relative to the largest
-    assert torch.allclose(torch.tensor(found.singular_values, dtype=f64)[: len(s)], s[:r], rtol=0, atol=1e-13 * float(s[0]))
+    assert torch.allclose(
+        torch.tensor(found.singular_values, dtype=f64)[: len(s)], s[:r], rtol=0, atol=1e-13 * float(s[0])
+    )
     assert found.rank == min(m, n, r)
 
 
@@ -107,7 +166,9 @@ def test_numbers_whose_squares_are_too_small_are_measured_all_the_same():
     B, A = pair(8, 9, 3)
     exact, found = measure("x", B, A, 1.0, 1e-16), measure("x", 1e-200 * B, A, 1.0, 1e-16)
     # rounding of float64
-    assert found.norm == pytest.approx(1e-200 * exact.norm, rel=1e-13) and found.stable_rank == pytest.approx(exact.stable_rank, rel=1e-13)
+    assert found.norm == pytest.approx(1e-200 * exact.norm, rel=1e-13) and found.stable_rank == pytest.approx(
+        exact.stable_rank, rel=1e-13
+    )
     assert (found.rank, found.energy_90) == (exact.rank, exact.energy_90)
 
 
@@ -123,14 +184,17 @@ def test_rounding_of_the_stored_factors_does_not_count_as_rank(tmp_path, dtype):
     assert found.norm == pytest.approx(exact.norm, rel=2 * torch.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize("config, scales", [
-    ({"lora_alpha": 8}, [2.0, 2.0]),
-    ({"lora_alpha": 8, "use_rslora": True}, [4.0, 4.0]),
-    ({"lora_alpha": 8, "alpha_pattern": {"up": 12}}, [2.0, 3.0]),
-    ({"lora_alpha": 8, "alpha_pattern": {r"layers\.\d+\.up": 12}}, [2.0, 3.0]),
-    ({"lora_alpha": 8, "alpha_pattern": {"p": 12}}, [2.0, 2.0]),
-    ({"lora_alpha": 8, "r": 7, "rank_pattern": {"up": 4, "down": 4}}, [2.0, 2.0]),
-])
+@pytest.mark.parametrize(
+    "config, scales",
+    [
+        ({"lora_alpha": 8}, [2.0, 2.0]),
+        ({"lora_alpha": 8, "use_rslora": True}, [4.0, 4.0]),
+        ({"lora_alpha": 8, "alpha_pattern": {"up": 12}}, [2.0, 3.0]),
+        ({"lora_alpha": 8, "alpha_pattern": {r"layers\.\d+\.up": 12}}, [2.0, 3.0]),
+        ({"lora_alpha": 8, "alpha_pattern": {"p": 12}}, [2.0, 2.0]),
+        ({"lora_alpha": 8, "r": 7, "rank_pattern": {"up": 4, "down": 4}}, [2.0, 2.0]),
+    ],
+)
 def test_scale_and_rank_follow_the_configuration(tmp_path, config, scales):
     path = folder(tmp_path / "a", {"layers.10.up": pair(5, 6, 4), "layers.2.down": pair(6, 5, 4)}, config)
     found = inspect_folder(path)[1]
@@ -145,11 +209,19 @@ def test_the_command_prints_a_table_that_fits(saved, capsys):
     assert run(saved) == 0
     out, err = capsys.readouterr()
     assert not err and out.isascii() and max(map(len, out.splitlines())) <= 100
-    assert "names begin with bert.encoder.layer." in out and "left out, saved whole" in out and "0.attention.self.query" in out
+    assert (
+        "names begin with bert.encoder.layer." in out
+        and "left out, saved whole" in out
+        and "0.attention.self.query" in out
+    )
 
 
 def test_long_and_hostile_names_stay_in_their_column(tmp_path, capsys):
-    path = folder(tmp_path / "a", {"x\x1b[31m." + "y" * 200 + ".one": pair(5, 6, 2), "z.two": pair(5, 6, 2)}, {"base_model_name_or_path": "b\x1b[2J" * 90})
+    path = folder(
+        tmp_path / "a",
+        {"x\x1b[31m." + "y" * 200 + ".one": pair(5, 6, 2), "z.two": pair(5, 6, 2)},
+        {"base_model_name_or_path": "b\x1b[2J" * 90},
+    )
     assert run(path) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out and max(map(len, out.splitlines())) <= 100
@@ -161,14 +233,35 @@ def test_json_has_stable_keys_and_no_nan(tmp_path, capsys):
     assert run(path, "--json") == 0
     report = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
     assert list(report) == ["format", "adapter", "modules", "skipped", "notes"]
-    assert list(report["modules"][0]) == ["name", "shape", "allowed", "scale", "rank", "stable_rank", "energy_90", "norm", "largest", "imbalance", "singular_values", "certificate"]
-    assert report["modules"][0]["imbalance"] is None and report["modules"][0]["certificate"] is None and "pissa" in report["notes"][0]
+    assert list(report["modules"][0]) == [
+        "name",
+        "shape",
+        "allowed",
+        "scale",
+        "rank",
+        "stable_rank",
+        "energy_90",
+        "norm",
+        "largest",
+        "imbalance",
+        "singular_values",
+        "certificate",
+    ]
+    assert (
+        report["modules"][0]["imbalance"] is None
+        and report["modules"][0]["certificate"] is None
+        and "pissa" in report["notes"][0]
+    )
 
 
 def test_the_plot_is_one_svg_file(saved, tmp_path, capsys):
     assert run(saved, "--plot", tmp_path / "ranks.svg") == 0
     drawing = (tmp_path / "ranks.svg").read_text()
-    assert drawing.startswith("<svg") and "currentColor" in drawing and [entry.name for entry in tmp_path.iterdir()] == ["ranks.svg"]
+    assert (
+        drawing.startswith("<svg")
+        and "currentColor" in drawing
+        and [entry.name for entry in tmp_path.iterdir()] == ["ranks.svg"]
+    )
 
 
 def test_the_module_runs_without_peft_and_without_network(saved, tmp_path):
@@ -176,13 +269,26 @@ def test_the_module_runs_without_peft_and_without_network(saved, tmp_path):
         "import socket, sys\n"
         "def no(*a, **k): raise RuntimeError('network')\n"
         "socket.socket.connect = no\n"
-        "sys.modules['peft'] = sys.modules['transformers'] = None\n")
+        "sys.modules['peft'] = sys.modules['transformers'] = None\n"
+    )
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run([sys.executable, "-m", "lorabook", "inspect", str(saved)], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
-    assert done.returncode == 0 and "LoRA adapter with 4 modules" in done.stdout and "\x1b" not in done.stdout and not done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "lorabook", "inspect", str(saved)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert (
+        done.returncode == 0
+        and "LoRA adapter with 4 modules" in done.stdout
+        and "\x1b" not in done.stdout
+        and not done.stderr
+    )
 
 
-@pytest.mark.parametrize("arguments", [[], ["x", "--model", "y"], ["x", "--weight-decay", "-1"], ["x", "--batch-size", "0"], ["x", "--what"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["x", "--model", "y"], ["x", "--weight-decay", "-1"], ["x", "--batch-size", "0"], ["x", "--what"]]
+)
 def test_wrong_options_are_exit_code_2(arguments, capsys):
     assert run(*arguments) == 2
     assert capsys.readouterr().err
@@ -254,28 +360,62 @@ def broken(path, kind):
         config.write_text("[]")
         return "does not name a kind of adapter"
     if kind == "huge claim":
-        weights.write_bytes(header({"base_model.model.x.lora_A.weight": {"dtype": "F32", "shape": [2**40, 2**20], "data_offsets": [0, 64]}}, bytes(64)))
+        weights.write_bytes(
+            header(
+                {
+                    "base_model.model.x.lora_A.weight": {
+                        "dtype": "F32",
+                        "shape": [2**40, 2**20],
+                        "data_offsets": [0, 64],
+                    }
+                },
+                bytes(64),
+            )
+        )
         return "is not a whole safetensors file"
     if kind == "huge header":
         weights.write_bytes(struct.pack("<Q", 2**62) + b"{}")
         return "is not a whole safetensors file"
     if kind == "sparse giant":
-        entries = {f"base_model.model.x.lora_{half}.weight": {"dtype": "F16", "shape": shape, "data_offsets": [0, 2**31] if half == "A" else [2**31, 2**31 + 8]}
-                   for half, shape in (("A", [2, 2**29]), ("B", [2, 2]))}
+        entries = {
+            f"base_model.model.x.lora_{half}.weight": {
+                "dtype": "F16",
+                "shape": shape,
+                "data_offsets": [0, 2**31] if half == "A" else [2**31, 2**31 + 8],
+            }
+            for half, shape in (("A", [2, 2**29]), ("B", [2, 2]))
+        }
         weights.write_bytes(header(entries))
         os.truncate(weights, len(header(entries)) + 2**31 + 8)
         return "claims the shape"
     changes = {
-        "IA3": ({"peft_type": "IA3"}, "of the kind IA3"), "DoRA": ({"use_dora": True}, "sets use_dora"), "rank 0": ({"r": 0}, "rank r must be a whole number above 0"),
-        "rank as text": ({"r": "2"}, "rank r must be"), "other rank": ({"r": 3}, "have rank 2, but adapter_config.json says 3"), "no alpha": ({"lora_alpha": None}, "lora_alpha must be a positive number"),
-        "alpha NaN": ({"lora_alpha": float("nan")}, "lora_alpha must be"), "endless alpha": ({"lora_alpha": 10**400}, "lora_alpha must be"), "alpha as text": ({"lora_alpha": "2"}, 'says "2"'),
-        "switch as text": ({"use_rslora": "no"}, "use_rslora must be true or false"), "negative rank": ({"r": -1}, "rank r must be"), "pattern": ({"alpha_pattern": {"(a+)+": 3}}, "too involved"), "bad pattern": ({"alpha_pattern": {"(a": 3}}, "not a regular expression"),
-        "pattern as list": ({"rank_pattern": [1]}, "must map module names"), "parameters": ({"target_parameters": ["w"]}, "sets target_parameters"),
+        "IA3": ({"peft_type": "IA3"}, "of the kind IA3"),
+        "DoRA": ({"use_dora": True}, "sets use_dora"),
+        "rank 0": ({"r": 0}, "rank r must be a whole number above 0"),
+        "rank as text": ({"r": "2"}, "rank r must be"),
+        "other rank": ({"r": 3}, "have rank 2, but adapter_config.json says 3"),
+        "no alpha": ({"lora_alpha": None}, "lora_alpha must be a positive number"),
+        "alpha NaN": ({"lora_alpha": float("nan")}, "lora_alpha must be"),
+        "endless alpha": ({"lora_alpha": 10**400}, "lora_alpha must be"),
+        "alpha as text": ({"lora_alpha": "2"}, 'says "2"'),
+        "switch as text": ({"use_rslora": "no"}, "use_rslora must be true or false"),
+        "negative rank": ({"r": -1}, "rank r must be"),
+        "pattern": ({"alpha_pattern": {"(a+)+": 3}}, "too involved"),
+        "bad pattern": ({"alpha_pattern": {"(a": 3}}, "not a regular expression"),
+        "pattern as list": ({"rank_pattern": [1]}, "must map module names"),
+        "parameters": ({"target_parameters": ["w"]}, "sets target_parameters"),
     }
     tensors = {
-        "magnitudes": ({"base_model.model.x.lora_magnitude_vector": torch.ones(5)}, "magnitude vectors"), "half a pair": ({"base_model.model.y.lora_A.weight": torch.ones(2, 3)}, "has only one of the factors"),
-        "whole numbers": ({"base_model.model.x.lora_A.weight": torch.ones(2, 6, dtype=torch.int64)}, "is stored as I64"), "NaN": ({"base_model.model.x.lora_A.weight": torch.full((2, 6), torch.nan)}, "NaN, infinite or above"), "infinite": ({"base_model.model.x.lora_B.weight": torch.full((5, 2), -torch.inf)}, "NaN, infinite or above"),
-        "no product": ({"base_model.model.x.lora_A.weight": torch.ones(3, 6)}, "do not multiply"), "zero size": ({"base_model.model.x.lora_A.weight": torch.ones(2, 0)}, "do not multiply"),
+        "magnitudes": ({"base_model.model.x.lora_magnitude_vector": torch.ones(5)}, "magnitude vectors"),
+        "half a pair": ({"base_model.model.y.lora_A.weight": torch.ones(2, 3)}, "has only one of the factors"),
+        "whole numbers": (
+            {"base_model.model.x.lora_A.weight": torch.ones(2, 6, dtype=torch.int64)},
+            "is stored as I64",
+        ),
+        "NaN": ({"base_model.model.x.lora_A.weight": torch.full((2, 6), torch.nan)}, "NaN, infinite or above"),
+        "infinite": ({"base_model.model.x.lora_B.weight": torch.full((5, 2), -torch.inf)}, "NaN, infinite or above"),
+        "no product": ({"base_model.model.x.lora_A.weight": torch.ones(3, 6)}, "do not multiply"),
+        "zero size": ({"base_model.model.x.lora_A.weight": torch.ones(2, 0)}, "do not multiply"),
     }
     if kind in changes:
         config.write_text(json.dumps(json.loads(config.read_text()) | changes[kind][0]))
@@ -284,16 +424,60 @@ def broken(path, kind):
         save_file(load_file(weights) | tensors[kind][0], weights)
         return tensors[kind][1]
     if kind == "only an embedding":
-        save_file({"base_model.model.x.lora_embedding_A": torch.ones(2, 3), "base_model.model.x.lora_embedding_B": torch.ones(3, 2)}, weights)
+        save_file(
+            {
+                "base_model.model.x.lora_embedding_A": torch.ones(2, 3),
+                "base_model.model.x.lora_embedding_B": torch.ones(3, 2),
+            },
+            weights,
+        )
         return "holds no LoRA factors"
     raise AssertionError(kind)
 
 
-@pytest.mark.parametrize("kind", [
-    "missing", "pickle", "pickle under the other name", "truncated", "empty", "no weights", "no configuration", "truncated JSON", "deep JSON", "large JSON", "a list", "huge claim", "huge header",
-    "sparse giant", "IA3", "DoRA", "rank 0", "negative rank", "rank as text", "other rank", "no alpha", "alpha NaN", "endless alpha", "alpha as text", "switch as text", "pattern", "bad pattern", "pattern as list", "parameters", "magnitudes", "half a pair",
-    "whole numbers", "NaN", "infinite", "symbolic links in a circle", "no product", "zero size", "only an embedding",
-])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "missing",
+        "pickle",
+        "pickle under the other name",
+        "truncated",
+        "empty",
+        "no weights",
+        "no configuration",
+        "truncated JSON",
+        "deep JSON",
+        "large JSON",
+        "a list",
+        "huge claim",
+        "huge header",
+        "sparse giant",
+        "IA3",
+        "DoRA",
+        "rank 0",
+        "negative rank",
+        "rank as text",
+        "other rank",
+        "no alpha",
+        "alpha NaN",
+        "endless alpha",
+        "alpha as text",
+        "switch as text",
+        "pattern",
+        "bad pattern",
+        "pattern as list",
+        "parameters",
+        "magnitudes",
+        "half a pair",
+        "whole numbers",
+        "NaN",
+        "infinite",
+        "symbolic links in a circle",
+        "no product",
+        "zero size",
+        "only an embedding",
+    ],
+)
 def test_a_folder_that_cannot_be_read_gets_one_sentence_and_is_left_alone(tmp_path, monkeypatch, capsys, kind):
     monkeypatch.chdir(tmp_path)
     sentence = broken(tmp_path / "adapter", kind)
@@ -318,7 +502,10 @@ def test_an_adapter_in_an_inner_folder_is_pointed_at(tmp_path, capsys):
     assert run(tmp_path / "mine") == 0
 
 
-@pytest.mark.parametrize("plot, sentence", [("ranks.png", "ends in .svg"), ("nowhere/ranks.svg", "There is no folder"), (".svg", "ends in .svg")])
+@pytest.mark.parametrize(
+    "plot, sentence",
+    [("ranks.png", "ends in .svg"), ("nowhere/ranks.svg", "There is no folder"), (".svg", "ends in .svg")],
+)
 def test_a_figure_that_cannot_be_written_is_refused_first(saved, tmp_path, capsys, plot, sentence):
     assert run(saved, "--plot", tmp_path / plot) == 1
     assert sentence in capsys.readouterr().err and not files(tmp_path)
@@ -335,10 +522,24 @@ def test_a_figure_that_fails_late_leaves_nothing_behind(saved, tmp_path, capsys,
 
 
 def test_what_is_left_out_is_said(tmp_path, capsys):
-    more = {"base_model.model.e.lora_embedding_A": torch.ones(2, 3), "base_model.model.e.lora_embedding_B": torch.ones(3, 2), "base_model.model.c.lora_A.weight": torch.ones(2, 3, 3, 3),
-            "base_model.model.c.lora_B.weight": torch.ones(4, 2, 1, 1), "base_model.model.head.weight": torch.ones(2, 3), "base_model.model.x.lora_B.bias": torch.ones(5),
-            "base_model.model.emb.token_adapter.trainable_tokens_delta": torch.ones(2, 3), "base_model.model.head.original_module.weight": torch.ones(2, 3)}
+    more = {
+        "base_model.model.e.lora_embedding_A": torch.ones(2, 3),
+        "base_model.model.e.lora_embedding_B": torch.ones(3, 2),
+        "base_model.model.c.lora_A.weight": torch.ones(2, 3, 3, 3),
+        "base_model.model.c.lora_B.weight": torch.ones(4, 2, 1, 1),
+        "base_model.model.head.weight": torch.ones(2, 3),
+        "base_model.model.x.lora_B.bias": torch.ones(5),
+        "base_model.model.emb.token_adapter.trainable_tokens_delta": torch.ones(2, 3),
+        "base_model.model.head.original_module.weight": torch.ones(2, 3),
+    }
     assert run(folder(tmp_path / "a", {"x": pair(5, 6, 2)}, more=more)) == 0
     out = capsys.readouterr().out
-    for why in ("factors of an embedding", "factors of a convolution", "saved whole", "bias of an adapter", "rows of an embedding", "the base model's own"):
+    for why in (
+        "factors of an embedding",
+        "factors of a convolution",
+        "saved whole",
+        "bias of an adapter",
+        "rows of an embedding",
+        "the base model's own",
+    ):
         assert f"left out, {why}" in out

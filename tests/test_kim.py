@@ -8,8 +8,8 @@ from device_discipline import no_hidden_host_transfers
 from scipy.optimize import minimize
 
 from lorabook import kim, linalg
-from lorabook.inputs import published
 from lorabook.device import DTYPE, generator, normal
+from lorabook.inputs import published
 
 NAMES = tuple(kim.laboratory.INSTANCES)
 
@@ -33,7 +33,9 @@ def network():
 
 
 def coupled_pair():
-    return kim.laboratory.coupled(kim.laboratory.instance("degenerate"), kim.laboratory.instance("magnet", n=5, lam=0.1), 0.1)
+    return kim.laboratory.coupled(
+        kim.laboratory.instance("degenerate"), kim.laboratory.instance("magnet", n=5, lam=0.1), 0.1
+    )
 
 
 # ---------------------------------------------------------------- the factored objective
@@ -41,7 +43,11 @@ def coupled_pair():
 
 @pytest.mark.parametrize("which", ["quadratic", "layers", "network"])
 def test_gradient_and_hessian_of_the_factored_objective_agree_with_autograd(which, network):
-    problem = {"quadratic": kim.laboratory.random_quadratic(4, 2, 9.0, 0.3, generator(1)), "layers": coupled_pair(), "network": network}[which]
+    problem = {
+        "quadratic": kim.laboratory.random_quadratic(4, 2, 9.0, 0.3, generator(1)),
+        "layers": coupled_pair(),
+        "network": network,
+    }[which]
     *layers, m, n = problem.shape
     B, A = draw(*layers, m, 2, seed=1), draw(*layers, 2, n, seed=2)
     gB, gA = torch.func.grad(lambda B, A: kim.landscape.objective(problem, B, A), (0, 1))(B, A)
@@ -64,7 +70,10 @@ def test_a_batch_of_hessians_equals_one_by_one():
     problem = kim.laboratory.instance("magnet")
     B, A = kim.descent.starts(problem, 2, 5, 1.0, generator(0), device="cpu")
     batch = kim.landscape.factored_hessian(problem, B, A)
-    assert all(torch.allclose(batch[k], kim.landscape.factored_hessian(problem, B[k], A[k]), rtol=1e-13, atol=1e-13) for k in range(5))
+    assert all(
+        torch.allclose(batch[k], kim.landscape.factored_hessian(problem, B[k], A[k]), rtol=1e-13, atol=1e-13)
+        for k in range(5)
+    )
 
 
 def test_rotating_the_factors_changes_nothing():
@@ -86,7 +95,9 @@ def test_network_curvature_is_the_hessians_quadratic_form(network):
 
 def test_network_smoothness_bounds_the_hessian_everywhere_tried(network):
     for scale in (0.0, 0.3, 1.0, 5.0):
-        assert float(torch.linalg.matrix_norm(network.hessian(scale * draw(20, 8, 10)), 2).max()) <= network.smoothness()
+        assert (
+            float(torch.linalg.matrix_norm(network.hessian(scale * draw(20, 8, 10)), 2).max()) <= network.smoothness()
+        )
 
 
 def test_the_network_is_the_same_again(network):
@@ -112,13 +123,21 @@ def test_candidates_are_certified_traps_and_one_rank_frees_them(name):
     found = kim.stationarity(problem, B, A)
     top = float(torch.linalg.eigvalsh(kim.landscape.factored_hessian(problem, B, A))[-1])
     # closed form: rounding only
-    assert float(found.gradient_norm) < 1e-14 and float(found.least_eigenvalue) > -1e-14 * top and float(found.excess) > 1
+    assert (
+        float(found.gradient_norm) < 1e-14 and float(found.least_eigenvalue) > -1e-14 * top and float(found.excess) > 1
+    )
     assert float(kim.landscape.objective(problem, B, A) - kim.landscape.full_objective(problem, problem.solution)) > 0.1
     free = kim.certificate.restart_with_rank(problem, B[None], A[None])
-    assert int(free.status[0]) == kim.descent.DONE and abs(float(kim.certificate.gap_to_full(problem, free, problem.solution)[0])) < 1e-10
+    assert (
+        int(free.status[0]) == kim.descent.DONE
+        and abs(float(kim.certificate.gap_to_full(problem, free, problem.solution)[0])) < 1e-10
+    )
 
 
-@pytest.mark.parametrize(("name", "flat", "gauge"), [("strict", 0, 0), ("degenerate", 3, 1), ("quiet", 0, 0), ("magnet", 1, 1), ("loud", 3, 3), ("fading", 3, 0)])
+@pytest.mark.parametrize(
+    ("name", "flat", "gauge"),
+    [("strict", 0, 0), ("degenerate", 3, 1), ("quiet", 0, 0), ("magnet", 1, 1), ("loud", 3, 3), ("fading", 3, 0)],
+)
 def test_flat_directions_are_counted(name, flat, gauge):
     found = kim.stationarity(kim.laboratory.instance(name), *kim.laboratory.instance(name).spurious_factors())
     assert (int(found.flat), int(found.gauge)) == (flat, gauge)
@@ -201,7 +220,12 @@ def test_prox_is_the_minimiser_of_its_definition():
 
 def test_prox_shrinks_distances_and_commutes_with_rotations():
     X, Y = draw(50, 4, 4), draw(50, 4, 4, seed=1)
-    assert bool(((kim.prox_nuclear(X, 0.5) - kim.prox_nuclear(Y, 0.5)).flatten(1).norm(dim=1) <= (X - Y).flatten(1).norm(dim=1)).all())
+    assert bool(
+        (
+            (kim.prox_nuclear(X, 0.5) - kim.prox_nuclear(Y, 0.5)).flatten(1).norm(dim=1)
+            <= (X - Y).flatten(1).norm(dim=1)
+        ).all()
+    )
     Q = linalg.random_orthonormal(4, 4, generator(2), "cpu")
     assert torch.allclose(kim.prox_nuclear(Q @ X, 0.5), Q @ kim.prox_nuclear(X, 0.5), atol=1e-13)
     assert torch.allclose(kim.prox_nuclear(X, 0.0), X, atol=1e-13)
@@ -243,7 +267,9 @@ def test_training_never_climbs_and_ends_balanced():
     problem = kim.laboratory.random_quadratic(4, 1, 20.0, 0.2, generator(2))
     B, A = kim.descent.starts(problem, 2, 50, 2.0, generator(0), device="cpu")
     ended = kim.train(problem, B, A)
-    assert bool((ended.objective <= kim.landscape.objective(problem, B, A)).all()) and bool((ended.status == kim.descent.DONE).all())
+    assert bool((ended.objective <= kim.landscape.objective(problem, B, A)).all()) and bool(
+        (ended.status == kim.descent.DONE).all()
+    )
     # a stationary point is balanced: the gap is at most the gradient over lambda
     assert float(linalg.balance(ended.B, ended.A).abs().max()) < 1e-7
 
@@ -256,10 +282,20 @@ def test_descent_and_lbfgs_find_the_same_minima():
     def fun(w):
         w = torch.as_tensor(w, dtype=DTYPE)
         b, a = w[:8].reshape(4, 2), w[8:].reshape(2, 4)
-        return float(kim.landscape.objective(problem, b, a)), torch.cat([g.flatten() for g in kim.landscape.factored_gradient(problem, b, a)]).numpy()
+        return float(kim.landscape.objective(problem, b, a)), torch.cat(
+            [g.flatten() for g in kim.landscape.factored_gradient(problem, b, a)]
+        ).numpy()
 
-    theirs = [minimize(fun, torch.cat([b.flatten(), a.flatten()]).numpy(), jac=True, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-10}).fun
-              for b, a in zip(B, A)]
+    theirs = [
+        minimize(
+            fun,
+            torch.cat([b.flatten(), a.flatten()]).numpy(),
+            jac=True,
+            method="L-BFGS-B",
+            options={"ftol": 1e-15, "gtol": 1e-10},
+        ).fun
+        for b, a in zip(B, A)
+    ]
     trap = float(kim.landscape.objective(problem, *problem.spurious_factors()))
     values = torch.tensor([trap, float(kim.landscape.full_objective(problem, problem.solution))], dtype=DTYPE)
     # which basin an L-BFGS step jumps into is its own affair; that its ends are among ours is not
@@ -272,7 +308,9 @@ def test_a_saddle_is_called_a_saddle_and_an_unfinished_run_unconverged():
     assert int(kim.train(problem, zero, zero.mT).status[0]) == kim.descent.SADDLE
     B, A = kim.descent.starts(problem, 1, 3, 1.0, generator(0), device="cpu")
     short = kim.train(problem, B, A, steps=5, newton=0)
-    assert bool((short.status == kim.descent.UNCONVERGED).all()) and not bool(kim.laboratory.spurious(problem, short, 0.0).any())
+    assert bool((short.status == kim.descent.UNCONVERGED).all()) and not bool(
+        kim.laboratory.spurious(problem, short, 0.0).any()
+    )
 
 
 def test_the_gradient_phase_follows_the_flow_to_first_order_in_its_steps():
@@ -292,8 +330,11 @@ def test_the_line_search_never_climbs_and_ends_where_training_ends():
     for _ in range(5):
         here = kim.descent.line_search(problem, *here, 10)
         values.append(kim.landscape.objective(problem, *here))
-    assert all(bool((after <= before).all()) for before, after in zip(values, values[1:])) and bool((values[-1] < values[0]).all())
-    # no traps below a condition of 2, so every path ends at the known solution; the objective is quadratic in the distance
+    assert all(bool((after <= before).all()) for before, after in zip(values, values[1:])) and bool(
+        (values[-1] < values[0]).all()
+    )
+    # no traps below a condition of 2, so every path ends at the known solution; the objective is quadratic in the
+    # distance
     ended = kim.descent.line_search(problem, B, A, 3000)
     assert float((ended[0] @ ended[1] - problem.solution).flatten(1).norm(dim=1).max()) < 1e-5
 
@@ -305,7 +346,9 @@ def test_the_line_search_of_a_batch_is_that_of_each_start_alone():
     for k in range(4):
         alone = kim.descent.line_search(problem, B[k : k + 1], A[k : k + 1], 30)
         # thirty steps of the same arithmetic, in products of other shapes
-        assert torch.allclose(batch[0][k], alone[0][0], rtol=1e-10, atol=1e-12) and torch.allclose(batch[1][k], alone[1][0], rtol=1e-10, atol=1e-12)
+        assert torch.allclose(batch[0][k], alone[0][0], rtol=1e-10, atol=1e-12) and torch.allclose(
+            batch[1][k], alone[1][0], rtol=1e-10, atol=1e-12
+        )
 
 
 def test_the_line_searchs_rate_is_free_of_the_worst_case(network):
@@ -341,7 +384,10 @@ def test_exact_constants_are_bounded_by_samples_and_attained_by_the_search(name)
 def test_the_samples_keep_rank_and_radius():
     problem = kim.laboratory.random_quadratic(5, 1, 5.0, 0.2, generator(0))
     X, Z = kim.constants.sample(problem, problem.solution, 2, 3.0, 200, generator(1))
-    assert int(torch.linalg.matrix_rank(X).max()) <= 2 and float((X - problem.solution).flatten(1).norm(dim=1).max()) <= 3.0
+    assert (
+        int(torch.linalg.matrix_rank(X).max()) <= 2
+        and float((X - problem.solution).flatten(1).norm(dim=1).max()) <= 3.0
+    )
     assert int(torch.linalg.matrix_rank(Z).max()) <= 2
 
 
@@ -381,13 +427,17 @@ def test_only_the_candidates_are_spurious():
         problem = kim.laboratory.instance("fading", rank=rank)
         rate = kim.laboratory.trap_rate(problem, rank, 100, 1.0)
         wanted = float(kim.landscape.objective(problem, *problem.spurious_factors()))
-        assert rate.spurious.any() and torch.allclose(rate.trained.objective[rate.spurious], torch.tensor(wanted, dtype=DTYPE), atol=1e-9)
+        assert rate.spurious.any() and torch.allclose(
+            rate.trained.objective[rate.spurious], torch.tensor(wanted, dtype=DTYPE), atol=1e-9
+        )
 
 
 def test_second_order_is_what_the_excess_needs():
     problem = kim.laboratory.instance("strict")
     zero = torch.zeros(3, 1, dtype=DTYPE)
-    at = kim.theorem.spine(problem, zero, zero.mT, problem.solution, *kim.constants.exact_constants(problem), rank_star=1)
+    at = kim.theorem.spine(
+        problem, zero, zero.mT, problem.solution, *kim.constants.exact_constants(problem), rank_star=1
+    )
     assert float(at.excess) < -1 and float(at.splitting) == 0
 
 
@@ -409,7 +459,9 @@ def test_extensions_reduce_to_theorem_1():
     alpha, beta = kim.constants.exact_constants(problem)
     B, A = problem.spurious_factors()
     conclusion = kim.theorem.spine(problem, B, A, problem.solution, alpha, beta, 1).conclusion
-    one = kim.theorem.several_slack(alpha, torch.tensor([beta], dtype=DTYPE), (B @ A)[None], problem.solution[None], 2, (1,))
+    one = kim.theorem.several_slack(
+        alpha, torch.tensor([beta], dtype=DTYPE), (B @ A)[None], problem.solution[None], 2, (1,)
+    )
     approximate = kim.theorem.approximate_slack(alpha, beta, B @ A, problem.solution, problem.solution, 2, 1)
     assert float(one) == pytest.approx(float(conclusion), rel=1e-12)
     assert float(approximate) * beta / 2 == pytest.approx(float(conclusion), rel=1e-12)
@@ -420,7 +472,15 @@ def test_extensions_give_the_numbers_of_a_case_done_by_hand():
     # d = delta = nu = 1/2, p = 1, rho = 1/2, kappa = 1/2: 1/2 (1 - 1) + 2 * 1/2 - 1/2 * 1/4
     assert float(kim.theorem.approximate_slack(1.0, 4.0, X, star, low, 2, 1)) == pytest.approx(0.875)
     # the same times beta / 2, and twice for two layers
-    both = kim.theorem.several_slack(1.0, torch.tensor([4.0, 4.0], dtype=DTYPE), torch.stack([X, X]), torch.stack([star, star]), 2, (1, 1), torch.stack([low, low]))
+    both = kim.theorem.several_slack(
+        1.0,
+        torch.tensor([4.0, 4.0], dtype=DTYPE),
+        torch.stack([X, X]),
+        torch.stack([star, star]),
+        2,
+        (1, 1),
+        torch.stack([low, low]),
+    )
     assert float(both) == pytest.approx(2 * 1.75)
 
 
@@ -430,7 +490,9 @@ def test_convexity_is_tight_where_alpha_is_attained():
     t = (problem.a - alpha) / problem.c  # the least eigenvector of [[a, c], [c, b]] is (-1, t)
     B = torch.zeros(3, 1, dtype=DTYPE)
     B[1] = t**0.5
-    assert float(kim.theorem.spine(problem, B, B.mT, problem.solution, alpha, beta, 1).convexity) == pytest.approx(0, abs=1e-12)
+    assert float(kim.theorem.spine(problem, B, B.mT, problem.solution, alpha, beta, 1).convexity) == pytest.approx(
+        0, abs=1e-12
+    )
     assert float(kim.theorem.spine(problem, B, B.mT, problem.solution, 1.1 * alpha, beta, 1).convexity) < -0.01
 
 
@@ -442,10 +504,20 @@ def test_the_spines_conclusion_is_the_slack_of_each_theorem():
     betas = torch.tensor([6.0, 11.0], dtype=DTYPE)
     found = kim.theorem.spine(pair, B, A, pair.solution, 0.09, betas, 1, low)
     # the same sums in another order
-    assert torch.allclose(found.conclusion, kim.theorem.several_slack(0.09, betas, B @ A, pair.solution, 2, (1, 1), low), rtol=1e-12, atol=1e-12)
+    assert torch.allclose(
+        found.conclusion,
+        kim.theorem.several_slack(0.09, betas, B @ A, pair.solution, 2, (1, 1), low),
+        rtol=1e-12,
+        atol=1e-12,
+    )
     alone = kim.laboratory.instance("degenerate")
     found = kim.theorem.spine(alone, B[:, 0], A[:, 0], alone.solution, 0.3, 6.0, 1, low[0])
-    assert torch.allclose(found.conclusion, 3.0 * kim.theorem.approximate_slack(0.3, 6.0, B[:, 0] @ A[:, 0], alone.solution, low[0], 2, 1), rtol=1e-12, atol=1e-12)
+    assert torch.allclose(
+        found.conclusion,
+        3.0 * kim.theorem.approximate_slack(0.3, 6.0, B[:, 0] @ A[:, 0], alone.solution, low[0], 2, 1),
+        rtol=1e-12,
+        atol=1e-12,
+    )
 
 
 def test_every_inequality_holds_for_several_matrices_and_fails_at_a_saddle():
@@ -454,7 +526,10 @@ def test_every_inequality_holds_for_several_matrices_and_fails_at_a_saddle():
     ended = kim.train(pair, *kim.descent.starts(pair, 2, 40, 1.0, generator(0), device="cpu"), steps=1500)
     assert bool((ended.status == kim.descent.DONE).all())
     # the runs stop at a gradient of 1e-9
-    assert min(float(slack.min()) for slack in kim.theorem.spine(pair, ended.B, ended.A, pair.solution, alpha, betas, 1)) > -1e-7
+    assert (
+        min(float(slack.min()) for slack in kim.theorem.spine(pair, ended.B, ended.A, pair.solution, alpha, betas, 1))
+        > -1e-7
+    )
     zero = torch.zeros(2, 5, 2, dtype=DTYPE)
     assert float(kim.theorem.spine(pair, zero, zero.mT, pair.solution, alpha, betas, 1).excess) < -1
 
@@ -489,7 +564,9 @@ def test_a_block_of_coupled_layers_has_no_constant_of_its_own():
         D, change = X - problem.solution, problem.gradient(X) - problem.gradient(problem.solution)
         quotients.append(float((change * D)[0].sum() / D[0].square().sum()))
     # the quotient is a - coupling / distance
-    assert quotients[0] == pytest.approx(3 - 0.1 / 1e-2, rel=1e-9) and quotients[1] == pytest.approx(3 - 0.1 / 1e-4, rel=1e-6)
+    assert quotients[0] == pytest.approx(3 - 0.1 / 1e-2, rel=1e-9) and quotients[1] == pytest.approx(
+        3 - 0.1 / 1e-4, rel=1e-6
+    )
 
 
 # ---------------------------------------------------------------- lemmas and decay
@@ -558,7 +635,10 @@ def test_an_appended_pair_lowers_the_objective_by_its_prediction():
     gain = kim.certificate.certify(B, A, G, problem.lam).gain
     errors = []
     for size in (1e-2, 3e-2):
-        fall = float(kim.landscape.objective(problem, B, A) - kim.landscape.objective(problem, *kim.certificate.append_pair(B, A, G, size)))
+        fall = float(
+            kim.landscape.objective(problem, B, A)
+            - kim.landscape.objective(problem, *kim.certificate.append_pair(B, A, G, size))
+        )
         errors.append(abs(fall - gain * size**2))
     # the next term is of order size^4, so three times the size is 81 times the error
     assert 60 < errors[1] / errors[0] < 100
@@ -604,7 +684,9 @@ def test_no_routine_leaves_its_device():
         kim.proximal.solve(problem, steps=50)
         kim.stationarity(problem, ended.B, ended.A)
         kim.theorem.spine(problem, ended.B, ended.A, problem.solution, 0.3, 6.0, 1)
-        kim.theorem.several_slack(0.3, torch.tensor([6.0], dtype=DTYPE, device="cpu"), ended.X[:, None], problem.solution[None], 2, (1,))
+        kim.theorem.several_slack(
+            0.3, torch.tensor([6.0], dtype=DTYPE, device="cpu"), ended.X[:, None], problem.solution[None], 2, (1,)
+        )
         kim.certificate.append_pair(ended.B, ended.A, problem.gradient(ended.X), 1e-2)
         kim.prox_nuclear(ended.X, 0.1)
         kim.theorem.approximate_slack(0.3, 6.0, ended.X, problem.solution, problem.solution, 2, 1)
@@ -629,7 +711,14 @@ def decoy(**changes):
         (decoy(decoys=3), "rank <= decoys < n"),
         (decoy(c=1.5), "positive definite"),
         (lambda: kim.laboratory.instance("deaf"), "no instance 'deaf'"),
-        (lambda: kim.Quadratic(torch.eye(4, dtype=DTYPE) + torch.tril(torch.ones(4, 4, dtype=DTYPE), -1), torch.zeros(2, 2, dtype=DTYPE), 0.1), "symmetric"),
+        (
+            lambda: kim.Quadratic(
+                torch.eye(4, dtype=DTYPE) + torch.tril(torch.ones(4, 4, dtype=DTYPE), -1),
+                torch.zeros(2, 2, dtype=DTYPE),
+                0.1,
+            ),
+            "symmetric",
+        ),
         (lambda: kim.Quadratic(-torch.eye(4, dtype=DTYPE), torch.zeros(2, 2, dtype=DTYPE), 0.1), "positive definite"),
         (lambda: kim.Quadratic(torch.eye(3, dtype=DTYPE), torch.zeros(2, 2, dtype=DTYPE), 0.1), "does not act on"),
         (lambda: kim.Quadratic(torch.eye(4), torch.zeros(2, 2), 0.1), "float64"),
@@ -637,46 +726,113 @@ def decoy(**changes):
         (lambda: kim.theorem_1(1.0, 5.0, draw(3, 3), draw(3, 3), 1, 2), "r* = 2"),
         (lambda: kim.theorem_1(1.0, 5.0, draw(3, 3), draw(4, 3), 2, 1), "different shapes"),
         (lambda: kim.theorem_1(2.0, 1.0, draw(3, 3), draw(3, 3), 2, 1), "0 < alpha <= beta"),
-        (lambda: kim.descent.starts(kim.laboratory.instance("strict"), 4, 2, 1.0, generator(0)), "rank 4 must lie between 1 and 3"),
+        (
+            lambda: kim.descent.starts(kim.laboratory.instance("strict"), 4, 2, 1.0, generator(0)),
+            "rank 4 must lie between 1 and 3",
+        ),
         (lambda: kim.train(kim.laboratory.instance("strict"), draw(2, 4, 1), draw(2, 1, 4)), "batch of starts"),
         (lambda: kim.stationarity(kim.laboratory.instance("strict"), draw(4, 1), draw(1, 4)), "does not fit"),
         (lambda: kim.constants.exact_constants(kim.laboratory.instance("strict", h=1.0)), "largest eigenvalue"),
         (lambda: kim.decay.rank_bound(4, 2.0, 1.0, 0.1), "0 < mu lambda < 1"),
         (lambda: kim.certificate.certify(draw(3, 1), draw(1, 3), draw(3, 3), 0.0), "positive decay"),
         (lambda: kim.network.pretrained(samples=5), "20 to 800 samples"),
-        (lambda: kim.constants.sample(kim.laboratory.instance("strict"), kim.laboratory.instance("strict").solution, 1, 0.5, 3, generator(0)), "must exceed"),
-        (lambda: kim.constants.sample(kim.laboratory.instance("strict"), kim.laboratory.instance("strict").solution, 9, 5.0, 3, generator(0)), "rank 9 must lie between 1 and 3"),
+        (
+            lambda: kim.constants.sample(
+                kim.laboratory.instance("strict"), kim.laboratory.instance("strict").solution, 1, 0.5, 3, generator(0)
+            ),
+            "must exceed",
+        ),
+        (
+            lambda: kim.constants.sample(
+                kim.laboratory.instance("strict"), kim.laboratory.instance("strict").solution, 9, 5.0, 3, generator(0)
+            ),
+            "rank 9 must lie between 1 and 3",
+        ),
         (lambda: kim.theorem_1(1.0, 5.0, draw(3, 3), draw(3, 3), 4, 1), "rank 4 is above the smaller side 3"),
         (lambda: kim.theorem_1(1.0, 5.0, math.nan * draw(3, 3), draw(3, 3), 2, 1), "X has entries that are NaN"),
         (lambda: kim.theorem_1(1.0, 5.0, draw(3, 3), math.inf * draw(3, 3), 2, 1), "X_star has entries that are NaN"),
         (lambda: kim.theorem_1(math.nan, 5.0, draw(3, 3), draw(3, 3), 2, 1), "0 < alpha <= beta"),
         (lambda: kim.theorem_1(1.0, 5.0, draw(2, 3, 3), draw(3, 3), 2, 1), "one matrix X"),
-        (lambda: kim.theorem.several_slack(1.0, torch.ones(3, dtype=DTYPE), draw(2, 3, 3), draw(2, 3, 3), 2, (1, 1)), "L constants and ranks"),
+        (
+            lambda: kim.theorem.several_slack(1.0, torch.ones(3, dtype=DTYPE), draw(2, 3, 3), draw(2, 3, 3), 2, (1, 1)),
+            "L constants and ranks",
+        ),
         (lambda: kim.theorem.approximate_slack(1.0, 5.0, draw(3, 3), draw(3, 3), draw(3, 3), 1, 2), "r* = 2"),
-        (lambda: kim.proximal_gradient(kim.laboratory.instance("strict"), draw(4, 3)), "or a batch of them, was wanted; got"),
-        (lambda: kim.proximal_gradient(kim.laboratory.instance("strict"), steps=0), "steps must be a whole number >= 1"),
+        (
+            lambda: kim.proximal_gradient(kim.laboratory.instance("strict"), draw(4, 3)),
+            "or a batch of them, was wanted; got",
+        ),
+        (
+            lambda: kim.proximal_gradient(kim.laboratory.instance("strict"), steps=0),
+            "steps must be a whole number >= 1",
+        ),
         (lambda: kim.prox_nuclear(draw(3, 3), math.nan), "tau has entries that are NaN"),
         (lambda: kim.prox_nuclear(math.nan * draw(3, 3), 1.0), "X has entries that are NaN"),
-        (lambda: kim.proximal.rank_path(kim.laboratory.instance("strict"), [0.1, -0.1]), "must not be negative; got -0.1"),
+        (
+            lambda: kim.proximal.rank_path(kim.laboratory.instance("strict"), [0.1, -0.1]),
+            "must not be negative; got -0.1",
+        ),
         (lambda: kim.proximal.rank_path(kim.laboratory.instance("strict"), []), "at least one decay"),
         (lambda: kim.proximal.redecayed(kim.laboratory.instance("strict"), math.nan), "must not be negative"),
-        (lambda: kim.laboratory.trap_rate(kim.laboratory.instance("strict"), 1, 0, 1.0), "count must be a whole number >= 1; got 0"),
-        (lambda: kim.laboratory.trap_rate(kim.laboratory.instance("strict"), 1, 5, 0.0), "scale of a start must be positive"),
-        (lambda: kim.train(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), steps=-1), "steps must be a whole number >= 0; got -1"),
-        (lambda: kim.train(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), newton=-1), "newton must be a whole number >= 0"),
+        (
+            lambda: kim.laboratory.trap_rate(kim.laboratory.instance("strict"), 1, 0, 1.0),
+            "count must be a whole number >= 1; got 0",
+        ),
+        (
+            lambda: kim.laboratory.trap_rate(kim.laboratory.instance("strict"), 1, 5, 0.0),
+            "scale of a start must be positive",
+        ),
+        (
+            lambda: kim.train(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), steps=-1),
+            "steps must be a whole number >= 0; got -1",
+        ),
+        (
+            lambda: kim.train(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), newton=-1),
+            "newton must be a whole number >= 0",
+        ),
         (lambda: kim.certificate.append_pair(draw(3, 1), draw(1, 3), draw(4, 3), 0.1), "different shapes"),
         (lambda: kim.certificate.append_pair(draw(3, 2), draw(1, 3), draw(3, 3), 0.1), "ranks 2 and 1 differ"),
         (lambda: kim.certificate.append_pair(draw(3, 3), draw(3, 3), draw(3, 3), 0.1), "already have every rank"),
         (lambda: kim.laboratory.wilson(3, 0), "hits <= count"),
-        (lambda: kim.decay.adam(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), 1e-2, 0, True), "steps must be a whole number >= 1"),
-        (lambda: kim.decay.stochastic_descent(draw(4, 3), draw(4, 3), draw(1, 3, 1), draw(1, 1, 3), 2, 0.1, 0.1, 10, generator(0)), "more steps than its window"),
-        (lambda: kim.laboratory.trap_rate(kim.laboratory.random_quadratic(4, 2, 2.0, 0.1, generator(0)), 1, 5, 0.1), "the rank 1 is below r* = 2"),
-        (lambda: kim.laboratory.trap_rate(kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), 0.1), 1, 5, 1.0), "whose solution is known; a Quadratic has none"),
-        (lambda: kim.laboratory.trap_rates(kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), 0.1), 1, 5, [("zero", 0.1)]), "whose solution is known; a Quadratic has none"),
+        (
+            lambda: kim.decay.adam(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), 1e-2, 0, True),
+            "steps must be a whole number >= 1",
+        ),
+        (
+            lambda: kim.decay.stochastic_descent(
+                draw(4, 3), draw(4, 3), draw(1, 3, 1), draw(1, 1, 3), 2, 0.1, 0.1, 10, generator(0)
+            ),
+            "more steps than its window",
+        ),
+        (
+            lambda: kim.laboratory.trap_rate(kim.laboratory.random_quadratic(4, 2, 2.0, 0.1, generator(0)), 1, 5, 0.1),
+            "the rank 1 is below r* = 2",
+        ),
+        (
+            lambda: kim.laboratory.trap_rate(kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), 0.1), 1, 5, 1.0),
+            "whose solution is known; a Quadratic has none",
+        ),
+        (
+            lambda: kim.laboratory.trap_rates(
+                kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), 0.1), 1, 5, [("zero", 0.1)]
+            ),
+            "whose solution is known; a Quadratic has none",
+        ),
         (lambda: kim.laboratory.trap_rates(kim.laboratory.instance("strict"), 1, 5, []), "at least one setting"),
-        (lambda: kim.descent.starts(kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), 0.1), 1, 5, 1.0, generator(0), "near"), "known spurious point; a Quadratic has none"),
-        (lambda: kim.constants.exact_constants(kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), 0.1)), "decoy family only; got a Quadratic"),
-        (lambda: kim.descent.starts(kim.laboratory.instance("strict"), 2, 5, 1.0, generator(0), "near"), "factors of rank 1; got rank 2"),
+        (
+            lambda: kim.descent.starts(
+                kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), 0.1), 1, 5, 1.0, generator(0), "near"
+            ),
+            "known spurious point; a Quadratic has none",
+        ),
+        (
+            lambda: kim.constants.exact_constants(kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), 0.1)),
+            "decoy family only; got a Quadratic",
+        ),
+        (
+            lambda: kim.descent.starts(kim.laboratory.instance("strict"), 2, 5, 1.0, generator(0), "near"),
+            "factors of rank 1; got rank 2",
+        ),
         (lambda: kim.theorem_1(1.0, 5.0, draw(3, 3), star(), 2, 1), "X has the rank 3, above the 2"),
         (lambda: kim.theorem_1(1.0, 5.0, star(), draw(3, 3), 2, 1), "X_star has the rank 3, above the 1"),
         (lambda: kim.theorem_1(1.0, 5.0, star(), torch.stack([star(), star()]), 2, 1), "one matrix X"),
@@ -686,22 +842,62 @@ def decoy(**changes):
         (lambda: kim.decoy_family(3, 1.5, 2.0, 1.0, 1.0, 6.0, 0.1), "rank must be a whole number >= 1; got 1.5"),
         (lambda: kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), "x"), "must not be negative; got 'x'"),
         (lambda: kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), None), "must not be negative; got None"),
-        (lambda: kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), torch.tensor([0.1, 0.2])), "must not be negative; got tensor"),
+        (
+            lambda: kim.Quadratic(torch.eye(9, dtype=DTYPE), draw(3, 3), torch.tensor([0.1, 0.2])),
+            "must not be negative; got tensor",
+        ),
         (lambda: kim.train(kim.laboratory.instance("strict"), draw(0, 3, 1), draw(0, 1, 3)), "S >= 1, was wanted"),
         (lambda: kim.train(kim.laboratory.instance("strict"), draw(3, 3, 1), draw(2, 1, 3)), "do not fit each other"),
         (lambda: kim.train(kim.laboratory.instance("strict"), draw(1, 3, 1), draw(2, 1, 3)), "S >= 1, was wanted"),
-        (lambda: kim.train(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), tolerance=-1.0), "tolerance must be positive"),
-        (lambda: kim.train(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), smoothness=-1.0), "smoothness must be positive"),
-        (lambda: kim.train(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), safety=-5.0), "safety must be positive"),
-        (lambda: kim.descent.line_search(kim.laboratory.instance("strict"), draw(2, 4, 1), draw(2, 1, 4), 5), "batch of starts"),
-        (lambda: kim.descent.line_search(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), 0), "evaluations must be a whole number >= 1"),
-        (lambda: kim.decay.adam(kim.laboratory.instance("strict"), draw(1, 4, 1), draw(1, 1, 4), 0.1, 3, True), "batch of starts"),
-        (lambda: kim.decay.adam(kim.laboratory.instance("strict"), draw(1, 3, 1), draw(1, 1, 3), -0.1, 3, True), "learning rate must be positive"),
+        (
+            lambda: kim.train(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), tolerance=-1.0),
+            "tolerance must be positive",
+        ),
+        (
+            lambda: kim.train(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), smoothness=-1.0),
+            "smoothness must be positive",
+        ),
+        (
+            lambda: kim.train(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), safety=-5.0),
+            "safety must be positive",
+        ),
+        (
+            lambda: kim.descent.line_search(kim.laboratory.instance("strict"), draw(2, 4, 1), draw(2, 1, 4), 5),
+            "batch of starts",
+        ),
+        (
+            lambda: kim.descent.line_search(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), 0),
+            "evaluations must be a whole number >= 1",
+        ),
+        (
+            lambda: kim.decay.adam(kim.laboratory.instance("strict"), draw(1, 4, 1), draw(1, 1, 4), 0.1, 3, True),
+            "batch of starts",
+        ),
+        (
+            lambda: kim.decay.adam(kim.laboratory.instance("strict"), draw(1, 3, 1), draw(1, 1, 3), -0.1, 3, True),
+            "learning rate must be positive",
+        ),
         (lambda: kim.laboratory.random_batch(0, 3, 2.0, 1, generator(0)), "count must be a whole number >= 1; got 0"),
         (lambda: kim.laboratory.random_batch(3, 3, 2.0, 4, generator(0)), "rank up to the side"),
         (lambda: kim.laboratory.random_quadratic(4, 1, 2.0, 0.1, generator(0), tail=-1.0), "a tail from 0 to 1"),
-        (lambda: kim.certificate.restart_with_rank(kim.laboratory.instance("strict"), draw(1, 3, 1), draw(1, 1, 3), 0.0), "size of a pair must be positive"),
-        (lambda: kim.theorem.spine(kim.proximal.redecayed(kim.laboratory.instance("strict"), 0.0), draw(1, 3, 1), draw(1, 1, 3), star(), 0.3, 6.0, 1), "decay lambda of the proof"),
+        (
+            lambda: kim.certificate.restart_with_rank(
+                kim.laboratory.instance("strict"), draw(1, 3, 1), draw(1, 1, 3), 0.0
+            ),
+            "size of a pair must be positive",
+        ),
+        (
+            lambda: kim.theorem.spine(
+                kim.proximal.redecayed(kim.laboratory.instance("strict"), 0.0),
+                draw(1, 3, 1),
+                draw(1, 1, 3),
+                star(),
+                0.3,
+                6.0,
+                1,
+            ),
+            "decay lambda of the proof",
+        ),
         (lambda: kim.theorem.least_norm(0.1, draw(3).abs(), 1.0, 7, 1), "r* = 1 and r = 7"),
     ],
 )

@@ -12,11 +12,26 @@ from lorabook.page import claims, ledger
 from lorabook.page.claims import ClaimError
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-BASE = {"where": "eq. (1)", "kind": "equation", "measured": "a distance", "band": [0, 1], "band_reason": "a bound", "probe": "another start"}
+BASE = {
+    "where": "eq. (1)",
+    "kind": "equation",
+    "measured": "a distance",
+    "band": [0, 1],
+    "band_reason": "a bound",
+    "probe": "another start",
+}
 LIST = [
     BASE | {"id": "first", "statement": "The norm $|x| \\le \\|y\\|$."},
     BASE | {"id": "second", "statement": "s", "scope": "exact", "hypotheses": "small starts"},
-    {**BASE, "id": "wrong", "statement": "w", "quote": "$|a| = b$", "right": "$a = b$", "ruled_out": "rounding", "consequence": "the theorem stands"},
+    {
+        **BASE,
+        "id": "wrong",
+        "statement": "w",
+        "quote": "$|a| = b$",
+        "right": "$a = b$",
+        "ruled_out": "rounding",
+        "consequence": "the theorem stands",
+    },
     {"id": "history", "where": "section 1", "kind": "remark", "statement": "h", "reason": "A matter of history."},
 ]
 
@@ -25,7 +40,13 @@ LIST = [
 def demo(monkeypatch, tmp_path):
     (tmp_path / "lists").mkdir()
     for name, entries in (("demo", LIST), ("empty", [LIST[3] | {"id": "none"}])):
-        text = {"source": name, "title": f"{name.title()}: a paper", "version": "v1,\nfirst print.", "read": "2026-01-01", "claims": entries}
+        text = {
+            "source": name,
+            "title": f"{name.title()}: a paper",
+            "version": "v1,\nfirst print.",
+            "read": "2026-01-01",
+            "claims": entries,
+        }
         (tmp_path / "lists" / f"{name}.yml").write_text(yaml.safe_dump(text))
     monkeypatch.setattr(claims, "LISTS", tmp_path / "lists")
     claims.load.cache_clear(), claims._read.cache_clear()
@@ -36,7 +57,10 @@ def demo(monkeypatch, tmp_path):
 def page(folder, name, *verdicts):
     """An executed notebook whose cells show these verdicts, beside other output."""
     notebook = nbformat.v4.new_notebook()
-    notebook.cells = [nbformat.v4.new_markdown_cell("text"), nbformat.v4.new_code_cell("1 + 1", outputs=[nbformat.v4.new_output("stream", text="2")])]
+    notebook.cells = [
+        nbformat.v4.new_markdown_cell("text"),
+        nbformat.v4.new_code_cell("1 + 1", outputs=[nbformat.v4.new_output("stream", text="2")]),
+    ]
     for verdict in verdicts:
         data, metadata = verdict._repr_mimebundle_()
         output = nbformat.v4.new_output("execute_result", data=data, metadata=metadata, execution_count=1)
@@ -101,9 +125,25 @@ def columns(markdown):
 def test_counts_add_up(collected):
     table = ledger.counts(collected)
     assert table.header == ("source", *claims.VERDICTS, "claims", "ours beside them that hold")
-    assert table.rows == (("Demo: a paper", "1", "0", "1", "1", "1", "4", "0 of 0"), ("Empty: a paper", "0", "0", "0", "0", "0", "0", "0 of 0"), ("all", "1", "0", "1", "1", "1", "4", "0 of 0"))
-    own, failed = (claims.Verdict(dataclasses.replace(collected[0][1].claim, id=f"demo.{word}", kind="beyond"), word, value="1") for word in (claims.RANGE, claims.FAILS))
-    assert ledger.counts([*collected, ("page", own), ("page", failed)]).rows[0] == ("Demo: a paper", "1", "0", "1", "1", "1", "4", "1 of 2")
+    assert table.rows == (
+        ("Demo: a paper", "1", "0", "1", "1", "1", "4", "0 of 0"),
+        ("Empty: a paper", "0", "0", "0", "0", "0", "0", "0 of 0"),
+        ("all", "1", "0", "1", "1", "1", "4", "0 of 0"),
+    )
+    own, failed = (
+        claims.Verdict(dataclasses.replace(collected[0][1].claim, id=f"demo.{word}", kind="beyond"), word, value="1")
+        for word in (claims.RANGE, claims.FAILS)
+    )
+    assert ledger.counts([*collected, ("page", own), ("page", failed)]).rows[0] == (
+        "Demo: a paper",
+        "1",
+        "0",
+        "1",
+        "1",
+        "1",
+        "4",
+        "1 of 2",
+    )
 
 
 def test_the_table_links_each_claim_to_its_anchor_each_failure_to_its_erratum_and_keeps_its_columns(collected):
@@ -112,7 +152,9 @@ def test_the_table_links_each_claim_to_its_anchor_each_failure_to_its_erratum_an
     assert {len(row) for row in rows} == {7} and len(rows) == 2 + 4
     first, second, wrong = rows[2], rows[3], rows[4]
     assert first[0].strip() == "[[first](#claim-demo-first)]{#row-demo-first}"
-    assert [cell.strip() for cell in first[1:4]] == ["Demo", "equation", "✓ holds in the range tested"] and first[6].strip() == "0.25"
+    assert [cell.strip() for cell in first[1:4]] == ["Demo", "equation", "✓ holds in the range tested"] and first[
+        6
+    ].strip() == "0.25"
     assert wrong[3].strip() == "[✗ fails as printed](#erratum-demo-wrong)"
     assert second[4].strip() == "s *Hypotheses:* Small starts."
     # a pipe is escaped, inside mathematics too, where the parser takes the escape away again
@@ -147,16 +189,31 @@ def test_errata_say_what_is_printed_what_is_right_the_numbers_what_was_ruled_out
     errata = ledger.Errata(collected, "demo")
     assert [verdict.claim.id for verdict in errata.entries] == ["demo.wrong"]
     text = errata._repr_mimebundle_()["text/markdown"]
-    for part in ("**Version read.** v1, first print. Read on 2026-01-01.", "1 statement does not hold as printed.", "[**1. Location.**]{#erratum-demo-wrong} Eq. (1)",
-                 "**Printed.** “$|a| = b$”", "**Right.** $a = b$.", "**Evidence.** A distance", "A distance: 3, wanted at most 1.", "Corrected statement: 0.5.",
-                 "[The run](#claim-demo-wrong), [its row in the ledger](#row-demo-wrong).", "**Ruled out.** Rounding.", "**Consequence.** The theorem stands."):
+    for part in (
+        "**Version read.** v1, first print. Read on 2026-01-01.",
+        "1 statement does not hold as printed.",
+        "[**1. Location.**]{#erratum-demo-wrong} Eq. (1)",
+        "**Printed.** “$|a| = b$”",
+        "**Right.** $a = b$.",
+        "**Evidence.** A distance",
+        "A distance: 3, wanted at most 1.",
+        "Corrected statement: 0.5.",
+        "[The run](#claim-demo-wrong), [its row in the ledger](#row-demo-wrong).",
+        "**Ruled out.** Rounding.",
+        "**Consequence.** The theorem stands.",
+    ):
         assert part in text, part
     none = ledger.Errata(collected, "empty")._repr_mimebundle_()["text/markdown"]
     assert "0 statements do not" in none
 
 
 def test_what_is_no_quote_is_not_called_printed():
-    claim = next(claim for source in claims.sources() for claim in claims.load(source).values() if claim.right and not claim.quote)
+    claim = next(
+        claim
+        for source in claims.sources()
+        for claim in claims.load(source).values()
+        if claim.right and not claim.quote
+    )
     verdict = claims.Verdict(claim, claims.FAILS, value="1")
     text = ledger.Errata([("page", verdict)], claim.id.split(".")[0])._repr_mimebundle_()["text/markdown"]
     assert "**Read as.** " + claim.statement in text and "**Printed.**" not in text
@@ -168,7 +225,16 @@ def test_every_erratum_says_whether_the_conclusion_stands(source):
     assert found and all(verdict.claim.consequence for verdict in found)
 
 
-@pytest.mark.parametrize("text, shown", [("slides, title", "Slides, title"), ("a start", "A start"), ("r >= r*", "r >= r*"), ("b = 128, mu", "b = 128, mu"), ("", "")])
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("slides, title", "Slides, title"),
+        ("a start", "A start"),
+        ("r >= r*", "r >= r*"),
+        ("b = 128, mu", "b = 128, mu"),
+        ("", ""),
+    ],
+)
 def test_a_sentence_begins_with_a_capital_and_a_formula_keeps_its_letter(text, shown):
     assert ledger._capital(text) == shown
 

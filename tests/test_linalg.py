@@ -155,7 +155,10 @@ def test_truncation_turns_scales_and_transposes_with_its_matrix():
         assert (one - other).abs().max() < 1e-13
 
 
-@pytest.mark.parametrize("rank, came", [(-1, "got -1"), (5, "The rank 5 is above the smaller dimension 4"), (1.0, "got 1.0"), (True, "got True")])
+@pytest.mark.parametrize(
+    "rank, came",
+    [(-1, "got -1"), (5, "The rank 5 is above the smaller dimension 4"), (1.0, "got 1.0"), (True, "got True")],
+)
 def test_a_bad_rank_is_refused(rank, came):
     with pytest.raises(ValueError, match=came):
         linalg.truncate(draw(0, 6, 4), rank)

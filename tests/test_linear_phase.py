@@ -43,7 +43,9 @@ def test_the_solution_is_a_matrix_exponential(seed, m, n, r):
 def test_the_solution_agrees_with_the_integrator(seed):
     G, B0, A0 = problem(seed, 5, 3, 2, (4,))
     times = torch.tensor([0.5, 2.0], dtype=f64)
-    states = flow.integrate(lambda state, G: (G @ state[1].mT, state[0].mT @ G), (B0, A0), times, parameters=(G,)).states
+    states = flow.integrate(
+        lambda state, G: (G @ state[1].mT, state[0].mT @ G), (B0, A0), times, parameters=(G,)
+    ).states
     for found, wanted in zip(linear_phase.propagate(G, B0, A0, times), states):
         # the integrator's error at rtol 1e-10
         assert (found - wanted).abs().max() < 1e-8 * wanted.abs().max()
@@ -52,7 +54,12 @@ def test_the_solution_agrees_with_the_integrator(seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_derivative_in_time_is_the_system(seed):
     G, B0, A0 = problem(seed, 4, 5, 2)
-    moved = [torch.func.jvp(lambda t: linear_phase.propagate(G, B0, A0, t)[k], (torch.ones(1, dtype=f64),), (torch.ones(1, dtype=f64),)) for k in (0, 1)]
+    moved = [
+        torch.func.jvp(
+            lambda t: linear_phase.propagate(G, B0, A0, t)[k], (torch.ones(1, dtype=f64),), (torch.ones(1, dtype=f64),)
+        )
+        for k in (0, 1)
+    ]
     (B, dB), (A, dA) = moved
     # automatic differentiation is exact to rounding
     assert (dB - G @ A.mT).abs().max() < 1e-12 * dB.abs().max() and (dA - B.mT @ G).abs().max() < 1e-12 * dA.abs().max()
@@ -113,7 +120,14 @@ def test_rotations_units_and_transposes(seed):
     flipped = linear_phase.propagate(G.mT, A0.mT, B0.mT, times)
     faster = linear_phase.propagate(16 * G, B0, A0, times / 16)
     scale = max(B.abs().max(), A.abs().max())
-    for one, other in ((turned[0], U @ B @ Q), (turned[1], Q.mT @ A @ V.mT), (flipped[0], A.mT), (flipped[1], B.mT), (faster[0], B), (faster[1], A)):
+    for one, other in (
+        (turned[0], U @ B @ Q),
+        (turned[1], Q.mT @ A @ V.mT),
+        (flipped[0], A.mT),
+        (flipped[1], B.mT),
+        (faster[0], B),
+        (faster[1], A),
+    ):
         # rounding of one more singular value decomposition
         assert (one - other).abs().max() < 1e-13 * scale
 
@@ -124,7 +138,9 @@ def test_many_systems_at_once_equal_one_by_one():
     for k in range(6):
         one = linear_phase.propagate(G[k], B0[k], A0[k], [2.0, 0.1])
         # the same operations: rounding at most
-        assert (one[0] - B[:, k]).abs().max() < 1e-13 * B.abs().max() and (one[1] - A[:, k]).abs().max() < 1e-13 * A.abs().max()
+        assert (one[0] - B[:, k]).abs().max() < 1e-13 * B.abs().max() and (
+            one[1] - A[:, k]
+        ).abs().max() < 1e-13 * A.abs().max()
     shared, _ = linear_phase.propagate(G[0], B0, A0[0], [2.0])
     assert shared.shape == (1, 6, 4, 2)
 
@@ -163,7 +179,10 @@ GOOD = problem(0, 5, 4, 2)
         ({"G": GOOD[0] * math.nan}, "^G has entries that are NaN"),
         ({"B0": GOOD[1].float()}, "B must be a float64 tensor; got torch.float32"),
         ({"A0": GOOD[2][:1]}, "ranks 2 and 1 differ"),
-        ({"B0": torch.ones(5, 5, dtype=f64), "A0": torch.ones(5, 4, dtype=f64)}, "The rank 5 is above the smaller dimension 4"),
+        (
+            {"B0": torch.ones(5, 5, dtype=f64), "A0": torch.ones(5, 4, dtype=f64)},
+            "The rank 5 is above the smaller dimension 4",
+        ),
         ({"B0": GOOD[1].expand(2, 5, 2), "A0": GOOD[2].expand(3, 2, 4)}, r"B \(2,\), A \(3,\)"),
         ({"last": [-1.0]}, "must not be negative; the smallest is -1"),
         ({"last": [math.nan]}, "NaN or infinite"),
@@ -171,7 +190,12 @@ GOOD = problem(0, 5, 4, 2)
 )
 @pytest.mark.parametrize("routine", ["propagate", "iterate"])
 def test_a_bad_argument_gets_one_sentence(routine, change, came):
-    arguments = dict(zip(("G", "B0", "A0"), GOOD)) | ({"learning_rate": 0.1} if routine == "iterate" else {}) | {"last": [1.0]} | change
+    arguments = (
+        dict(zip(("G", "B0", "A0"), GOOD))
+        | ({"learning_rate": 0.1} if routine == "iterate" else {})
+        | {"last": [1.0]}
+        | change
+    )
     with pytest.raises(ValueError, match=came) as raised:
         getattr(linear_phase, routine)(*arguments.values())
     message = str(raised.value)

@@ -10,9 +10,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lorabook import descent, device, lora_one
 from lorabook.inputs import published
-from lorabook.page import claims
 from lorabook.linalg import random_orthonormal, thin_svd, truncate
 from lorabook.lora_one import alignment, peers, planted, rates, runs, tables, toys
+from lorabook.page import claims
 
 f64 = torch.float64
 
@@ -23,7 +23,9 @@ def normal(*shape, seed=0):
 
 def problem(activation="linear", N=60, d=7, k=5, rank=2, seed=0, **options):
     """One problem with a shift of the given rank and singular values 1 and 1/2."""
-    return planted.single(planted.planted(d, k, N, planted.spectrum(rank, 2.0, "cpu"), 1, seed, activation, **options), 0)
+    return planted.single(
+        planted.planted(d, k, N, planted.spectrum(rank, 2.0, "cpu"), 1, seed, activation, **options), 0
+    )
 
 
 def factors(d=7, k=5, r=3, seed=5, size=0.5):
@@ -68,7 +70,9 @@ def test_the_glm_form_leaves_the_mask_out():
     p = problem("relu")
     B, A = factors()
     residual = p.labels - (p.X @ (p.W + B @ A)).clamp(min=0)
-    assert distance(lora_one.negative_gradient(p, B, A, masked=False), p.X.mT @ residual / 60) < 1e-13  # summation order
+    assert (
+        distance(lora_one.negative_gradient(p, B, A, masked=False), p.X.mT @ residual / 60) < 1e-13
+    )  # summation order
     assert distance(lora_one.negative_gradient(p, B, A), lora_one.negative_gradient(p, B, A, masked=False)) > 0.05
 
 
@@ -131,13 +135,17 @@ def test_the_population_is_the_limit_of_many_samples():
         many = problem(activation, N=400_000)
         B, A = factors()
         for masked in (True, False):
-            gap = distance(lora_one.negative_gradient(many, B, A, masked), lora_one.negative_gradient(replace(many, X=None), B, A, masked))
+            gap = distance(
+                lora_one.negative_gradient(many, B, A, masked),
+                lora_one.negative_gradient(replace(many, X=None), B, A, masked),
+            )
             assert gap < 0.02  # a few times sqrt(d / N) = 0.004
 
 
 def test_the_start_error_has_the_exact_mean_square():
     squares = runs.start_errors(16, 12, 2, [64, 256], 400, 1) / 17
-    # the relative spread of one is near sqrt(2 / (d r*)) = 0.25, of the mean over 400 a twentieth of that; three of these
+    # the relative spread of one is near sqrt(2 / (d r*)) = 0.25, of the mean over 400 a twentieth of that; three of
+    # these
     assert float((squares.mean(-1) - 1).abs().max()) < 0.04
     coloured = runs.start_errors(16, 12, 2, [256], 100, 1, spread=0.5) / 17
     assert float(coloured.mean()) > 1.2
@@ -180,7 +188,11 @@ def test_lora_ga_starts_from_the_next_right_singular_vectors():
 def test_the_published_forms_are_what_they_print():
     G = normal(8, 6)
     U, s, Vh = torch.linalg.svd(G, full_matrices=False)
-    wanted = {"slides": -4.0 * U[:, :2] @ Vh[:2], "readme": (U[:, :2] * s[:2] ** 2) @ Vh[:2] / 4, "code": (U[:, :2] * s[:2]) @ Vh[:2] / (4 * s[0])}
+    wanted = {
+        "slides": -4.0 * U[:, :2] @ Vh[:2],
+        "readme": (U[:, :2] * s[:2] ** 2) @ Vh[:2] / 4,
+        "code": (U[:, :2] * s[:2]) @ Vh[:2] / (4 * s[0]),
+    }
     for form in lora_one.FORMS:
         B, A, offsets = lora_one.algorithm_start(G, 2, 4.0, form)
         assert distance(B @ A, wanted[form]) < 1e-13 and offsets == (form == "slides")  # rounding
@@ -211,7 +223,9 @@ def test_descent_in_reduced_coordinates_is_descent_in_full():
             full = lora_one.descend(p, B, A, 0.1, 0.2, 40, rule=rule)
             # rounding, amplified over forty steps
             assert distance(short.B, full.B) < 1e-10 and distance(short.A, full.A) < 1e-10
-            assert torch.allclose(short.error, full.error, rtol=1e-10) and torch.allclose(short.sine_to_shift, full.sine_to_shift, atol=1e-10)
+            assert torch.allclose(short.error, full.error, rtol=1e-10) and torch.allclose(
+                short.sine_to_shift, full.sine_to_shift, atol=1e-10
+            )
 
 
 def test_the_thin_decomposition_is_the_full_one_without_its_zeros():
@@ -341,7 +355,11 @@ def test_the_linearised_operator_is_the_jacobian_of_a_step(activation, precondit
 
     def step_map(B, A):
         J = lora_one.problem._negative_gradient(p, B, A, False)
-        left, right = (torch.linalg.inv(A @ A.mT), torch.linalg.inv(B.mT @ B)) if preconditioned else (torch.eye(2, dtype=f64),) * 2
+        left, right = (
+            (torch.linalg.inv(A @ A.mT), torch.linalg.inv(B.mT @ B))
+            if preconditioned
+            else (torch.eye(2, dtype=f64),) * 2
+        )
         return (B + step * J @ A.mT @ left) @ (A + step * right @ B.mT @ J)
 
     jacobian = torch.func.jacrev(step_map, argnums=(0, 1))(B, A)
@@ -351,7 +369,7 @@ def test_the_linearised_operator_is_the_jacobian_of_a_step(activation, precondit
     values = torch.linalg.eigvals((before - after) @ torch.linalg.pinv(before, rtol=1e-10)).real.sort().values / step
     mu = rates.curvatures(p, preconditioned)
     # the other d k - D eigenvalues are zero; 1e-9 for the pseudoinverse
-    assert torch.allclose(values[-len(mu):], mu, atol=1e-8) and float(values[: -len(mu)].abs().max()) < 1e-8
+    assert torch.allclose(values[-len(mu) :], mu, atol=1e-8) and float(values[: -len(mu)].abs().max()) < 1e-8
 
 
 def test_the_preconditioned_curvature_is_that_of_the_closed_form():
@@ -367,7 +385,11 @@ def test_in_the_population_the_curvatures_are_the_sums_of_singular_values():
     # s_i + s_j for i, j <= r*, and s_i alone d - r* and k - r* times: here s = (1, 1/2), d = 7, k = 5
     wanted = torch.tensor(sorted([2.0, 1.5, 1.5, 1.0] + 8 * [1.0] + 8 * [0.5]), dtype=f64)
     assert torch.allclose(rates.curvatures(p), wanted, atol=1e-12)
-    assert torch.allclose(rates.curvatures(replace(p, activation="relu"), True), torch.tensor(16 * [0.5] + 4 * [1.0], dtype=f64), atol=1e-12)
+    assert torch.allclose(
+        rates.curvatures(replace(p, activation="relu"), True),
+        torch.tensor(16 * [0.5] + 4 * [1.0], dtype=f64),
+        atol=1e-12,
+    )
 
 
 def test_the_forecast_meets_the_run_and_the_rate_depends_on_kappa_without_preconditioner_only():
@@ -376,7 +398,10 @@ def test_the_forecast_meets_the_run_and_the_rate_depends_on_kappa_without_precon
     for sweep in (plain, scaled):
         # what the linearisation drops is of second order in an error of 1e-5
         assert torch.allclose(sweep["fitted"], sweep["predicted"], rtol=1e-3)
-    assert float(scaled["fitted"].max() / scaled["fitted"].min()) < 1.02 and float(plain["fitted"][0] / plain["fitted"][2]) > 50
+    assert (
+        float(scaled["fitted"].max() / scaled["fitted"].min()) < 1.02
+        and float(plain["fitted"][0] / plain["fitted"][2]) > 50
+    )
 
 
 def test_the_printed_sketch_lacks_the_mixed_parts():
@@ -415,7 +440,9 @@ def test_the_plane_is_kept_only_for_an_eigenvector():
 
 
 def test_the_printed_sign_traps_descent_below_the_singular_values_only():
-    ends = {g: [runs.slides_start_error(8, 8, 3, g, 0.2, 150, 1, turned) for turned in (False, True)] for g in (0.3, 2.0)}
+    ends = {
+        g: [runs.slides_start_error(8, 8, 3, g, 0.2, 150, 1, turned) for turned in (False, True)] for g in (0.3, 2.0)
+    }
     assert ends[0.3][0] > 0.3 and max(ends[0.3][1], *ends[2.0]) < 1e-8
 
 
@@ -496,11 +523,21 @@ def test_bad_input_is_refused_in_one_sentence():
         (lambda: lora_one.lora_init((6, 5), 2, "a", device.generator(0)), "init_scale"),
         (lambda: lora_one.algorithm_start(0 * G, 2, 1.0, "code"), "zero"),
         (lambda: lora_one.negative_gradient(hollow), "zero column"),
-        (lambda: lora_one.negative_gradient(replace(hollow, W=W), -W @ torch.eye(5, 2, dtype=f64), torch.eye(2, 5, dtype=f64)), "zero column"),
+        (
+            lambda: lora_one.negative_gradient(
+                replace(hollow, W=W), -W @ torch.eye(5, 2, dtype=f64), torch.eye(2, 5, dtype=f64)
+            ),
+            "zero column",
+        ),
         (lambda: lora_one.descend(hollow, B, A, 0.1, 0.1, 3), "zero column"),
         (lambda: lora_one.loss(replace(p, X=None), B, A), "samples"),
         (lambda: lora_one.Regression(torch.stack([X] * 2), W, torch.stack([shift] * 3)), "leading dimensions"),
-        (lambda: lora_one.descend(lora_one.Regression(torch.stack([X] * 2), W, shift), torch.stack([B] * 3), A, 0.1, 0.1, 3), "leading dimensions"),
+        (
+            lambda: lora_one.descend(
+                lora_one.Regression(torch.stack([X] * 2), W, shift), torch.stack([B] * 3), A, 0.1, 0.1, 3
+            ),
+            "leading dimensions",
+        ),
         (lambda: lora_one.descend(p, B, A, "a", 0.1, 3), "step_B"),
         (lambda: lora_one.descend(p, B, A, 0.1, 0.1, 2.5), "iterations"),
         (lambda: lora_one.descend(p, B, A, 0.1, 0.1, 3, preconditioned=True, ridge=-1.0), "ridge"),
@@ -517,13 +554,19 @@ def test_bad_input_is_refused_in_one_sentence():
         (lambda: lora_one.linear_phase(G, B, A, 0.1, 0.1, "x"), "iterations must be a number"),
         (lambda: lora_one.linear_phase(G, B, A, 0.1, 0.1, None), "iterations must be a number"),
         (lambda: lora_one.linear_phase(G, B, A, 0.1, 0.1, [5, 10**6]), "After 1000000 iterations the factors leave"),
-        (lambda: lora_one.mean_relu_gradient(normal(2, 6, 5), normal(3, 6, 5)), r"do not fit each other: W \(2,\), shift \(3,\)"),
+        (
+            lambda: lora_one.mean_relu_gradient(normal(2, 6, 5), normal(3, 6, 5)),
+            r"do not fit each other: W \(2,\), shift \(3,\)",
+        ),
         (lambda: lora_one.loss(p, B.mT, A), "shape|ranks"),
         (lambda: lora_one.loss(G, B, A), "problem must be a Regression; got Tensor"),
         (lambda: lora_one.negative_gradient(G), "problem must be a Regression; got Tensor"),
         (lambda: lora_one.offset(G, B, A), "problem must be a Regression; got Tensor"),
         (lambda: lora_one.descend(G, B, A, 0.1, 0.1, 3), "problem must be a Regression; got Tensor"),
-        (lambda: lora_one.descend(p, B, A, 0.1, 0.1, 3, rule="adam"), "rule must be a function such as those of lorabook.descent; got 'adam'"),
+        (
+            lambda: lora_one.descend(p, B, A, 0.1, 0.1, 3, rule="adam"),
+            "rule must be a function such as those of lorabook.descent; got 'adam'",
+        ),
         (lambda: lora_one.descend(p, normal(5, 2), A, 0.1, 0.1, 3), r"^shift \(6, 5\) and the update"),
         (lambda: lora_one.lora_init((6,), 1, 0.1, device.generator(0)), r"shape must be .*; got \(6,\)"),
         (lambda: lora_one.spectral_init(G, "2"), "rank '2'"),
@@ -549,7 +592,9 @@ def test_nothing_slips_to_another_device():
     with no_hidden_host_transfers():
         for one in (p, q, replace(p, X=None), replace(q, X=None)):
             for preconditioned in (False, True):
-                lora_one.descend(one, B, A, 0.05, 0.05, 3, preconditioned=preconditioned, ridge=0.1 if preconditioned else 0.0)
+                lora_one.descend(
+                    one, B, A, 0.05, 0.05, 3, preconditioned=preconditioned, ridge=0.1 if preconditioned else 0.0
+                )
         for start in (lora_one.spectral_init, lora_one.lora_ga_init):
             start(lora_one.negative_gradient(q), 2)
         lora_one.linear_phase(lora_one.negative_gradient(p), B, A, 0.1, 0.2, [1, 2])
@@ -576,6 +621,8 @@ def test_draws_are_haar_and_the_condition_number_is_exact():
     batch = planted.planted(9, 7, 40, planted.spectrum(3, [1.0, 50.0], "cpu"), 4, 1)
     s = torch.linalg.svdvals(batch.shift)[..., :3]
     # singular values are given; the factors are orthonormal to rounding
-    assert torch.allclose(s[..., 0] / s[..., -1], torch.tensor([1.0, 50.0], dtype=f64)[:, None].expand(2, 4), rtol=1e-10)
+    assert torch.allclose(
+        s[..., 0] / s[..., -1], torch.tensor([1.0, 50.0], dtype=f64)[:, None].expand(2, 4), rtol=1e-10
+    )
     assert batch.shift.shape == (2, 4, 9, 7) and batch.rank == 3
     assert random_orthonormal(4, 2, device.generator(0), "cpu").shape == (4, 2)

@@ -61,7 +61,10 @@ def test_velocity_is_the_difference_quotient_of_the_loss():
     slopes = mallada.velocity(f[:4], problem.W1, problem.W2, problem.shift)
     direction = random_factors(problem, 2, seed=9)
     step = 1e-6
-    ahead, behind = (mallada.loss(problem, mallada.Factors(*(x + s * step * d for x, d in zip(f[:4], direction[:4])))) for s in (1, -1))
+    ahead, behind = (
+        mallada.loss(problem, mallada.Factors(*(x + s * step * d for x, d in zip(f[:4], direction[:4]))))
+        for s in (1, -1)
+    )
     along = -sum((v * d).sum() for v, d in zip(slopes, direction[:4]))
     # a central difference errs by step^2 times the third derivative, and by rounding / step
     torch.testing.assert_close((ahead - behind)[0] / (2 * step), along, rtol=1e-6, atol=0)
@@ -108,9 +111,13 @@ def test_flow_agrees_with_scipy():
         B1, A1, B2, A2 = (part.reshape(shape) for part, shape in zip(np.split(y, cuts), shapes))
         V2, V1 = W2 + B2 @ A2, W1 + B1 @ A1
         R = shift + W2 @ W1 - V2 @ V1
-        return np.concatenate([(V2.T @ R @ A1.T).ravel(), (B1.T @ V2.T @ R).ravel(), (R @ V1.T @ A2.T).ravel(), (B2.T @ R @ V1.T).ravel()])
+        return np.concatenate(
+            [(V2.T @ R @ A1.T).ravel(), (B1.T @ V2.T @ R).ravel(), (R @ V1.T @ A2.T).ravel(), (B2.T @ R @ V1.T).ravel()]
+        )
 
-    start = np.concatenate([np.zeros(shapes[0]).ravel(), A1[0].numpy().ravel(), np.zeros(shapes[2]).ravel(), A2[0].numpy().ravel()])
+    start = np.concatenate(
+        [np.zeros(shapes[0]).ravel(), A1[0].numpy().ravel(), np.zeros(shapes[2]).ravel(), A2[0].numpy().ravel()]
+    )
     theirs = solve_ivp(rate, (0, 6), start, "DOP853", times.numpy(), rtol=1e-12, atol=1e-13).y.T
     mine = torch.cat([part[:, 0].flatten(1) for part in ours[:4]], 1)
     # our rtol of 1e-10 a step over about 150 steps
@@ -128,8 +135,15 @@ def test_invariants_are_conserved_along_the_flow():
 def test_invariants_drift_in_proportion_to_the_step_of_descent():
     problem, A1, A2 = problem_and_start(scale=0.2)
     counts = [100, 200, 400, 800]
-    drifts = [max(float((now - start).norm()) for now, start in zip(
-        mallada.invariants(mallada.descend(problem, A1, A2, 3.0 / count, count)), (A1 @ A1.mT, A2 @ A2.mT))) for count in counts]
+    drifts = [
+        max(
+            float((now - start).norm())
+            for now, start in zip(
+                mallada.invariants(mallada.descend(problem, A1, A2, 3.0 / count, count)), (A1 @ A1.mT, A2 @ A2.mT)
+            )
+        )
+        for count in counts
+    ]
     slope = exponents.fit(1 / numbers(*counts), numbers(*drifts), 0)
     # first order; the next one is smaller by the step, 0.03 at most
     assert abs(slope - 1) < 0.05
@@ -166,8 +180,12 @@ def test_linear_solution_is_the_closed_form_with_cosh_and_sinh(isotropic):
         a0, b0 = A1[k] @ seen.v[k], A2[k] @ seen.q[k]
         for i, time in enumerate(t):
             x, y = seen.s1[k] * time, seen.s2[k] * time
-            wanted = (torch.sinh(x) * torch.outer(seen.p[k], a0), A1[k] + (torch.cosh(x) - 1) * torch.outer(a0, seen.v[k]),
-                      torch.sinh(y) * torch.outer(seen.u[k], b0), A2[k] + (torch.cosh(y) - 1) * torch.outer(b0, seen.q[k]))
+            wanted = (
+                torch.sinh(x) * torch.outer(seen.p[k], a0),
+                A1[k] + (torch.cosh(x) - 1) * torch.outer(a0, seen.v[k]),
+                torch.sinh(y) * torch.outer(seen.u[k], b0),
+                A2[k] + (torch.cosh(y) - 1) * torch.outer(b0, seen.q[k]),
+            )
             for part, want in zip(found[:4], wanted, strict=True):
                 # the same matrix exponential by two ways; entries up to 10
                 torch.testing.assert_close(part[i, k], want, rtol=1e-11, atol=1e-12)
@@ -282,7 +300,9 @@ def test_shares_sum_to_one_when_the_shift_is_learnt():
     problem, A1, A2 = problem_and_start(scale=0.1)
     end = mallada.flow(problem, A1, A2, numbers(40.0))
     # what is left of the loss after 40 units of time
-    torch.testing.assert_close(mallada.shares(problem, end).sum(-1), torch.ones(1, 4, dtype=torch.float64), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        mallada.shares(problem, end).sum(-1), torch.ones(1, 4, dtype=torch.float64), rtol=0, atol=1e-5
+    )
 
 
 def test_speeds_are_the_derivatives_of_what_is_observed():
@@ -293,8 +313,12 @@ def test_speeds_are_the_derivatives_of_what_is_observed():
     speed = mallada.speeds(problem, run)
     pairs = speed.pair_now
     # central differences err by h^2 times a third derivative of order 10, and by 1e-13 / h
-    torch.testing.assert_close(speed.norm_squared[1], (seen.norm[2] ** 2 - seen.norm[0] ** 2) / (2 * h), rtol=1e-5, atol=0)
-    torch.testing.assert_close(speed.log_imbalance[1], (seen.imbalance[2].log() - seen.imbalance[0].log()) / (2 * h), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        speed.norm_squared[1], (seen.norm[2] ** 2 - seen.norm[0] ** 2) / (2 * h), rtol=1e-5, atol=0
+    )
+    torch.testing.assert_close(
+        speed.log_imbalance[1], (seen.imbalance[2].log() - seen.imbalance[0].log()) / (2 * h), rtol=1e-5, atol=1e-6
+    )
     torch.testing.assert_close(speed.pair[1], (pairs[2] - pairs[0]) / (2 * h), rtol=0, atol=1e-6)
 
 
@@ -376,7 +400,7 @@ def test_losing_adapter_stops_at_the_scale_of_its_formula_for_every_start():
 
 def test_factor_of_the_losing_adapter_settles_with_the_start_and_grows_with_the_shift():
     scales, factor = numbers(1e-5, 1e-7, 1e-9), {}
-    for sigma, weight in ((2.0, 1.5), (1.0, 0.5)):      # sigma / sigma_W2^2 = 0.89, where the page stands, and 4
+    for sigma, weight in ((2.0, 1.5), (1.0, 0.5)):  # sigma / sigma_W2^2 = 0.89, where the page stands, and 4
         draws = device.generator(8)
         problem = mallada.isotropic((2, 4, 2), draws, 0.5, sigma, weight, count=16, device=CPU)
         A1, A2 = mallada.starts(problem, 1, scales, draws)
@@ -395,7 +419,9 @@ def test_tangent_kernel_moves_the_update_as_the_flow_does():
     problem, *_ = problem_and_start()
     f = random_factors(problem, 2)
     dB1, dA1, dB2, dA2 = mallada.velocity(f[:4], problem.W1, problem.W2, problem.shift)
-    direction = torch.func.jvp(lambda *parts: mallada.update(problem, mallada.Factors(*parts)), f[:4], (dB1, dA1, dB2, dA2))[1]
+    direction = torch.func.jvp(
+        lambda *parts: mallada.update(problem, mallada.Factors(*parts)), f[:4], (dB1, dA1, dB2, dA2)
+    )[1]
     residual = (problem.shift - mallada.update(problem, f)).flatten(-2)
     ours = (mallada.tangent_kernel(problem, f) @ residual[..., None])[..., 0]
     # entries near 1e3: relative rounding
@@ -435,7 +461,11 @@ def test_all_three_claims_hold_inside_the_window_and_one_fails_outside(ratio):
 
     def holds(c):
         have = exponents.predicted(c, d)
-        return bool(have.misalignment >= wanted.misalignment) and bool(have.norm >= wanted.norm - 1e-12) and bool(have.imbalance <= wanted.imbalance + 1e-12)
+        return (
+            bool(have.misalignment >= wanted.misalignment)
+            and bool(have.norm >= wanted.norm - 1e-12)
+            and bool(have.imbalance <= wanted.imbalance + 1e-12)
+        )
 
     assert holds(low) and holds(high) and holds((low + high) / 2)
     assert not holds(low - 0.01) and not holds(high + 0.01) and not holds(torch.ones_like(d))
@@ -443,7 +473,9 @@ def test_all_three_claims_hold_inside_the_window_and_one_fails_outside(ratio):
 
 def test_first_passages_are_found_between_samples():
     times = torch.linspace(0, 4, 5, dtype=torch.float64)
-    falling = torch.stack([4 - times, torch.full_like(times, 9.0), 0 * times, torch.where(times == 0, torch.nan, 4 - times)], 1)
+    falling = torch.stack(
+        [4 - times, torch.full_like(times, 9.0), 0 * times, torch.where(times == 0, torch.nan, 4 - times)], 1
+    )
     found = exponents.first_below(times, falling, 2.5)
     # linear data, so linear interpolation is exact
     assert found[0] == 1.5 and found[1].isnan() and found[2] == 0 and found[3] == 1.5
@@ -516,68 +548,113 @@ def single(problem):
     return mallada.TwoLayer(problem.W1[0], problem.W2[0], problem.shift[0])
 
 
-@pytest.mark.parametrize(("call", "sentence"), [
-    (lambda p, A, B: mallada.TwoLayer(p.W1[..., :3, :], p.W2, p.shift), "do not multiply"),
-    (lambda p, A, B: mallada.TwoLayer(p.W1, p.W2, p.shift.mT), "shift must have the shape"),
-    (lambda p, A, B: mallada.TwoLayer(p.W1.float(), p.W2, p.shift), "W1 must be a float64 tensor"),
-    (lambda p, A, B: mallada.TwoLayer(p.W1 * torch.nan, p.W2, p.shift), "W1 has entries that are NaN"),
-    (lambda p, A, B: mallada.growth_rates(mallada.TwoLayer(eye, eye, eye)), "shift must have rank one"),
-    (lambda p, A, B: mallada.growth_rates(mallada.TwoLayer(eye, eye, 0 * eye)), "shift is zero"),
-    (lambda p, A, B: mallada.growth_rates(mallada.TwoLayer(0 * p.W1, 0 * p.W2, p.shift)), "are both zero"),
-    (lambda p, A, B: mallada.starts(p, 1, 0.0, device.generator(0)), "init_scale must be positive"),
-    (lambda p, A, B: mallada.flow(p, 0 * A, 0 * B, [1.0]), "A1 and A2 are zero"),
-    (lambda p, A, B: mallada.flow(p, A, B, [2.0, 1.0]), "times must increase"),
-    (lambda p, A, B: mallada.linear_solution(p, A, B, [1.0, 1.0]), "times must increase"),
-    (lambda p, A, B: mallada.linear_solution(p, A, B, [-1.0]), "times must not be negative"),
-    (lambda p, A, B: mallada.flow(p, A.mT, B, [1.0]), "A1 must be"),
-    (lambda p, A, B: mallada.flow(p, torch.ones(4, 4, 4, dtype=torch.float64), torch.ones(4, 4, 5, dtype=torch.float64), [1.0]), "rank 4 is above"),
-    (lambda p, A, B: mallada.stiff_flow(p, A, B, [1.0]), "one system at a time"),
-    (lambda p, A, B: mallada.descend(p, A, B, 0.0, 3), "learning_rate must be positive"),
-    (lambda p, A, B: mallada.scalar_product([1.0], 1.0, 0.0, 1e-4), "sigma_w must be positive"),
-    (lambda p, A, B: mallada.scalar_product([2.0, 1.0], 1.0, 1.0, 1e-4), "times must increase"),
-    (lambda p, A, B: mallada.scalar_product([1.0], numbers(1.0, 2.0), numbers(1.0, 2.0, 3.0), 1e-4), "do not fit each other: sigma"),
-    (lambda p, A, B: mallada.TwoLayer(p.W1[:3], p.W2[:2], p.shift), "do not fit each other: W1"),
-    (lambda p, A, B: mallada.flow(p, A[:3], B[:3], [1.0]), "do not fit each other: problem"),
-    (lambda p, A, B: mallada.flow(p, A, B, [1.0], clock=numbers(1.0, 2.0)), "do not fit each other: start"),
-    (lambda p, A, B: mallada.flow(p, A, B, [1.0], clock=-1.0), "clock must be positive"),
-    (lambda p, A, B: mallada.flow(mallada.TwoLayer(0 * p.W1, 0 * p.W2, p.shift), A, B, [1.0]), "W1 and W2 are zero"),
-    (lambda p, A, B: mallada.descend(mallada.TwoLayer(0 * p.W1, 0 * p.W2, p.shift), A, B, 0.1, 1), "W1 and W2 are zero"),
-    (lambda p, A, B: mallada.losing_size(mallada.TwoLayer(p.W1, 0 * p.W2, p.shift), A, B), "W2\\^T u is zero"),
-    (lambda p, A, B: mallada.losing_size(p, A.mT, B), "A1 must be"),
-    (lambda p, A, B: mallada.general_alignment(mallada.TwoLayer(p.W1, 0 * p.W2, p.shift)), "W2\\^T u is zero"),
-    (lambda p, A, B: mallada.observe(mallada.TwoLayer(p.W1, p.W2, 0 * p.shift), factors_of(p)), "shift is zero"),
-    (lambda p, A, B: mallada.speeds(mallada.TwoLayer(p.W1, p.W2, 0 * p.shift), factors_of(p)), "shift is zero"),
-    (lambda p, A, B: mallada.observe(p, factors_of(p)._replace(B1=A)), "B1 must be"),
-    (lambda p, A, B: mallada.one_sided(p, factors_of(p)._replace(B2=A[:3].mT[:, :3])), "do not fit each other"),
-    (lambda p, A, B: mallada.starts(p, 1, math.nan, device.generator(0)), "init_scale has entries that are NaN"),
-    (lambda p, A, B: mallada.descend(p, A, B, 0.1, -1), "steps must be a whole number >= 0"),
-    (lambda p, A, B: mallada.descend(p, A, B, math.nan, 1), "learning_rate has entries that are NaN"),
-    (lambda p, A, B: mallada.isotropic((2, 3, 2), device.generator(0), ratio=-1), "ratio must be positive"),
-    (lambda p, A, B: mallada.generic((2, 3, 2), device.generator(0), sigma=0.0), "sigma must be positive"),
-    (lambda p, A, B: mallada.scalar_product([1.0], 1.0, 1.0, 0.0), "a0_squared must be positive"),
-    (lambda p, A, B: mallada.isotropic((3, 2, 2), device.generator(0)), "hidden size of at least 3"),
-    (lambda p, A, B: exponents.fit(numbers(1.0), numbers(1.0), 0), "two scales or more"),
-    *((lambda p, A, B, read=read: read(p, factors_of(p)._replace(B1=A)), "B1 must be")
-      for read in (mallada.update, mallada.terms, mallada.loss, mallada.shares, mallada.speeds, mallada.tangent_kernel)),
-    (lambda p, A, B: mallada.observe(p, factors_of(p)._replace(A1=A.float())), "A1 must be a float64 tensor"),
-    (lambda p, A, B: mallada.observe(p, factors_of(p)._replace(A1=numbers(1.0, 2.0))), "A1 must be a float64 tensor"),
-    (lambda p, A, B: mallada.observe(p, tuple(factors_of(p)[:4])), "B1 must be a float64 tensor"),
-    (lambda p, A, B: mallada.flow(p, A, B, [1.0], rtol="x"), "rtol must be a positive number"),
-    (lambda p, A, B: mallada.flow(p, A, B, [1.0], rtol=0.0), "rtol must be a positive number"),
-    (lambda p, A, B: mallada.stiff_flow(single(p), A[0], B[0], [1.0], rtol=-1.0), "rtol must be a positive number"),
-    (lambda p, A, B: mallada.stiff_flow(single(p), A[0], B[0], [1.0], rtol=math.nan), "rtol must be a positive number"),
-    (lambda p, A, B: mallada.stiff_flow(single(p), A[0], B[0], [0.0]), "times must end after 0"),
-    *((lambda p, A, B, make=make: make((2, 3, 2), device.generator(0), numbers(0.4, 0.5, 0.6), count=2), "one for each of the 2 problems")
-      for make in (mallada.isotropic, mallada.generic)),
-    *((lambda p, A, B, make=make: make((2, 3, 2), device.generator(0), count=0), "count must be a whole number >= 1")
-      for make in (mallada.isotropic, mallada.generic)),
-    (lambda p, A, B: mallada.generic((0, 4, 2), device.generator(0)), "m must be a whole number >= 1"),
-    (lambda p, A, B: mallada.starts(p, 0, 0.1, device.generator(0)), "rank must be a whole number >= 1"),
-    (lambda p, A, B: mallada.starts(p, 1.5, 0.1, device.generator(0)), "rank must be a whole number >= 1"),
-    (lambda p, A, B: mallada.starts(p, 9, 0.1, device.generator(0)), "rank 9 is above the smallest dimension 3"),
-    (lambda p, A, B: digits.split(held_out=0), "held_out must lie"),
-    (lambda p, A, B: network.finetune(None, None, numbers(1.0), 1, "lion", 0.1, [1], 1, 0), "optimiser must be one of"),
-])
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda p, A, B: mallada.TwoLayer(p.W1[..., :3, :], p.W2, p.shift), "do not multiply"),
+        (lambda p, A, B: mallada.TwoLayer(p.W1, p.W2, p.shift.mT), "shift must have the shape"),
+        (lambda p, A, B: mallada.TwoLayer(p.W1.float(), p.W2, p.shift), "W1 must be a float64 tensor"),
+        (lambda p, A, B: mallada.TwoLayer(p.W1 * torch.nan, p.W2, p.shift), "W1 has entries that are NaN"),
+        (lambda p, A, B: mallada.growth_rates(mallada.TwoLayer(eye, eye, eye)), "shift must have rank one"),
+        (lambda p, A, B: mallada.growth_rates(mallada.TwoLayer(eye, eye, 0 * eye)), "shift is zero"),
+        (lambda p, A, B: mallada.growth_rates(mallada.TwoLayer(0 * p.W1, 0 * p.W2, p.shift)), "are both zero"),
+        (lambda p, A, B: mallada.starts(p, 1, 0.0, device.generator(0)), "init_scale must be positive"),
+        (lambda p, A, B: mallada.flow(p, 0 * A, 0 * B, [1.0]), "A1 and A2 are zero"),
+        (lambda p, A, B: mallada.flow(p, A, B, [2.0, 1.0]), "times must increase"),
+        (lambda p, A, B: mallada.linear_solution(p, A, B, [1.0, 1.0]), "times must increase"),
+        (lambda p, A, B: mallada.linear_solution(p, A, B, [-1.0]), "times must not be negative"),
+        (lambda p, A, B: mallada.flow(p, A.mT, B, [1.0]), "A1 must be"),
+        (
+            lambda p, A, B: mallada.flow(
+                p, torch.ones(4, 4, 4, dtype=torch.float64), torch.ones(4, 4, 5, dtype=torch.float64), [1.0]
+            ),
+            "rank 4 is above",
+        ),
+        (lambda p, A, B: mallada.stiff_flow(p, A, B, [1.0]), "one system at a time"),
+        (lambda p, A, B: mallada.descend(p, A, B, 0.0, 3), "learning_rate must be positive"),
+        (lambda p, A, B: mallada.scalar_product([1.0], 1.0, 0.0, 1e-4), "sigma_w must be positive"),
+        (lambda p, A, B: mallada.scalar_product([2.0, 1.0], 1.0, 1.0, 1e-4), "times must increase"),
+        (
+            lambda p, A, B: mallada.scalar_product([1.0], numbers(1.0, 2.0), numbers(1.0, 2.0, 3.0), 1e-4),
+            "do not fit each other: sigma",
+        ),
+        (lambda p, A, B: mallada.TwoLayer(p.W1[:3], p.W2[:2], p.shift), "do not fit each other: W1"),
+        (lambda p, A, B: mallada.flow(p, A[:3], B[:3], [1.0]), "do not fit each other: problem"),
+        (lambda p, A, B: mallada.flow(p, A, B, [1.0], clock=numbers(1.0, 2.0)), "do not fit each other: start"),
+        (lambda p, A, B: mallada.flow(p, A, B, [1.0], clock=-1.0), "clock must be positive"),
+        (
+            lambda p, A, B: mallada.flow(mallada.TwoLayer(0 * p.W1, 0 * p.W2, p.shift), A, B, [1.0]),
+            "W1 and W2 are zero",
+        ),
+        (
+            lambda p, A, B: mallada.descend(mallada.TwoLayer(0 * p.W1, 0 * p.W2, p.shift), A, B, 0.1, 1),
+            "W1 and W2 are zero",
+        ),
+        (lambda p, A, B: mallada.losing_size(mallada.TwoLayer(p.W1, 0 * p.W2, p.shift), A, B), "W2\\^T u is zero"),
+        (lambda p, A, B: mallada.losing_size(p, A.mT, B), "A1 must be"),
+        (lambda p, A, B: mallada.general_alignment(mallada.TwoLayer(p.W1, 0 * p.W2, p.shift)), "W2\\^T u is zero"),
+        (lambda p, A, B: mallada.observe(mallada.TwoLayer(p.W1, p.W2, 0 * p.shift), factors_of(p)), "shift is zero"),
+        (lambda p, A, B: mallada.speeds(mallada.TwoLayer(p.W1, p.W2, 0 * p.shift), factors_of(p)), "shift is zero"),
+        (lambda p, A, B: mallada.observe(p, factors_of(p)._replace(B1=A)), "B1 must be"),
+        (lambda p, A, B: mallada.one_sided(p, factors_of(p)._replace(B2=A[:3].mT[:, :3])), "do not fit each other"),
+        (lambda p, A, B: mallada.starts(p, 1, math.nan, device.generator(0)), "init_scale has entries that are NaN"),
+        (lambda p, A, B: mallada.descend(p, A, B, 0.1, -1), "steps must be a whole number >= 0"),
+        (lambda p, A, B: mallada.descend(p, A, B, math.nan, 1), "learning_rate has entries that are NaN"),
+        (lambda p, A, B: mallada.isotropic((2, 3, 2), device.generator(0), ratio=-1), "ratio must be positive"),
+        (lambda p, A, B: mallada.generic((2, 3, 2), device.generator(0), sigma=0.0), "sigma must be positive"),
+        (lambda p, A, B: mallada.scalar_product([1.0], 1.0, 1.0, 0.0), "a0_squared must be positive"),
+        (lambda p, A, B: mallada.isotropic((3, 2, 2), device.generator(0)), "hidden size of at least 3"),
+        (lambda p, A, B: exponents.fit(numbers(1.0), numbers(1.0), 0), "two scales or more"),
+        *(
+            (lambda p, A, B, read=read: read(p, factors_of(p)._replace(B1=A)), "B1 must be")
+            for read in (
+                mallada.update,
+                mallada.terms,
+                mallada.loss,
+                mallada.shares,
+                mallada.speeds,
+                mallada.tangent_kernel,
+            )
+        ),
+        (lambda p, A, B: mallada.observe(p, factors_of(p)._replace(A1=A.float())), "A1 must be a float64 tensor"),
+        (
+            lambda p, A, B: mallada.observe(p, factors_of(p)._replace(A1=numbers(1.0, 2.0))),
+            "A1 must be a float64 tensor",
+        ),
+        (lambda p, A, B: mallada.observe(p, tuple(factors_of(p)[:4])), "B1 must be a float64 tensor"),
+        (lambda p, A, B: mallada.flow(p, A, B, [1.0], rtol="x"), "rtol must be a positive number"),
+        (lambda p, A, B: mallada.flow(p, A, B, [1.0], rtol=0.0), "rtol must be a positive number"),
+        (lambda p, A, B: mallada.stiff_flow(single(p), A[0], B[0], [1.0], rtol=-1.0), "rtol must be a positive number"),
+        (
+            lambda p, A, B: mallada.stiff_flow(single(p), A[0], B[0], [1.0], rtol=math.nan),
+            "rtol must be a positive number",
+        ),
+        (lambda p, A, B: mallada.stiff_flow(single(p), A[0], B[0], [0.0]), "times must end after 0"),
+        *(
+            (
+                lambda p, A, B, make=make: make((2, 3, 2), device.generator(0), numbers(0.4, 0.5, 0.6), count=2),
+                "one for each of the 2 problems",
+            )
+            for make in (mallada.isotropic, mallada.generic)
+        ),
+        *(
+            (
+                lambda p, A, B, make=make: make((2, 3, 2), device.generator(0), count=0),
+                "count must be a whole number >= 1",
+            )
+            for make in (mallada.isotropic, mallada.generic)
+        ),
+        (lambda p, A, B: mallada.generic((0, 4, 2), device.generator(0)), "m must be a whole number >= 1"),
+        (lambda p, A, B: mallada.starts(p, 0, 0.1, device.generator(0)), "rank must be a whole number >= 1"),
+        (lambda p, A, B: mallada.starts(p, 1.5, 0.1, device.generator(0)), "rank must be a whole number >= 1"),
+        (lambda p, A, B: mallada.starts(p, 9, 0.1, device.generator(0)), "rank 9 is above the smallest dimension 3"),
+        (lambda p, A, B: digits.split(held_out=0), "held_out must lie"),
+        (
+            lambda p, A, B: network.finetune(None, None, numbers(1.0), 1, "lion", 0.1, [1], 1, 0),
+            "optimiser must be one of",
+        ),
+    ],
+)
 def test_bad_input_is_refused_with_one_sentence(call, sentence):
     problem, A1, A2 = problem_and_start()
     with pytest.raises(ValueError, match=sentence) as caught:

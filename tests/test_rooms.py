@@ -23,7 +23,8 @@ MAY = (
     | {"__main__": {"adapters"}, "": set()}
 )
 DOORS = {
-    "rushka": "trace_flow trace_limit relative_error expected_squared_error time_to_residual mode frobenius_flow descend",
+    "rushka": "trace_flow trace_limit relative_error expected_squared_error time_to_residual mode frobenius_flow "
+    "descend",
     "linear_phase": "propagate",
     "flow": "integrate",
     "mallada": "TwoLayer growth_rates linear_solution flow observe scalar_product",
@@ -41,7 +42,9 @@ def imported(tree):
             inner = node.module.removeprefix("lorabook").lstrip(".")
             yield from [inner] if inner else [alias.name for alias in node.names]
         elif isinstance(node, ast.Import):
-            yield from (alias.name.removeprefix("lorabook.") for alias in node.names if alias.name.startswith("lorabook."))
+            yield from (
+                alias.name.removeprefix("lorabook.") for alias in node.names if alias.name.startswith("lorabook.")
+            )
 
 
 def room(path):

@@ -115,7 +115,9 @@ def test_printed_and_right_agree_in_the_first_iteration_and_at_mixing_zero():
 def test_descent_tends_to_the_flow_at_first_order_and_to_the_sharp_error_at_second(inner, mixing):
     (gB, gA), B0, A0, W0 = problem(8)
     horizon = 1.2
-    (B, A), (EB, EA) = (tuple(x[0, 0] for x in pair) for pair in rushka.descent_error(gB, gA, B0, A0, [horizon], [inner], [mixing]))
+    (B, A), (EB, EA) = (
+        tuple(x[0, 0] for x in pair) for pair in rushka.descent_error(gB, gA, B0, A0, [horizon], [inner], [mixing])
+    )
     oracle = flow.integrate(lambda state: (-gB(*state), -gA(*state)), (B0[None], A0[None]), [horizon]).states
     # both runs carry the integrator's error at rtol 1e-9
     assert (B - oracle[0][0, 0]).abs().max() < 1e-8
@@ -133,7 +135,10 @@ def test_descent_tends_to_the_flow_at_first_order_and_to_the_sharp_error_at_seco
 def test_the_printed_average_misses_the_flow_at_mixing_one_however_small_the_step():
     (gB, gA), B0, A0, _ = problem(8)
     B, A = (x[0, 0] for x in flow.integrate(lambda s: (-gB(*s), -gA(*s)), (B0[None], A0[None]), [1.2]).states)
-    misses = [float((rushka.descend(gB, gA, B0, A0, 1.2 / count, count, as_printed=True)[1] - A).norm()) for count in (100, 400)]
+    misses = [
+        float((rushka.descend(gB, gA, B0, A0, 1.2 / count, count, as_printed=True)[1] - A).norm())
+        for count in (100, 400)
+    ]
     # counter-probe: nothing is gained by a step four times smaller
     assert min(misses) > 0.1 and abs(misses[1] / misses[0] - 1) < 0.1
 
@@ -141,7 +146,10 @@ def test_the_printed_average_misses_the_flow_at_mixing_one_however_small_the_ste
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_sharp_error_is_affine_in_k_and_in_the_tilt(seed):
     (gB, gA), B0, A0, _ = problem(seed)
-    inner, mixing = torch.tensor([1.0, 3.0, 1.0, 2.0, 5.0], dtype=f64), torch.tensor([1.0, 1.0, 0.0, 0.3, 0.8], dtype=f64)
+    inner, mixing = (
+        torch.tensor([1.0, 3.0, 1.0, 2.0, 5.0], dtype=f64),
+        torch.tensor([1.0, 1.0, 0.0, 0.3, 0.8], dtype=f64),
+    )
     states, errors = rushka.descent_error(gB, gA, B0, A0, [0.0, 0.5], inner, mixing)
     assert states[0].shape == errors[0].shape == (2, 5, 4, 2) and states[1].shape == (2, 5, 2, 3)
     design = torch.stack([torch.ones(5, dtype=f64), inner, (2 * mixing - 1) * inner], 1)
@@ -192,7 +200,9 @@ def test_descent_turns_with_its_problem(seed):
     plain = rushka.descend(gB, gA, B0, A0, 0.05, 10, 2, 0.3)
     turned = rushka.descend(*rushka.frobenius_gradients(U @ W0 @ V.mT), U @ B0 @ Q, Q.mT @ A0 @ V.mT, 0.05, 10, 2, 0.3)
     # rounding of twenty steps
-    assert (turned[0] - U @ plain[0] @ Q).abs().max() < 1e-13 and (turned[1] - Q.mT @ plain[1] @ V.mT).abs().max() < 1e-13
+    assert (turned[0] - U @ plain[0] @ Q).abs().max() < 1e-13 and (
+        turned[1] - Q.mT @ plain[1] @ V.mT
+    ).abs().max() < 1e-13
     flipped = lambda mixing: rushka.descend(*rushka.frobenius_gradients(W0.mT), A0.mT, B0.mT, 0.05, 10, 2, mixing)[0].mT
     straight = rushka.descend(gB, gA, B0, A0, 0.05, 10, 2, 1.0)[1]
     # transposing exchanges the factors' turns: legal for simultaneous steps on one factor only at k = 1

@@ -19,6 +19,7 @@ def draws(seed, *shapes):
 
 def by_integrator(W0, B0, A0, times):
     """The flow of (1/2)|W0 - B A|^2, products (T, S, m, n)."""
+
     def velocity(state, W0):
         B, A = state
         E = W0 - B @ A
@@ -51,11 +52,19 @@ def test_the_gradients_are_those_of_automatic_differentiation(seed):
 
 
 def test_a_mode_agrees_with_fifty_digits():
-    for s0, x0, t in [(2.0, 0.5, 0.7), (1.0, 1e-8, 19.0), (1e-3, 2.0, 4.0), (5.0, 1e-3, 1e-6), (3.0, -0.1, 1.0), (0.7, 0.1, 40.0)]:
+    for s0, x0, t in [
+        (2.0, 0.5, 0.7),
+        (1.0, 1e-8, 19.0),
+        (1e-3, 2.0, 4.0),
+        (5.0, 1e-3, 1e-6),
+        (3.0, -0.1, 1.0),
+        (0.7, 0.1, 40.0),
+    ]:
         with mpmath.workdps(50):
             s, N, time = mpmath.mpf(s0), mpmath.mpf(x0) ** 2, mpmath.mpf(t)
             rho = mpmath.sqrt(N**2 + 4 * s**2)
-            # from dw/dt = (s - w) sqrt(N^2 + 4 w^2): equation (313) in the other unknown, s - w = rho^2 / (2 N sinh + 4 s)
+            # from dw/dt = (s - w) sqrt(N^2 + 4 w^2): equation (313) in the other unknown, s - w = rho^2 / (2 N sinh + 4
+            # s)
             wanted = s - rho**2 / (2 * N * mpmath.sinh(rho * time + mpmath.asinh(N / (2 * s))) + 4 * s)
             error = abs(float(rushka.mode(torch.tensor(s0, dtype=f64), x0, t).item() - wanted))
         # relative 1e-13 of s0
@@ -187,7 +196,9 @@ def balanced(seed, m, n, r, shift):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("m, n, r, shift", [(5, 4, 2, 0.0), (4, 5, 2, 0.7), (3, 4, 3, -0.7), (4, 4, 4, 0.2), (5, 3, 1, 1.0)])
+@pytest.mark.parametrize(
+    "m, n, r, shift", [(5, 4, 2, 0.0), (4, 5, 2, 0.7), (3, 4, 3, -0.7), (4, 4, 4, 0.2), (5, 3, 1, 1.0)]
+)
 def test_the_closed_form_from_a_balanced_start_agrees_with_the_integrator(seed, m, n, r, shift):
     B0, A0 = balanced(seed, m, n, r, shift)
     (W0,) = draws(seed + 5, (m, n))
@@ -263,7 +274,7 @@ def test_leading_dimensions_of_the_closed_form_may_sit_anywhere():
     for k in range(3):
         # the step length follows the largest matrix of the batch: rounding
         assert (rushka.frobenius_flow(W0[k], B0[k], A0[k], times) - whole[:, k]).abs().max() < 1e-12
-    for arguments, k in (((W0[0], B0, A0), None), ((W0, B0[0], A0[0]), None), ((W0[0], B0, A0[0]), None), ((W0, B0[0], A0), None)):
+    for arguments in ((W0[0], B0, A0), (W0, B0[0], A0[0]), (W0[0], B0, A0[0]), (W0, B0[0], A0)):
         mixed = rushka.frobenius_flow(*arguments, times)
         assert mixed.shape == (3, 3, 4, 4)
         one = [x[2] if x.ndim == 3 else x for x in arguments]
@@ -279,16 +290,28 @@ NAN = torch.full((5, 4), math.nan, dtype=f64)
 @pytest.mark.parametrize(
     "call, came",
     [
-        (lambda: rushka.frobenius_flow(W_, *draws(1, (5, 2), (2, 4)), [1.0]), r"B0\^T B0 - A0 A0\^T is not a multiple of the identity"),
+        (
+            lambda: rushka.frobenius_flow(W_, *draws(1, (5, 2), (2, 4)), [1.0]),
+            r"B0\^T B0 - A0 A0\^T is not a multiple of the identity",
+        ),
         (lambda: rushka.frobenius_flow(NAN, B_, A_, [1.0]), "W0 has entries that are NaN or infinite"),
-        (lambda: rushka.frobenius_flow(W_.mT, B_, A_, [1.0]), r"W0 \(4, 5\) and the update B A \(5, 4\) have different shapes"),
+        (
+            lambda: rushka.frobenius_flow(W_.mT, B_, A_, [1.0]),
+            r"W0 \(4, 5\) and the update B A \(5, 4\) have different shapes",
+        ),
         (lambda: rushka.frobenius_flow(W_, B_, A_.expand(2, 4), [1.0]), "ranks 1 and 2 differ"),
-        (lambda: rushka.frobenius_flow(W_, B_.expand(5, 5), torch.ones(5, 4, dtype=f64), [1.0]), "The rank 5 is above the smaller dimension 4"),
+        (
+            lambda: rushka.frobenius_flow(W_, B_.expand(5, 5), torch.ones(5, 4, dtype=f64), [1.0]),
+            "The rank 5 is above the smaller dimension 4",
+        ),
         (lambda: rushka.frobenius_flow(W_.float(), B_, A_, [1.0]), "W0 must be a float64 tensor; got torch.float32"),
         (lambda: rushka.frobenius_flow(W_, B_, A_, [1.0, 0.5]), "times must not decrease"),
         (lambda: rushka.frobenius_flow(W_, B_, A_, [-1.0]), "the smallest is -1"),
         (lambda: rushka.frobenius_flow(W_, B_, A_, []), "at least one"),
-        (lambda: rushka.frobenius_flow(W_.expand(3, 5, 4), B_.expand(2, 5, 1), A_, [1.0]), r"B \(2,\), A \(\), W0 \(3,\)"),
+        (
+            lambda: rushka.frobenius_flow(W_.expand(3, 5, 4), B_.expand(2, 5, 1), A_, [1.0]),
+            r"B \(2,\), A \(\), W0 \(3,\)",
+        ),
         (lambda: rushka.mode(-1.0, 1.0, [1.0]), "the smallest s0 is -1"),
         (lambda: rushka.mode(math.nan, 1.0, [1.0]), "s0 has entries that are NaN"),
         (lambda: rushka.mode(1.0, math.nan, [1.0]), "x0 has entries that are NaN"),
@@ -304,9 +327,15 @@ NAN = torch.full((5, 4), math.nan, dtype=f64)
         (lambda: rushka.spectral_start(NAN, torch.ones(2, dtype=f64)), "W0 has entries that are NaN"),
         (lambda: rushka.spectral_start(W_, torch.tensor([1.0, math.nan])), "x0 has entries that are NaN"),
         (lambda: rushka.spectral_start(W_, 1.0), "x0 must be a vector"),
-        (lambda: rushka.spectral_start(W_, torch.ones(2), [3, 4]), r"triplets must be 2 indices from 0 to 3; got \[3, 4\]"),
+        (
+            lambda: rushka.spectral_start(W_, torch.ones(2), [3, 4]),
+            r"triplets must be 2 indices from 0 to 3; got \[3, 4\]",
+        ),
         (lambda: rushka.spectral_start(W_, torch.ones(2), [-1, 0]), r"got \[-1, 0\]"),
-        (lambda: rushka.spectral_start(W_, torch.ones(2), [0, 1, 2]), r"triplets must be 2 indices from 0 to 3; got \[0, 1, 2\]"),
+        (
+            lambda: rushka.spectral_start(W_, torch.ones(2), [0, 1, 2]),
+            r"triplets must be 2 indices from 0 to 3; got \[0, 1, 2\]",
+        ),
     ],
 )
 def test_a_bad_argument_gets_one_sentence(call, came):

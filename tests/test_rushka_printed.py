@@ -82,4 +82,6 @@ def test_the_bounds_hold_on_their_ball_but_for_the_lost_factor_n(seed):
 
 
 def test_the_lipschitz_constant_is_the_printed_one():
-    assert printed.lipschitz_constant(3.0, 2.0) == 22.0 and printed.gradient_bound(3.0, 2.0) == pytest.approx(14 * math.sqrt(2), rel=1e-15)
+    assert printed.lipschitz_constant(3.0, 2.0) == 22.0 and printed.gradient_bound(3.0, 2.0) == pytest.approx(
+        14 * math.sqrt(2), rel=1e-15
+    )

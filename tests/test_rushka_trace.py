@@ -83,7 +83,9 @@ def test_the_flow_moves_along_minus_the_gradient(seed):
     assert (rate[0][0] - a * at[1][0].mT).abs().max() < 1e-12 * (1 + rate[0].abs().max())
     assert (rate[1][0] - a * at[0][0].mT).abs().max() < 1e-12 * (1 + rate[1].abs().max())
     # and the residual falls at the rate |B|^2 + |A|^2
-    assert abs(float(rate[2][0] + a * (at[0].square().sum() + at[1].square().sum()))) < 1e-11 * (1 + abs(float(rate[2][0])))
+    assert abs(float(rate[2][0] + a * (at[0].square().sum() + at[1].square().sum()))) < 1e-11 * (
+        1 + abs(float(rate[2][0]))
+    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -135,7 +137,9 @@ def test_from_b0_equal_zero_the_limit_is_equation_32_for_every_rank(seed, n):
         for c in (3.0, -0.1):
             wanted = c * A0.mT @ A0 / A0.square().sum()
             # rounding relative to |c| + |A0|^2
-            assert (rushka.trace_limit(c, torch.zeros(n, r, dtype=f64), A0) - wanted).abs().max() < 1e-15 * (A0.square().sum() + abs(c))
+            assert (rushka.trace_limit(c, torch.zeros(n, r, dtype=f64), A0) - wanted).abs().max() < 1e-15 * (
+                A0.square().sum() + abs(c)
+            )
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -186,11 +190,20 @@ def test_rotations_transposes_units_and_signs(seed):
     scaled = rushka.trace_flow(4 * c, 2 * B0, 2 * A0, times / 4)
     signed = rushka.trace_flow(-c, -B0, A0, times)
     for one, other in (
-        (turned.B, U @ plain.B @ Q), (turned.A, Q.mT @ plain.A @ U.mT), (turned.residual, plain.residual),
-        (flipped.B, plain.A.mT), (flipped.A, plain.B.mT), (scaled.B, 2 * plain.B), (scaled.residual, 4 * plain.residual),
-        (signed.B, -plain.B), (signed.A, plain.A), (signed.residual, -plain.residual),
-        (rushka.trace_limit(c, U @ B0 @ Q, Q.mT @ A0 @ U.mT), U @ limit @ U.mT), (rushka.trace_limit(c, A0.mT, B0.mT), limit.mT),
-        (rushka.trace_limit(-c, -B0, A0), -limit), (rushka.trace_limit(4 * c, 2 * B0, 2 * A0), 4 * limit),
+        (turned.B, U @ plain.B @ Q),
+        (turned.A, Q.mT @ plain.A @ U.mT),
+        (turned.residual, plain.residual),
+        (flipped.B, plain.A.mT),
+        (flipped.A, plain.B.mT),
+        (scaled.B, 2 * plain.B),
+        (scaled.residual, 4 * plain.residual),
+        (signed.B, -plain.B),
+        (signed.A, plain.A),
+        (signed.residual, -plain.residual),
+        (rushka.trace_limit(c, U @ B0 @ Q, Q.mT @ A0 @ U.mT), U @ limit @ U.mT),
+        (rushka.trace_limit(c, A0.mT, B0.mT), limit.mT),
+        (rushka.trace_limit(-c, -B0, A0), -limit),
+        (rushka.trace_limit(4 * c, 2 * B0, 2 * A0), 4 * limit),
     ):
         # rounding of the rotations
         assert (one - other).abs().max() < 1e-13 * (1 + other.abs().max())
@@ -215,7 +228,9 @@ def test_many_systems_at_once_equal_one_by_one_in_any_batch_shape():
     swept = rushka.trace_flow(torch.tensor([1.0, -1.0, 0.0], dtype=f64), B0[0, 0], A0[0, 0], times)
     assert swept.B.shape == (3, 3, 4, 2)
     for k, trace in enumerate((1.0, -1.0, 0.0)):
-        assert torch.allclose(swept.B[:, k], rushka.trace_flow(trace, B0[0, 0], A0[0, 0], times).B, rtol=1e-13, atol=1e-15)
+        assert torch.allclose(
+            swept.B[:, k], rushka.trace_flow(trace, B0[0, 0], A0[0, 0], times).B, rtol=1e-13, atol=1e-15
+        )
     assert rushka.trace_flow(1.0, B0[0], A0[0, 0], times).A.shape == (3, 3, 2, 4)
 
 
@@ -324,10 +339,16 @@ B_, A_ = starts(0, 4, 2)
 BAD_START = [
     (dict(B0=B_[:3]), r"The trace needs a square update; B0 A0 is \(3, 4\)"),
     (dict(B0=torch.ones(4, 3, dtype=f64)), "ranks 3 and 2 differ"),
-    (dict(B0=torch.ones(4, 5, dtype=f64), A0=torch.ones(5, 4, dtype=f64)), "The rank 5 is above the smaller dimension 4"),
+    (
+        dict(B0=torch.ones(4, 5, dtype=f64), A0=torch.ones(5, 4, dtype=f64)),
+        "The rank 5 is above the smaller dimension 4",
+    ),
     (dict(A0=A_ * math.nan), "A has entries that are NaN"),
     (dict(B0=B_.float()), "B must be a float64 tensor; got torch.float32"),
-    (dict(B0=B_.expand(2, 4, 2), A0=A_.expand(3, 2, 4)), r"leading dimensions do not fit each other: B \(2,\), A \(3,\)"),
+    (
+        dict(B0=B_.expand(2, 4, 2), A0=A_.expand(3, 2, 4)),
+        r"leading dimensions do not fit each other: B \(2,\), A \(3,\)",
+    ),
     (dict(trace=torch.ones(3), B0=B_.expand(2, 4, 2)), r"trace \(3,\), B0 \(2,\), A0 \(\)"),
     (dict(trace=math.nan), "trace has entries that are NaN or infinite"),
     (dict(trace=math.inf), "trace has entries that are NaN or infinite"),
@@ -358,7 +379,10 @@ def test_a_bad_start_gets_one_sentence(routine, change, came):
         (lambda: rushka.trace_flow(1.0, B_, A_, [math.nan]), "times has entries that are NaN"),
         (lambda: rushka.full_rank_flow(1.0, torch.ones(4, 3, dtype=f64), [1.0]), r"square matrix; got \(4, 3\)"),
         (lambda: rushka.full_rank_flow(math.nan, torch.ones(4, 4, dtype=f64), [1.0]), "trace has entries that are NaN"),
-        (lambda: rushka.full_rank_flow(torch.ones(2), torch.ones(3, 4, 4, dtype=f64), [1.0]), r"trace \(2,\), start \(3,\)"),
+        (
+            lambda: rushka.full_rank_flow(torch.ones(2), torch.ones(3, 4, 4, dtype=f64), [1.0]),
+            r"trace \(2,\), start \(3,\)",
+        ),
         (lambda: rushka.full_rank_flow(1.0, torch.ones(4, 4, dtype=f64), [-2.0]), "the smallest is -2"),
         (lambda: rushka.relative_error(A_ * 0), "A0 is zero"),
         (lambda: rushka.relative_error(torch.stack([A_, A_ * 0])), "A0 is zero"),
@@ -385,9 +409,13 @@ def test_a_bad_argument_gets_one_sentence(call, came):
 def test_a_scale_at_which_squares_leave_float64_is_refused_and_not_answered_wrongly(scale):
     B0, A0 = starts(0, 5, 2)
     for call in (
-        lambda: rushka.trace_flow(1.0, scale * B0, scale * A0, [1.0]), lambda: rushka.trace_flow(scale, B0, A0, [1.0]),
-        lambda: rushka.trace_limit(1.0, 0 * B0, scale * A0), lambda: rushka.time_to_residual(1.0, scale * A0, 0.5),
-        lambda: rushka.mode(scale, 1.0, [1.0]), lambda: rushka.mode(1.0, scale, [1.0]), lambda: rushka.half_time(1.0, scale),
+        lambda: rushka.trace_flow(1.0, scale * B0, scale * A0, [1.0]),
+        lambda: rushka.trace_flow(scale, B0, A0, [1.0]),
+        lambda: rushka.trace_limit(1.0, 0 * B0, scale * A0),
+        lambda: rushka.time_to_residual(1.0, scale * A0, 0.5),
+        lambda: rushka.mode(scale, 1.0, [1.0]),
+        lambda: rushka.mode(1.0, scale, [1.0]),
+        lambda: rushka.half_time(1.0, scale),
     ):
         with pytest.raises(ValueError, match="must be 0 or of a size between 1e-75 and 1e.75; got "):
             call()
@@ -395,7 +423,8 @@ def test_a_scale_at_which_squares_leave_float64_is_refused_and_not_answered_wron
 
 @pytest.mark.parametrize("scale", [1e-70, 1e70])
 def test_the_closed_form_scales_exactly_up_to_the_edge_of_its_range(scale):
-    # the flow of (c s^2, B s, A s) at t / s^2 is s times the flow of (c, B, A) at t; powers of two would be exact, ten is not
+    # the flow of (c s^2, B s, A s) at t / s^2 is s times the flow of (c, B, A) at t; powers of two would be exact, ten
+    # is not
     B0, A0 = starts(0, 5, 2)
     root, there = scale**0.5, rushka.trace_flow(1.0, B0, A0, [0.3])
     far = rushka.trace_flow(scale, root * B0, root * A0, [0.3 / scale])

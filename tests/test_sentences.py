@@ -1,4 +1,5 @@
-"""Real input: only the pinned archive is read, labels follow the ratings, and what is missing is said in one sentence."""
+"""Real input: only the pinned archive is read, labels follow the ratings, and what is missing is said in one
+sentence."""
 
 import hashlib
 import io
@@ -77,7 +78,9 @@ def test_a_truncated_archive_and_a_turned_bit_have_another_hash(archive, tmp_pat
     turned[len(turned) // 2] ^= 1
     for content in (whole[:-1], b"", bytes(turned)):
         (tmp_path / "a.tar.gz").write_bytes(content)
-        with pytest.raises(SentencesError, match=r"a\.tar\.gz is not the pinned file \(SHA-256 [0-9a-f]{12}\.\.\., wanted 5d7c06e027fc") as raised:
+        with pytest.raises(
+            SentencesError, match=r"a\.tar\.gz is not the pinned file \(SHA-256 [0-9a-f]{12}\.\.\., wanted 5d7c06e027fc"
+        ) as raised:
             sentences.load("movie", tmp_path / "a.tar.gz")
         one_sentence(raised)
 
@@ -103,9 +106,16 @@ def test_ratings_become_labels_and_unclear_or_doubled_ones_are_left_out(tmp_path
     assert found.texts == ("Fine .", "Bad .", "Nice .") and found.labels.tolist() == [1, 0, 1]
 
 
-@pytest.mark.parametrize("content", [b"no archive", packed(other=b""), packed(**{sentences.INNER: b"none"}),
-                                     packed(**{sentences.INNER: packed(**{sentences.TABLE.format("tweets"): b"no tabs here\n"})})],
-                         ids=["no archive", "no table", "no archive inside", "no tabs"])  # an archive holds the time, so no id may
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no archive",
+        packed(other=b""),
+        packed(**{sentences.INNER: b"none"}),
+        packed(**{sentences.INNER: packed(**{sentences.TABLE.format("tweets"): b"no tabs here\n"})}),
+    ],
+    ids=["no archive", "no table", "no archive inside", "no tabs"],
+)  # an archive holds the time, so no id may
 def test_an_archive_of_the_right_hash_that_cannot_be_read_is_refused(content, tmp_path, monkeypatch):
     path = tmp_path / "a.tar.gz"
     path.write_bytes(content)

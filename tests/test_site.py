@@ -54,7 +54,9 @@ def broken_links(folder):
                 continue
             wanted = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             anchors = links[wanted].anchors if wanted in links else set()
-            if not wanted.exists() or (parts.fragment and wanted.suffix == ".html" and unquote(parts.fragment) not in anchors):
+            if not wanted.exists() or (
+                parts.fragment and wanted.suffix == ".html" and unquote(parts.fragment) not in anchors
+            ):
                 broken.append(f"{path.relative_to(folder)} -> {target}")
     return broken
 
@@ -64,7 +66,9 @@ def test_links_between_pages_lead_somewhere(site):
 
 
 def test_a_broken_link_is_caught(tmp_path):
-    (tmp_path / "a.html").write_text('<a href="b.html#here"></a><a href="b.html#gone"></a><a href="c.html"></a><img src="d.png">')
+    (tmp_path / "a.html").write_text(
+        '<a href="b.html#here"></a><a href="b.html#gone"></a><a href="c.html"></a><img src="d.png">'
+    )
     (tmp_path / "b.html").write_text('<p id="here"></p>')
     assert broken_links(tmp_path) == ["a.html -> b.html#gone", "a.html -> c.html", "a.html -> d.png"]
 
@@ -73,7 +77,9 @@ def test_the_download_button_gives_the_notebook_with_its_outputs(site, root):
     for page in site.glob("notebooks/*.html"):
         download = f"_sources/notebooks/{page.stem}.ipynb"
         assert f'href="../{download}"' in page.read_text()
-        assert json.loads((site / download).read_text()) == json.loads((root / f"notebooks/{page.stem}.ipynb").read_text())
+        assert json.loads((site / download).read_text()) == json.loads(
+            (root / f"notebooks/{page.stem}.ipynb").read_text()
+        )
 
 
 def test_the_site_is_small(site, edition):
@@ -90,26 +96,36 @@ FAULTS = r"""
   const short = text => text.trim().replace(/\s+/g, " ").slice(0, 80);
   const tex = all('mjx-merror, merror, [data-mml-node="merror"], [data-mjx-error], [data-mml-node="mtext"][fill="red"]')
     .map(node => short(node.closest("mjx-container")?.parentElement?.textContent || node.textContent || "error"))
-    .concat(all(".math").filter(node => !node.querySelector("mjx-container") && /\\[([]/.test(node.textContent)).map(node => short(node.textContent)));
+    .concat(all(".math").filter(node => !node.querySelector("mjx-container") &&
+    /\\[([]/.test(node.textContent)).map(node => short(node.textContent)));
   const dollars = [];
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node; (node = walk.nextNode());)
-    if (node.data.includes("$") && !node.parentElement.closest("code, pre, script, style, template, mjx-container")) dollars.push(short(node.data));
+    if (node.data.includes("$") && !node.parentElement.closest("code, pre, script, style, template, mjx-container"))
+    dollars.push(short(node.data));
   const images = all("img").filter(node => !node.getAttribute("alt"))
-    .concat(all("svg").filter(node => !node.closest("mjx-container, [aria-hidden=true], button") && !node.getAttribute("aria-label") && !node.querySelector("title")))
+    .concat(all("svg").filter(node => !node.closest("mjx-container, [aria-hidden=true], button") &&
+    !node.getAttribute("aria-label") && !node.querySelector("title")))
     .map(node => short(node.outerHTML));
-  const wide = document.documentElement.scrollWidth > window.innerWidth ? [document.documentElement.scrollWidth + " pixels"] : [];
+  const wide = document.documentElement.scrollWidth > window.innerWidth ? [document.documentElement.scrollWidth + "
+  pixels"] : [];
 
-  const rgb = colour => { const c = colour.match(/[\d.]+/g).map(Number); return {rgb: c.slice(0, 3), alpha: c.length > 3 ? c[3] : 1}; };
-  const light = ([r, g, b]) => { const f = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; return 0.2126 * f(r) + 0.7152 * f(g) + 0.0722 * f(b); };
-  const ground = node => { for (; node; node = node.parentElement) { const c = rgb(getComputedStyle(node).backgroundColor); if (c.alpha > 0.5) return c.rgb; } return [255, 255, 255]; };
-  const contrast = (node, colour) => { const [a, b] = [light(rgb(colour).rgb), light(ground(node))]; return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05); };
+  const rgb = colour => { const c = colour.match(/[\d.]+/g).map(Number); return {rgb: c.slice(0, 3), alpha: c.length > 3
+  ? c[3] : 1}; };
+  const light = ([r, g, b]) => { const f = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; return
+  0.2126 * f(r) + 0.7152 * f(g) + 0.0722 * f(b); };
+  const ground = node => { for (; node; node = node.parentElement) { const c =
+  rgb(getComputedStyle(node).backgroundColor); if (c.alpha > 0.5) return c.rgb; } return [255, 255, 255]; };
+  const contrast = (node, colour) => { const [a, b] = [light(rgb(colour).rgb), light(ground(node))]; return (Math.max(a,
+  b) + 0.05) / (Math.min(a, b) + 0.05); };
   const faint = [];
   for (const node of all(".lb-badge, .lb-claim, .lb-where, .lb-verdict p, figure.lb-row figcaption"))
     if (contrast(node, getComputedStyle(node).color) < READABLE) faint.push(short(node.textContent));
-  for (const node of all("figure.lb-row svg text, figure.lb-row svg g[id*=text_] path, figure.lb-row svg g[id*=text_] use")) {
+  for (const node of all("figure.lb-row svg text, figure.lb-row svg g[id*=text_] path, figure.lb-row svg g[id*=text_]
+  use")) {
     const fill = getComputedStyle(node).fill;
-    if (fill !== "none" && contrast(node, fill) < READABLE) faint.push(short(node.textContent || node.parentElement.id) + " " + fill);
+    if (fill !== "none" && contrast(node, fill) < READABLE) faint.push(short(node.textContent || node.parentElement.id)
+    + " " + fill);
   }
   return {tex, dollars, images, wide, faint};
 }
@@ -140,7 +156,12 @@ def visit(browser, url, width=1280, theme="light", axe=""):
     page, console, requests = context.new_page(), [], []
     page.on("console", lambda message: console.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: console.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url) if not request.url.startswith(("file:", "data:", "blob:")) else None)
+    page.on(
+        "request",
+        lambda request: (
+            requests.append(request.url) if not request.url.startswith(("file:", "data:", "blob:")) else None
+        ),
+    )
     page.goto(url)
     page.evaluate("() => window.MathJax?.startup?.promise")
     page.wait_for_timeout(50)
@@ -186,12 +207,17 @@ SEEN_TWICE = {"requests": {"console"}, "images": {"axe"}}  # a refused request i
 def test_a_page_with_a_fault_is_caught(site, browser, axe, tmp_path, kind):
     mathjax = (site / "_static/tex-svg.js").as_uri()
     path = tmp_path / "spoilt.html"
-    path.write_text(f'<!DOCTYPE html><html lang="en"><title>t</title><script defer src="{mathjax}"></script><body>{SPOILT[kind]}</body>')
+    path.write_text(
+        '<!DOCTYPE html><html lang="en"><title>t</title><script defer '
+        f'src="{mathjax}"></script><body>{SPOILT[kind]}</body>'
+    )
     found = visit(browser, path.as_uri(), PHONE, axe=axe)
     assert found[kind], f"the fault was not seen: {found}"
     assert {other for other in KINDS if found[other]} <= {kind} | SEEN_TWICE.get(kind, set())
     if kind in ("tex", "axe"):
-        assert len(found[kind]) >= 2, "a syntax error and an unknown macro are two faults, faint words and a button without a name as well"
+        assert len(found[kind]) >= 2, (
+            "a syntax error and an unknown macro are two faults, faint words and a button without a name as well"
+        )
 
 
 @without_browser
@@ -229,11 +255,16 @@ def test_panels_stand_beside_each_other_at_a_desk_and_below_each_other_on_a_phon
     panel = '<div class="lb-panel"><svg viewBox="0 0 4 3" role="img" aria-label="a panel"></svg></div>'
     path = tmp_path / "row.html"
     style = (site / "_static/lorabook.css").as_uri()
-    path.write_text(f'<link rel="stylesheet" href="{style}"><figure class="lb-row">{panel * 2}<figcaption>A caption.</figcaption></figure>')
+    path.write_text(
+        f'<link rel="stylesheet" href="{style}"><figure class="lb-row">{panel * 2}<figcaption>A '
+        "caption.</figcaption></figure>"
+    )
     for width, rows in ((1280, 1), (PHONE, 2)):
         page = browser.new_page(viewport={"width": width, "height": 900})
         page.goto(path.as_uri())
-        tops = page.evaluate("() => [...document.querySelectorAll('.lb-panel')].map(node => node.getBoundingClientRect().top)")
+        tops = page.evaluate(
+            "() => [...document.querySelectorAll('.lb-panel')].map(node => node.getBoundingClientRect().top)"
+        )
         assert len(set(tops)) == rows
         page.close()
 
@@ -254,7 +285,10 @@ def opened(site, browser):
         context.close()
 
 
-SHOWN = "() => [...document.querySelectorAll('.tag_ledger tbody tr')].filter(row => !row.hidden).map(row => row.cells[0].textContent.trim())"
+SHOWN = (
+    "() => [...document.querySelectorAll('.tag_ledger tbody tr')].filter(row => !row.hidden).map(row => "
+    "row.cells[0].textContent.trim())"
+)
 
 
 @without_browser
@@ -289,7 +323,10 @@ def test_a_dark_page_is_light_on_paper(site, browser):
     page.goto((site / "book" / "sources.html").as_uri())
     theme = lambda: page.evaluate("() => document.documentElement.dataset.theme")
     page.wait_for_function("() => document.documentElement.dataset.theme === 'dark'")
-    page.evaluate("() => { window.seen = []; addEventListener('beforeprint', () => seen.push(document.documentElement.dataset.theme)); }")
+    page.evaluate(
+        "() => { window.seen = []; addEventListener('beforeprint', () => "
+        "seen.push(document.documentElement.dataset.theme)); }"
+    )
     page.pdf()
     assert page.evaluate("() => seen") == ["light"] and theme() == "dark"
 
@@ -307,7 +344,9 @@ def test_the_ledger_sorts_by_the_keyboard_both_ways_and_numbers_as_numbers(opene
         found = page.evaluate(numbers)
         assert len(found) > 100 and found == sorted(found, key=lambda number: sign * number)
     head.get_by_role("button").press("Enter")
-    assert head.get_attribute("aria-sort") is None and page.evaluate(SHOWN) == before, "a third press restores the order of the sources"
+    assert head.get_attribute("aria-sort") is None and page.evaluate(SHOWN) == before, (
+        "a third press restores the order of the sources"
+    )
     page.locator(".tag_ledger th button", has_text="claim").press("Enter")
     assert page.evaluate(SHOWN) == sorted(page.evaluate(SHOWN)) != before
     page.get_by_role("button", name="Show all").press("Enter")
@@ -335,7 +374,9 @@ def test_the_ledger_reads_without_its_script(opened, root):
 
 
 def test_the_scripts_of_the_book_are_small(root):
-    assert {path.name: path.stat().st_size for path in (root / "book/_static").glob("*.js") if path.stat().st_size >= 10_000} == {}
+    assert {
+        path.name: path.stat().st_size for path in (root / "book/_static").glob("*.js") if path.stat().st_size >= 10_000
+    } == {}
 
 
 def test_figures_and_equations_are_numbered_in_order_and_every_chapter_says_how_long_it_is(site):
@@ -343,7 +384,9 @@ def test_figures_and_equations_are_numbered_in_order_and_every_chapter_says_how_
         text = page.read_text()
         for name, mark in (("figure", '<figure class="lb-row" id="'), ("equation", '<span class="eqno">(')):
             count = text.count('<figure class="lb-row"') if name == "figure" else text.count('class="eqno"')
-            assert text.count(mark) == count and all(f'id="{name}-{k}"' in text for k in range(1, count + 1)), f"{page.stem}: {name}"
+            assert text.count(mark) == count and all(f'id="{name}-{k}"' in text for k in range(1, count + 1)), (
+                f"{page.stem}: {name}"
+            )
         assert ("min to read" in text) == (page.stem not in ("ledger", "errata")), page.stem
 
 
@@ -356,7 +399,9 @@ def test_each_row_of_the_ledger_leads_to_the_section_of_its_verdict_and_the_verd
         there = texts[page].index(f'id="{anchor}"')
         back = re.search(rf'class="lb-claim" href="ledger\.html#row-{name}"', texts[page]).start()
         heads = [found.start() for found in re.finditer(r"<h[1-4]>", texts[page][there:back])]
-        assert there < back and (not heads or len(heads) == 1 and heads[0] < 400), f"{name}: another section begins before the verdict"
+        assert there < back and (not heads or len(heads) == 1 and heads[0] < 400), (
+            f"{name}: another section begins before the verdict"
+        )
 
 
 @without_browser
@@ -375,18 +420,28 @@ def test_claims_can_be_followed_from_the_ledger_to_their_page_and_back(opened, r
         assert 0 <= page.locator(row).bounding_box()["y"] < page.viewport_size["height"]
 
 
-WIDER = """() => [...document.querySelectorAll(".tag_ledger :is(td, th) *")].filter(node => !node.closest("svg, mjx-assistive-mml")
-    && node.getBoundingClientRect().right > node.closest("td, th").getBoundingClientRect().right + 1).map(node => node.textContent)"""
+WIDER = """() => [...document.querySelectorAll(".tag_ledger :is(td, th) *")].filter(node => !node.closest("svg,
+mjx-assistive-mml")
+    && node.getBoundingClientRect().right > node.closest("td, th").getBoundingClientRect().right + 1).map(node =>
+    node.textContent)"""
 
 
 @without_browser
-@pytest.mark.parametrize("width, medium", [(1280, "screen"), (900, "screen"), (673, "print")])  # 673 px: a sheet of A4 within its margins
+@pytest.mark.parametrize(
+    "width, medium", [(1280, "screen"), (900, "screen"), (673, "print")]
+)  # 673 px: a sheet of A4 within its margins
 def test_the_ledger_fits_a_desk_and_a_sheet(opened, width, medium):
     page = opened("notebooks/ledger.html", viewport={"width": width, "height": 900})
     page.emulate_media(media=medium)
     page.evaluate("() => window.MathJax?.startup?.promise")
     assert page.evaluate("() => document.documentElement.scrollWidth") <= width
-    assert page.evaluate("() => { const box = document.querySelector('.tag_ledger .pst-scrollable-table-container'); return box.scrollWidth - box.clientWidth; }") <= 1
+    assert (
+        page.evaluate(
+            "() => { const box = document.querySelector('.tag_ledger .pst-scrollable-table-container'); return "
+            "box.scrollWidth - box.clientWidth; }"
+        )
+        <= 1
+    )
     assert page.evaluate(WIDER) == []
 
 
@@ -397,28 +452,41 @@ def test_what_the_book_found_fits_one_screen(opened):
     assert last["y"] + last["height"] <= 800
 
 
-CHAPTERS = [f"notebooks/{source}_{part}" for source, parts in {
-    "mallada": ("two_phase", "weights", "network"), "lora_one": ("alignment", "start", "convergence"),
-    "rushka": ("descent_to_flow", "closed_forms", "low_rank"), "kim": ("landscape", "extensions", "networks")}.items() for part in parts]
+CHAPTERS = [
+    f"notebooks/{source}_{part}"
+    for source, parts in {
+        "mallada": ("two_phase", "weights", "network"),
+        "lora_one": ("alignment", "start", "convergence"),
+        "rushka": ("descent_to_flow", "closed_forms", "low_rank"),
+        "kim": ("landscape", "extensions", "networks"),
+    }.items()
+    for part in parts
+]
 
 
 @pytest.mark.parametrize("page", CHAPTERS)
 def test_a_chapter_opens_with_its_source_what_it_claims_and_what_was_found(site, page):
     text = (site / f"{page}.html").read_text()
-    article = text[text.index('<article class="bd-article">'):]
-    labels = re.findall(r"<strong>([^<]*)\.</strong>", article[:article.index("<h2>")])
-    assert [label for label in labels if label != "How it was read"] == ["Source", "What the source claims", "What we found"]
+    article = text[text.index('<article class="bd-article">') :]
+    labels = re.findall(r"<strong>([^<]*)\.</strong>", article[: article.index("<h2>")])
+    assert [label for label in labels if label != "How it was read"] == [
+        "Source",
+        "What the source claims",
+        "What we found",
+    ]
 
 
 def test_each_page_of_the_story_ends_with_the_reason_for_the_next(site, root):
     story = yaml.safe_load((root / "book/story.yml").read_text())
     for page, sentence in story.items():
         text = (site / f"{page}.html").read_text()
-        said, link = re.search(r'<p class="lb-next">(.*?) Next: <a class="reference internal" href="([^"]+)"', text, re.S).groups()
+        said, link = re.search(
+            r'<p class="lb-next">(.*?) Next: <a class="reference internal" href="([^"]+)"', text, re.S
+        ).groups()
         following = re.search(r'<a class="right-next"\s+href="([^"]+)"', text)[1]
         assert html.unescape(said).replace("’", "'") == sentence and link == following, page
     names = [name for _, pages in editions.contents(root / "_toc.yml") for name in pages]
-    assert names[:len(story)] == list(story), "the story goes page by page"
+    assert names[: len(story)] == list(story), "the story goes page by page"
 
 
 def test_a_page_with_formulas_says_without_script_that_they_are_tex(site):
@@ -432,7 +500,9 @@ def test_the_notation_is_one_click_away_on_a_phone(opened, site):
     for path in pages(site):
         name = str(path.relative_to(site))
         if path.parent != site and name not in ("book/index.html", "book/notation.html"):
-            assert re.search(r'<p class="lb-aids">(?:(?!</p>).)*href="[^"]*notation.html"', path.read_text(), re.S), name
+            assert re.search(r'<p class="lb-aids">(?:(?!</p>).)*href="[^"]*notation.html"', path.read_text(), re.S), (
+                name
+            )
     page = opened("notebooks/kim_landscape.html", viewport={"width": PHONE, "height": 800})
     page.locator(".lb-aids a", has_text="Notation").click()
     page.wait_for_url("**/notation.html")
@@ -456,7 +526,7 @@ def edition(site, root, tmp_path_factory):
 
 def test_in_the_book_in_one_file_every_anchor_is_one_and_every_link_leads_somewhere(edition):
     text = edition.read_text()
-    body = text[text.index("<main"):text.index("</main>")]
+    body = text[text.index("<main") : text.index("</main>")]
     assert [one for one, count in Counter(Links(edition).ids).items() if count > 1] == []
     assert broken_links(edition.parent) == []
     assert 'id="row-rushka-eq-20"' in body and 'href="#row-rushka-eq-20"' in body

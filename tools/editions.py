@@ -20,14 +20,26 @@ import yaml
 STYLE = Path(__file__).with_name("edition.css")
 SINGLE, PDF = "lorabook.html", "lorabook.pdf"
 PLACE = "<!-- editions -->"  # in the front page
-PRINTING = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run",
-            "--no-pdf-header-footer", "--generate-pdf-document-outline", "--virtual-time-budget=120000"]
+PRINTING = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-sync",
+    "--no-first-run",
+    "--no-pdf-header-footer",
+    "--generate-pdf-document-outline",
+    "--virtual-time-budget=120000",
+]
 HEAD = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,
+initial-scale=1"><title>{title}</title>
 <script>
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const turn = () => {{ document.documentElement.dataset.theme = dark.matches && !matchMedia("print").matches ? "dark" : "light"; }};
-  turn(); dark.addEventListener("change", turn); addEventListener("beforeprint", turn); addEventListener("afterprint", turn);
+  const turn = () => {{ document.documentElement.dataset.theme = dark.matches && !matchMedia("print").matches ? "dark" :
+  "light"; }};
+  turn(); dark.addEventListener("change", turn); addEventListener("beforeprint", turn); addEventListener("afterprint",
+  turn);
 </script>
 <style>{style}</style>
 </head><body>
@@ -60,24 +72,48 @@ def contents(toc):
     """The parts of the book, each with its caption and its pages; the front page is a part of its own."""
     toc = yaml.safe_load(toc.read_text(encoding="utf-8"))
     parts = toc.get("parts") or [{"caption": "", "chapters": toc["chapters"]}]
-    return [("", [toc["root"]]), *((part["caption"], [chapter["file"] for chapter in part["chapters"]]) for part in parts)]
+    return [
+        ("", [toc["root"]]),
+        *((part["caption"], [chapter["file"] for chapter in part["chapters"]]) for part in parts),
+    ]
 
 
 def single_file(site, parts, own):
-    """All pages as one HTML text that asks for no other file; ``own`` are the names of the book's styles and scripts."""
+    """All pages as one HTML text that asks for no other file; ``own`` are the names of the book's styles and
+    scripts."""
     names = [name for _, pages in parts for name in pages]
     html = {name: (site / f"{name}.html").read_text(encoding="utf-8") for name in names}
-    articles = {name: re.search(r'<article class="bd-article">(.*?)</article>', text, re.S).group(1) for name, text in html.items()}
+    articles = {
+        name: re.search(r'<article class="bd-article">(.*?)</article>', text, re.S).group(1)
+        for name, text in html.items()
+    }
     times = Counter(one for article in articles.values() for one in set(re.findall(r'\sid="([^"]+)"', article)))
     shared = {one for one, count in times.items() if count > 1}
     front = html[names[0]]
-    used = [name for name in re.findall(r'(?:href|src)="[./]*_static/([\w.-]+)\?v=', front) if name in own | {"tex-svg.js", "pygments.css"}]
-    style, script = ("\n".join((site / "_static" / name).read_text(encoding="utf-8") for name in used if name.endswith(end)) for end in (".css", ".js"))
-    body = "".join(f'<section class="lb-page" id="{anchor(name)}">{moved(site, name, articles, shared)}</section>\n' for name in names)
-    table = "".join(f"<h3>{caption}</h3><ul>{''.join(entry(name, articles[name]) for name in pages)}</ul>" for caption, pages in parts[1:])
+    used = [
+        name
+        for name in re.findall(r'(?:href|src)="[./]*_static/([\w.-]+)\?v=', front)
+        if name in own | {"tex-svg.js", "pygments.css"}
+    ]
+    style, script = (
+        "\n".join((site / "_static" / name).read_text(encoding="utf-8") for name in used if name.endswith(end))
+        for end in (".css", ".js")
+    )
+    body = "".join(
+        f'<section class="lb-page" id="{anchor(name)}">{moved(site, name, articles, shared)}</section>\n'
+        for name in names
+    )
+    table = "".join(
+        f"<h3>{caption}</h3><ul>{''.join(entry(name, articles[name]) for name in pages)}</ul>"
+        for caption, pages in parts[1:]
+    )
     settings = "".join(re.findall(r"<script>window\.MathJax = .*?</script>", front))
     title = heading(articles[names[0]])
-    return HEAD.format(title=title, style=STYLE.read_text() + style, contents=table) + body + f"</main>{settings}<script>{script}</script></body></html>\n"
+    return (
+        HEAD.format(title=title, style=STYLE.read_text() + style, contents=table)
+        + body
+        + f"</main>{settings}<script>{script}</script></body></html>\n"
+    )
 
 
 def anchor(name):
@@ -123,16 +159,29 @@ def moved(site, name, articles, shared):
         return match.group() if match[1] not in once and not once.add(match[1]) else ""
 
     article = re.sub(r'\sid="([^"]+)"', first, article)
-    article = re.sub(r'(?<=\s)(id|for|aria-labelledby|aria-controls|aria-describedby)="([^"]+)"', lambda m: f'{m[1]}="{unique(name, m[2])}"', article)
+    article = re.sub(
+        r'(?<=\s)(id|for|aria-labelledby|aria-controls|aria-describedby)="([^"]+)"',
+        lambda m: f'{m[1]}="{unique(name, m[2])}"',
+        article,
+    )
     return re.sub(r"url\(#([^)]+)\)", lambda m: f"url(#{unique(name, m[1])})", article)
 
 
 def print_pdf(page, pdf, browser):
     """Print a page; a browser that fails leaves no PDF, and one sentence."""
     with tempfile.TemporaryDirectory() as profile:
-        command = [browser, *PRINTING, f"--user-data-dir={profile}", f"--print-to-pdf={pdf.resolve()}", page.resolve().as_uri()]
+        command = [
+            browser,
+            *PRINTING,
+            f"--user-data-dir={profile}",
+            f"--print-to-pdf={pdf.resolve()}",
+            page.resolve().as_uri(),
+        ]
         try:
-            printed = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300).returncode == 0
+            printed = (
+                subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300).returncode
+                == 0
+            )
         except subprocess.TimeoutExpired:
             printed = False
     if not printed or not pdf.exists() or pdf.read_bytes()[:5] != b"%PDF-":
@@ -144,9 +193,15 @@ def link(site, front):
     """Name on the front page the editions that exist."""
     page = site / f"{front}.html"
     up = "../" * front.count("/")
-    links = [f'<a href="{up}{name}">{words}</a> ({size / 1e6:.0f} MB)' for name, words, size in (
-        (SINGLE, "the book in one file", (site / SINGLE).stat().st_size),
-        (PDF, "the book as a PDF", (site / PDF).stat().st_size if (site / PDF).exists() else 0),
-    ) if size]
+    links = [
+        f'<a href="{up}{name}">{words}</a> ({size / 1e6:.0f} MB)'
+        for name, words, size in (
+            (SINGLE, "the book in one file", (site / SINGLE).stat().st_size),
+            (PDF, "the book as a PDF", (site / PDF).stat().st_size if (site / PDF).exists() else 0),
+        )
+        if size
+    ]
     text = page.read_text(encoding="utf-8")
-    page.write_text(text.replace(PLACE, f'<p class="lb-editions">For reading offline: {", ".join(links)}.</p>'), encoding="utf-8")
+    page.write_text(
+        text.replace(PLACE, f'<p class="lb-editions">For reading offline: {", ".join(links)}.</p>'), encoding="utf-8"
+    )

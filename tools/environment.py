@@ -18,7 +18,11 @@ def pip(*arguments):
     """Run the pip of .venv, telling a line for every twenty packages; True if it failed."""
     command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
     process = subprocess.Popen(
-        command + list(arguments), cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True
+        command + list(arguments),
+        cwd=str(ROOT),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
     )
     found = 0
     for line in process.stdout:

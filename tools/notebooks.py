@@ -35,11 +35,15 @@ def defaults(notebook):
     """The names and literal values that the parameters cell sets."""
     values = {}
     for node in ast.parse(parameter_cell(notebook).source).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
         try:
             values.update({target.id: ast.literal_eval(node.value) for target in targets})
         except (ValueError, TypeError, AttributeError):
-            raise Trouble(f"the parameters cell may set names to plain values only, and has: {ast.unparse(node)}") from None
+            raise Trouble(
+                f"the parameters cell may set names to plain values only, and has: {ast.unparse(node)}"
+            ) from None
     return values
 
 
@@ -75,8 +79,17 @@ def run(source, destination, profile_file=None, **extra):
         values = defaults(notebook) | values
     try:
         executed = papermill.execute_notebook(
-            str(source), str(unfinished), values, kernel_name=KERNEL, cwd=str(source.parent), extra_arguments=QUIET,
-            progress_bar={"desc": source.stem, "mininterval": 5, "bar_format": "{desc}: {n_fmt} of {total_fmt} cells, {elapsed}\n"},
+            str(source),
+            str(unfinished),
+            values,
+            kernel_name=KERNEL,
+            cwd=str(source.parent),
+            extra_arguments=QUIET,
+            progress_bar={
+                "desc": source.stem,
+                "mininterval": 5,
+                "bar_format": "{desc}: {n_fmt} of {total_fmt} cells, {elapsed}\n",
+            },
         )
     except papermill.exceptions.PapermillExecutionError as error:
         if error.ename == NO_DATA:
@@ -89,9 +102,13 @@ def run(source, destination, profile_file=None, **extra):
         number = error.cell_index + (0 if values else 1)
         raise Trouble(f"{source}, cell {number} stopped with {last} (as far as it ran: {unfinished})") from None
     except jupyter_client.kernelspec.NoSuchKernel:
-        raise Trouble(f"{source} needs the Jupyter kernel '{KERNEL}', which this environment lacks: install ipykernel") from None
+        raise Trouble(
+            f"{source} needs the Jupyter kernel '{KERNEL}', which this environment lacks: install ipykernel"
+        ) from None
     except nbclient.exceptions.DeadKernelError:
-        raise Trouble(f"{source}: its kernel died, perhaps for want of memory (as far as it ran: {unfinished})") from None
+        raise Trouble(
+            f"{source}: its kernel died, perhaps for want of memory (as far as it ran: {unfinished})"
+        ) from None
     if values:
         show_once(executed)
     nbformat.write(executed, unfinished)
@@ -100,7 +117,10 @@ def run(source, destination, profile_file=None, **extra):
 
 def as_printed(notebook, reason):
     """The notebook with its reference outputs, saying below its title that it was not run and why."""
-    note = f"```{{warning}}\n{NOT_RUN} {reason} It shows the outputs that the repository holds, at the default parameters.\n```"
+    note = (
+        f"```{{warning}}\n{NOT_RUN} {reason} It shows the outputs that the repository holds, at the default "
+        "parameters.\n```"
+    )
     first = notebook.cells[0]
     title, _, rest = first.source.partition("\n")
     first.source = f"{title}\n\n{note}\n{rest}"
@@ -132,21 +152,32 @@ def reference(text, destination):
 
     text, destination = Path(text), Path(destination)
     fresh = jupytext.read(text)
-    fresh.metadata = nbformat.from_dict({
-        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": KERNEL},
-        "language_info": {"name": "python", "pygments_lexer": "ipython3"},
-    })
+    fresh.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": KERNEL},
+            "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+        }
+    )
     fresh.nbformat, fresh.nbformat_minor = 4, 5
     client = nbclient.NotebookClient(
-        fresh, kernel_name=KERNEL, extra_arguments=QUIET, timeout=None, record_timing=False, coalesce_streams=True,
+        fresh,
+        kernel_name=KERNEL,
+        extra_arguments=QUIET,
+        timeout=None,
+        record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(text.parent)}},
-        on_cell_complete=lambda cell, cell_index: print(f"{text.stem}: cell {cell_index + 1} of {len(fresh.cells)}", flush=True),
+        on_cell_complete=lambda cell, cell_index: print(
+            f"{text.stem}: cell {cell_index + 1} of {len(fresh.cells)}", flush=True
+        ),
     )
     try:
         client.execute()
     except nbclient.exceptions.CellExecutionError as error:
         last = f"{error.ename}: {error.evalue}".strip().splitlines()[-1]
-        number = next(i for i, cell in enumerate(fresh.cells, 1) if any(o.output_type == "error" for o in cell.get("outputs", [])))
+        number = next(
+            i for i, cell in enumerate(fresh.cells, 1) if any(o.output_type == "error" for o in cell.get("outputs", []))
+        )
         raise Trouble(f"{text}, cell {number} stopped with {last}") from None
     fresh.metadata.language_info = nbformat.from_dict({"name": "python", "pygments_lexer": "ipython3"})
     for number, cell in enumerate(fresh.cells, 1):
@@ -164,6 +195,10 @@ def reference(text, destination):
 def lasting(notebook):
     """What a reference notebook holds besides the outputs of its volatile cells."""
     return [
-        {key: value for key, value in cell.items() if key != "outputs" or "volatile" not in cell.metadata.get("tags", [])}
+        {
+            key: value
+            for key, value in cell.items()
+            if key != "outputs" or "volatile" not in cell.metadata.get("tags", [])
+        }
         for cell in notebook.cells
     ]

@@ -19,7 +19,10 @@ def lighten(app, exception):
             path.unlink()
     shutil.rmtree(site / "_static/locales", ignore_errors=True)
     for path in site.glob("_sources/**/*.ipynb"):
-        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")), ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+        path.write_text(
+            json.dumps(json.loads(path.read_text(encoding="utf-8")), ensure_ascii=False, separators=(",", ":")),
+            encoding="utf-8",
+        )
 
 
 def setup(app):

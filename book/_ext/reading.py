@@ -38,9 +38,12 @@ def link_cards(app, page, tree):
     ledger = app.builder.get_relative_uri(page, LEDGER)
     for raw in tree.findall(nodes.raw):
         if CARD.search(raw.astext()):
+
             def linked(found):
                 row = nodes.make_id(f"row-{found[1]}-{found[2]}")
-                return f'<a class="lb-claim" href="{ledger}#{row}" title="Its row in the ledger">{found[1]}.{found[2]}</a>'
+                return (
+                    f'<a class="lb-claim" href="{ledger}#{row}" title="Its row in the ledger">{found[1]}.{found[2]}</a>'
+                )
 
             card = CARD_LINE.sub(lambda line: typeset(html.unescape(line[0])), raw.astext())
             raw.replace_self(nodes.raw("", CARD.sub(linked, card), format="html"))
@@ -55,8 +58,10 @@ def number(tree):
             name = f"figure-{figures}"
 
             def numbered(found):
-                return (f'<figure class="lb-row" id="{name}">{found[1]}<figcaption><a class="lb-number" href="#{name}">'
-                        f"Figure {figures}.</a> {typeset(html.unescape(found[2]))}")
+                return (
+                    f'<figure class="lb-row" id="{name}">{found[1]}<figcaption><a class="lb-number" href="#{name}">'
+                    f"Figure {figures}.</a> {typeset(html.unescape(found[2]))}"
+                )
 
             raw.replace_self(nodes.raw("", CAPTION.sub(numbered, raw.astext(), count=1), format="html"))
     for count, equation in enumerate(tree.findall(nodes.math_block), 1):
@@ -74,15 +79,21 @@ def hold_punctuation(tree):
         if mark:
             # by identity: a text equals every other text of the same letters
             place = next(k for k, node in enumerate(after.parent) if node is after)
-            after.parent[place] = nodes.Text(after[mark.end():])
-            formula.replace_self(nodes.inline("", "", formula.deepcopy(), nodes.Text(mark.group()), classes=["lb-hold"]))
+            after.parent[place] = nodes.Text(after[mark.end() :])
+            formula.replace_self(
+                nodes.inline("", "", formula.deepcopy(), nodes.Text(mark.group()), classes=["lb-hold"])
+            )
 
 
 def minutes(tree, figures):
     """How long a page takes to read; code counts for nothing."""
     silent = (nodes.literal_block, nodes.raw, nodes.math, nodes.math_block)
     texts = [text for text in tree.findall(nodes.Text) if not isinstance(text.parent, silent)]
-    texts += [re.sub(r"<svg.*?</svg>|<[^>]*>", " ", raw.astext(), flags=re.S) for raw in tree.findall(nodes.raw) if raw["format"] == "html"]
+    texts += [
+        re.sub(r"<svg.*?</svg>|<[^>]*>", " ", raw.astext(), flags=re.S)
+        for raw in tree.findall(nodes.raw)
+        if raw["format"] == "html"
+    ]
     words = sum(len(text.split()) for text in texts) + len(list(tree.findall(nodes.math)))
     return math.ceil((words + FORMULA * len(list(tree.findall(nodes.math_block))) + FIGURE * figures) / WORDS_A_MINUTE)
 
@@ -105,8 +116,12 @@ def lead_on(app, page, tree):
     sentence = yaml.safe_load((Path(app.confdir) / STORY).read_text(encoding="utf-8")).get(page)
     following = app.env.collect_relations().get(page, [None] * 3)[2]
     if sentence and following:
-        link = nodes.reference("", app.env.titles[following].astext(), refuri=app.builder.get_relative_uri(page, following), internal=True)
-        tree[-1].append(nodes.paragraph("", "", nodes.Text(f"{sentence} Next: "), link, nodes.Text("."), classes=["lb-next"]))
+        link = nodes.reference(
+            "", app.env.titles[following].astext(), refuri=app.builder.get_relative_uri(page, following), internal=True
+        )
+        tree[-1].append(
+            nodes.paragraph("", "", nodes.Text(f"{sentence} Next: "), link, nodes.Text("."), classes=["lb-next"])
+        )
 
 
 def resolved(app, tree, page):
@@ -119,7 +134,8 @@ def resolved(app, tree, page):
 
 
 def mend(app, page, template, context, tree):
-    """A bibliography calls itself a list and has no list items, which misleads a screen reader; formulas need a script."""
+    """A bibliography calls itself a list and has no list items, which misleads a screen reader; formulas need a
+    script."""
     body = context.get("body", "").replace('<div role="list" class="citation-list">', '<div class="citation-list">')
     context["body"] = body.replace("</h1>", f"</h1>\n{NO_SCRIPT}", 1) if 'class="math' in body else body
 

@@ -50,8 +50,17 @@ class Adapted(NamedTuple):
     eps: float  # relative spacing of the stored factors
 
 
-def certify(model: nn.Module, batches: Iterable, weight_decay: float, *, loss: Callable | None = None, adapter: str | None = None,
-            tolerance: float = 1e-2, passes: int | None = None, progress: Callable[[str], None] | None = None) -> dict[str, LayerVerdict]:
+def certify(
+    model: nn.Module,
+    batches: Iterable,
+    weight_decay: float,
+    *,
+    loss: Callable | None = None,
+    adapter: str | None = None,
+    tolerance: float = 1e-2,
+    passes: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, LayerVerdict]:
     """The certificate of every layer of a PEFT model, at its present factors.
 
     Args:
@@ -65,25 +74,54 @@ def certify(model: nn.Module, batches: Iterable, weight_decay: float, *, loss: C
         ValueError: as :func:`lorabook.adapters.lora_one_`, and a decay or tolerance that is not positive.
     """
     found = targets(model, adapter)
-    layers = {name: Adapted(target.weight, target.B.detach().double(), target.A.detach().double(), target.scale, torch.finfo(target.B.dtype).eps)
-              for name, target in found.items()}
+    layers = {
+        name: Adapted(
+            target.weight,
+            target.B.detach().double(),
+            target.A.detach().double(),
+            target.scale,
+            torch.finfo(target.B.dtype).eps,
+        )
+        for name, target in found.items()
+    }
     if any(target.layer.disable_adapters for target in found.values()):
         raise ValueError("The adapter is disabled: the gradient must be taken with it in force.")
     active = list(model.base_model.active_adapters)
     if len(active) != 1 or adapter not in (None, active[0]):
-        raise ValueError(f"The gradient is that of the active adapters ({', '.join(active)}): activate {adapter!r} alone first.")
-    return certify_layers(model, layers, batches, weight_decay, loss=loss, tolerance=tolerance, passes=passes, progress=progress)
+        raise ValueError(
+            f"The gradient is that of the active adapters ({', '.join(active)}): activate {adapter!r} alone first."
+        )
+    return certify_layers(
+        model, layers, batches, weight_decay, loss=loss, tolerance=tolerance, passes=passes, progress=progress
+    )
 
 
-def certify_layers(model: nn.Module, layers: dict[str, Adapted], batches: Iterable, weight_decay: float, *, loss: Callable | None = None,
-                   tolerance: float = 1e-2, passes: int | None = None, progress: Callable[[str], None] | None = None) -> dict[str, LayerVerdict]:
+def certify_layers(
+    model: nn.Module,
+    layers: dict[str, Adapted],
+    batches: Iterable,
+    weight_decay: float,
+    *,
+    loss: Callable | None = None,
+    tolerance: float = 1e-2,
+    passes: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, LayerVerdict]:
     """:func:`certify` for any model whose weights are in ``layers``."""
     for value, what in ((weight_decay, "The weight decay"), (tolerance, "The tolerance")):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
             raise ValueError(f"{what} must be positive and finite; got {value!r}.")
 
     weights = {name: layer.weight for name, layer in layers.items()}
-    return reduced(model, weights, batches, lambda name, G: judge(layers[name], G, weight_decay, tolerance), loss=loss, passes=passes, progress=progress)
+    return reduced(
+        model,
+        weights,
+        batches,
+        lambda name, G: judge(layers[name], G, weight_decay, tolerance),
+        loss=loss,
+        passes=passes,
+        progress=progress,
+    )
 
 
 def judge(layer: Adapted, G: Tensor, weight_decay: float, tolerance: float = 1e-2) -> LayerVerdict:

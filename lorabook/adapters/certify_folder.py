@@ -25,16 +25,28 @@ LONGEST, CLASSES = 2**20, 2**31  # characters of a line of data; a label is smal
 TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")  # without any, transformers makes up an empty one
 
 
-def certify_folder(adapter: Adapter, model_folder: str | Path, data: str | Path, weight_decay: float, *, batch_size: int = 16,
-                   max_length: int | None = None, tolerance: float = 1e-2, passes: int | None = None, progress: Callable[[str], None] | None = None) -> dict[str, LayerVerdict]:
+def certify_folder(
+    adapter: Adapter,
+    model_folder: str | Path,
+    data: str | Path,
+    weight_decay: float,
+    *,
+    batch_size: int = 16,
+    max_length: int | None = None,
+    tolerance: float = 1e-2,
+    passes: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, LayerVerdict]:
     """The verdict for every module of a saved adapter.
 
     Args:
         adapter: from :func:`lorabook.adapters.inspect.read`, of the task SEQ_CLS or CAUSAL_LM.
         model_folder: config.json, tokenizer files, model.safetensors.
-        data: lines of JSON, ``{"text": ..., "label": 0}`` for SEQ_CLS, ``{"text": ...}`` for CAUSAL_LM: the training set.
+        data: lines of JSON, ``{"text": ..., "label": 0}`` for SEQ_CLS, ``{"text": ...}`` for CAUSAL_LM: the training
+            set.
         weight_decay: lambda that the factors were trained with.
-        batch_size, max_length: sentences at once, tokens of a sentence (default LENGTH, or the model's positions).  tolerance, passes: as for ``certify``.
+        batch_size, max_length: sentences at once, tokens of a sentence (default LENGTH, or the model's positions).
+            tolerance, passes: as for ``certify``.
 
     Raises:
         AdapterError: files that are missing or do not fit each other.
@@ -43,15 +55,23 @@ def certify_folder(adapter: Adapter, model_folder: str | Path, data: str | Path,
     task = _task(adapter)
     rows = _rows(Path(data), task)
     model, tokenizer = _base(Path(model_folder), task, adapter)
-    positions = min(getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length, tokenizer.model_max_length)
+    positions = min(
+        getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length, tokenizer.model_max_length
+    )
     if max_length and max_length > positions:
         raise AdapterError(f"The length {max_length} is more than the {positions} positions of the base model.")
     layers = _insert(model, adapter)
     model.to(default_device())
     batches = _Batches(rows, tokenizer, task, batch_size, max_length or min(LENGTH, positions))
     try:
-        return certify_layers(model, layers, batches, weight_decay, tolerance=tolerance, passes=passes, progress=progress)
-    except (RuntimeError, IndexError, TypeError) as error:  # a tokenizer with more tokens than the model, too little memory
+        return certify_layers(
+            model, layers, batches, weight_decay, tolerance=tolerance, passes=passes, progress=progress
+        )
+    except (
+        RuntimeError,
+        IndexError,
+        TypeError,
+    ) as error:  # a tokenizer with more tokens than the model, too little memory
         raise AdapterError(f"The base model cannot be run on the data ({_first_line(error)}).") from None
 
 
@@ -59,16 +79,26 @@ def _task(adapter: Adapter) -> str:
     """The adapter's task, if its update can be put into a base model."""
     task = str(adapter.config.get("task_type") or "none")
     if task not in TASKS:
-        raise AdapterError(f"The certificate needs an adapter of the task {' or '.join(TASKS)}; this one says {printable(task)}.")
+        raise AdapterError(
+            f"The certificate needs an adapter of the task {' or '.join(TASKS)}; this one says {printable(task)}."
+        )
     start = str(adapter.config.get("init_lora_weights")).lower()
     if start.startswith(MOVES_BASE):
-        raise AdapterError(f"The start {printable(start)} changed the base weights, and the folder does not hold them, so there is no certificate.")
+        raise AdapterError(
+            f"The start {printable(start)} changed the base weights, and the folder does not hold them, so there "
+            "is no certificate."
+        )
     for switch in ("layer_replication", "alora_invocation_tokens"):
         if adapter.config.get(switch):
-            raise AdapterError(f"The adapter sets {switch}, so its update is not that of one weight for all tokens, and there is no certificate.")
+            raise AdapterError(
+                f"The adapter sets {switch}, so its update is not that of one weight for all tokens, and there "
+                "is no certificate."
+            )
     odd = next((key for key, why in adapter.skipped.items() if why not in (WHOLE, REPLACED)), None)
     if odd:
-        raise AdapterError(f"{printable(odd)} ({adapter.skipped[odd]}) cannot be put into the model, so there is no certificate.")
+        raise AdapterError(
+            f"{printable(odd)} ({adapter.skipped[odd]}) cannot be put into the model, so there is no certificate."
+        )
     return task
 
 
@@ -76,12 +106,26 @@ class _Batches:
     """Batches in the order of the file, made anew on every pass."""
 
     def __init__(self, rows, tokenizer, task, batch_size, max_length):
-        self.rows, self.tokenizer, self.task, self.batch_size, self.max_length = rows, tokenizer, task, batch_size, max_length
+        self.rows, self.tokenizer, self.task, self.batch_size, self.max_length = (
+            rows,
+            tokenizer,
+            task,
+            batch_size,
+            max_length,
+        )
 
     def __iter__(self):
         for begin in range(0, len(self.rows), self.batch_size):
             rows = self.rows[begin : begin + self.batch_size]
-            batch = dict(self.tokenizer([row["text"] for row in rows], truncation=True, max_length=self.max_length, padding=True, return_tensors="pt"))
+            batch = dict(
+                self.tokenizer(
+                    [row["text"] for row in rows],
+                    truncation=True,
+                    max_length=self.max_length,
+                    padding=True,
+                    return_tensors="pt",
+                )
+            )
             if self.task == "SEQ_CLS":
                 batch["labels"] = torch.tensor([row["label"] for row in rows])
             else:
@@ -133,10 +177,16 @@ def _base(folder: Path, task: str, adapter: Adapter):
     whole = {}
     with safe_open(adapter.folder / WEIGHTS, framework="pt", device="cpu") as stored:
         for key in (key for key, why in adapter.skipped.items() if why == WHOLE):
-            whole[re.sub(r"\.(base_layer|modules_to_save)\.", ".", key.removeprefix(PREFIX))] = stored.get_tensor(key).float()
+            whole[re.sub(r"\.(base_layer|modules_to_save)\.", ".", key.removeprefix(PREFIX))] = stored.get_tensor(
+                key
+            ).float()
     safe = {"local_files_only": True, "trust_remote_code": False}
     # PEFT always saves the head, under one of two names; its last matrix, the smallest, has one row per class
-    heads = [len(value) for name, value in whole.items() if value.ndim == 2 and re.match(r"(.*\.)?(classifier|score)\.", name)]
+    heads = [
+        len(value)
+        for name, value in whole.items()
+        if value.ndim == 2 and re.match(r"(.*\.)?(classifier|score)\.", name)
+    ]
     options = {"num_labels": min(heads)} if heads and task == "SEQ_CLS" else {}
     loud, bar = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()  # its report of a missing head is checked below
@@ -147,7 +197,14 @@ def _base(folder: Path, task: str, adapter: Adapter):
             raise ValueError("its weights are quantised")
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **safe)
         model, found = getattr(transformers, TASKS[task]).from_pretrained(
-            folder, **safe, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True)
+            folder,
+            **safe,
+            config=config,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
     except Exception as error:  # transformers raises many kinds for a folder that it cannot load
         raise AdapterError(f"{folder} cannot be loaded as a base model ({_first_line(error)}).") from None
     finally:
@@ -158,7 +215,9 @@ def _base(folder: Path, task: str, adapter: Adapter):
         raise AdapterError(f"The tokenizer of {folder} has no token to pad with.")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     tokenizer.padding_side = "right"  # positions are those of the text alone, and no token is predicted from padding
-    if getattr(model.config, "pad_token_id", None) is None:  # a causal model judges a text by its last token before these
+    if (
+        getattr(model.config, "pad_token_id", None) is None
+    ):  # a causal model judges a text by its last token before these
         model.config.pad_token_id = tokenizer.pad_token_id
     blank = sorted((set(found["missing_keys"]) | {key for key, *_ in found["mismatched_keys"]}) - whole.keys())
     if blank:
@@ -170,7 +229,9 @@ def _base(folder: Path, task: str, adapter: Adapter):
         if not isinstance(old, Tensor):
             raise AdapterError(f"The base model has no {printable(name)}: the adapter belongs to another model.")
         if old.shape != value.shape:
-            raise AdapterError(f"{printable(name)} is {tuple(value.shape)} in the adapter and {tuple(old.shape)} in the base model.")
+            raise AdapterError(
+                f"{printable(name)} is {tuple(value.shape)} in the adapter and {tuple(old.shape)} in the base model."
+            )
         setattr(modules[room], last, nn.Parameter(value) if isinstance(old, nn.Parameter) else value)
     return model, tokenizer
 
@@ -184,9 +245,15 @@ def _insert(model: nn.Module, adapter: Adapter) -> dict[str, Adapted]:
         if module is None:
             raise AdapterError(f"The base model has no module {printable(name)}: the adapter belongs to another model.")
         if type(module) is not nn.Linear:
-            raise AdapterError(f"{printable(name)} is a layer of type {type(module).__name__} in the base model; the certificate is for linear layers.")
+            raise AdapterError(
+                f"{printable(name)} is a layer of type {type(module).__name__} in the base model; the "
+                "certificate is for linear layers."
+            )
         if module.weight.shape != shape:
-            raise AdapterError(f"The update of {printable(name)} is {shape}, and the base model's weight is {tuple(module.weight.shape)}.")
+            raise AdapterError(
+                f"The update of {printable(name)} is {shape}, and the base model's weight is "
+                f"{tuple(module.weight.shape)}."
+            )
         module.weight = nn.Parameter(module.weight.detach() + (scale * (B @ A)).float())
         layers[name] = Adapted(module.weight, B.to(home), A.to(home), scale, eps)
     return layers

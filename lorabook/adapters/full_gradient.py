@@ -46,8 +46,16 @@ def _only_these(model: nn.Module, weights: dict[str, nn.Parameter]) -> Iterator[
             module.training = mode
 
 
-def reduced(model: nn.Module, weights: dict[str, nn.Parameter], batches: Iterable, reduce: Callable[[str, Tensor], T], *,
-            loss: Callable | None = None, passes: int | None = None, progress: Callable[[str], None] | None = None) -> dict[str, T]:
+def reduced(
+    model: nn.Module,
+    weights: dict[str, nn.Parameter],
+    batches: Iterable,
+    reduce: Callable[[str, Tensor], T],
+    *,
+    loss: Callable | None = None,
+    passes: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, T]:
     """``reduce(name, G)`` for the full gradient G of every weight; no G outlives its reduction.
 
     Args:
@@ -57,11 +65,13 @@ def reduced(model: nn.Module, weights: dict[str, nn.Parameter], batches: Iterabl
         reduce: what is needed of G, which is float32, or float64 for a float64 weight, on the weight's device.
         loss: ``loss(model, batch)``, the mean over the batch, or a pair of it and the number of items; default the
             model's own loss, which counts the labels other than -100.
-        passes: over about how many passes the layers are shared; default as many as keep the sums within the largest gradient.
+        passes: over about how many passes the layers are shared; default as many as keep the sums within the largest
+            gradient.
         progress: takes one line of text per batch.
 
     Returns:
-        By name, in the order of ``weights``.  The w_b are the batches' shares of the items: G belongs to the mean over all.
+        By name, in the order of ``weights``.  The w_b are the batches' shares of the items: G belongs to the mean over
+        all.
 
     Raises:
         ValueError: no batch, a batch or label that does not fit, a weight that the loss does not reach, NaN.
@@ -74,7 +84,7 @@ def reduced(model: nn.Module, weights: dict[str, nn.Parameter], batches: Iterabl
     found: dict[str, T] = {}
     for turn, group in enumerate(groups, 1):
         with _only_these(model, group):
-            note = (lambda line: progress(f"pass {turn} of {len(groups)}, {line}")) if progress else None  # noqa: E731
+            note = (lambda line: progress(f"pass {turn} of {len(groups)}, {line}")) if progress else None
             found |= _pass(model, group, batches, reduce, loss, note)
     return {name: found[name] for name in weights}
 
@@ -122,6 +132,7 @@ def _pass(model, weights, batches, reduce, loss, progress):
             if not bool(torch.isfinite(total).all()):
                 raise ValueError(f"The gradient of {name} has entries that are NaN or infinite.")
             found[name] = reduce(name, total)
+
         return hook
 
     hooks = [weight.register_post_accumulate_grad_hook(take(name)) for name, weight in weights.items()]
@@ -143,7 +154,10 @@ def _pass(model, weights, batches, reduce, loss, progress):
         raise ValueError("There are no batches: the gradient needs at least one.")
     unreached = [name for name in weights if name not in found]
     if unreached:
-        raise ValueError(f"The loss of the last batch does not depend on the weight of {unreached[0]}: take it out of the adapter's targets.")
+        raise ValueError(
+            f"The loss of the last batch does not depend on the weight of {unreached[0]}: take it out of the "
+            "adapter's targets."
+        )
     return found
 
 
@@ -163,7 +177,10 @@ def _marked(batches):
 def _loss(model, batch, loss, read):
     if loss is None:
         if not isinstance(batch, Mapping) or not isinstance(batch.get("labels"), Tensor):
-            raise ValueError(f"Batch {read + 1} must be a dictionary with a tensor of labels; got {type(batch).__name__}{' without one' if isinstance(batch, Mapping) else ''}.")
+            raise ValueError(
+                f"Batch {read + 1} must be a dictionary with a tensor of labels; got "
+                f"{type(batch).__name__}{' without one' if isinstance(batch, Mapping) else ''}."
+            )
         home = next(model.parameters()).device
         batch = {key: value.to(home) if isinstance(value, Tensor) else value for key, value in batch.items()}
         number = _labelled(model, batch["labels"], read)
@@ -176,10 +193,18 @@ def _loss(model, batch, loss, read):
     if not number > 0:
         raise ValueError(f"Batch {read + 1} is empty: it has no label that counts.")
     if not isinstance(found, Tensor) or found.ndim or not bool(torch.isfinite(found)):
-        came = type(found).__name__ if not isinstance(found, Tensor) else f"shape {tuple(found.shape)}" if found.ndim else f"{float(found.detach()):g}"
+        came = (
+            type(found).__name__
+            if not isinstance(found, Tensor)
+            else f"shape {tuple(found.shape)}"
+            if found.ndim
+            else f"{float(found.detach()):g}"
+        )
         raise ValueError(f"The loss of batch {read + 1} must be one finite number; got {came}.")
     if not found.requires_grad:
-        raise ValueError(f"The loss of batch {read + 1} does not depend on the weights of the adapter's targets: take them out.")
+        raise ValueError(
+            f"The loss of batch {read + 1} does not depend on the weights of the adapter's targets: take them out."
+        )
     return found, float(number)
 
 
@@ -192,7 +217,10 @@ def _labelled(model, labels, read):
     writes = labels.ndim > 1 and hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is not None
     classes = getattr(config, "vocab_size" if writes else "num_labels", None)
     if counted.numel() and classes and classes > 1 and not (0 <= int(counted.min()) and int(counted.max()) < classes):
-        raise ValueError(f"The labels of batch {read + 1} must lie between 0 and {classes - 1}; got {int(counted.min())} to {int(counted.max())}.")
+        raise ValueError(
+            f"The labels of batch {read + 1} must lie between 0 and {classes - 1}; got {int(counted.min())} to "
+            f"{int(counted.max())}."
+        )
     # a causal model, transformers' default, predicts token t + 1 from token t: the first label of a row never counts
     causal = writes and getattr(model, "loss_type", None) in (None, "ForCausalLM")
     return int((labels[..., 1:] != -100).sum()) if causal else counted.numel()

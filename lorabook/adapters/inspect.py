@@ -24,11 +24,23 @@ from lorabook.linalg import balance
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 PREFIX = "base_model.model."
-LARGEST_FILE, LARGEST_FACTOR, LARGEST_NUMBER = 2**20, 2**28, 1e100  # bytes of the configuration; entries of one factor; an entry, or alpha
+LARGEST_FILE, LARGEST_FACTOR, LARGEST_NUMBER = (
+    2**20,
+    2**28,
+    1e100,
+)  # bytes of the configuration; entries of one factor; an entry, or alpha
 #: Why a tensor is left out that is in force all the same, and one that is not.
 WHOLE, REPLACED = "saved whole, not as factors", "the base model's own, which the adapter replaces"
 #: Switches under which the update is no longer scale * B @ A of one weight matrix.
-OTHER_KINDS = ("use_dora", "use_qalora", "use_bdlora", "kasa_config", "monteclora_config", "arrow_config", "target_parameters")
+OTHER_KINDS = (
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "kasa_config",
+    "monteclora_config",
+    "arrow_config",
+    "target_parameters",
+)
 #: Starts that also change the base weights.
 MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -72,7 +84,9 @@ class Adapter:
                 eps = max(torch.finfo(B.dtype).eps, torch.finfo(A.dtype).eps)
                 B, A = B.double(), A.double()
             if not all(bool((factor.abs() < LARGEST_NUMBER).all()) for factor in (B, A)):  # NaN is not smaller either
-                raise AdapterError(f"The factors of {printable(name)} have entries that are NaN, infinite or above {LARGEST_NUMBER:g}.")
+                raise AdapterError(
+                    f"The factors of {printable(name)} have entries that are NaN, infinite or above {LARGEST_NUMBER:g}."
+                )
             yield name, B, A, scale, eps
 
 
@@ -101,13 +115,19 @@ def read(path: str | Path) -> Adapter:
     weights = folder / WEIGHTS
     if not weights.is_file():
         if (folder / PICKLE).exists():
-            raise AdapterError(f"{folder} holds {PICKLE}, a pickle file, which can run code when it is read: save the adapter as {WEIGHTS}.")
+            raise AdapterError(
+                f"{folder} holds {PICKLE}, a pickle file, which can run code when it is read: save the adapter "
+                f"as {WEIGHTS}."
+            )
         raise AdapterError(f"{folder} has no {WEIGHTS}.")
     pairs, skipped = _pairs(weights, config)
     start = config.get("init_lora_weights")
     notes = []
     if isinstance(start, str) and start.lower().startswith(MOVES_BASE):
-        notes.append(f"The start {printable(start)} may have changed the base weights too: B A is then not the whole difference to the pretrained model.")
+        notes.append(
+            f"The start {printable(start)} may have changed the base weights too: B A is then not the whole "
+            "difference to the pretrained model."
+        )
     return Adapter(folder, config, pairs, skipped, tuple(notes))
 
 
@@ -126,10 +146,15 @@ def measure(name: str, B: Tensor, A: Tensor, scale: float, eps: float) -> Measur
     square = (s / top).square() if top else s  # squares of small numbers must not become 0
     total, size = float(square.sum()), float(torch.linalg.matrix_norm(A @ A.mT))
     return Measured(
-        name, (B.shape[0], A.shape[1]), A.shape[0], scale,
-        rank=int((s > 2 * eps * top).sum()), stable_rank=total,
+        name,
+        (B.shape[0], A.shape[1]),
+        A.shape[0],
+        scale,
+        rank=int((s > 2 * eps * top).sum()),
+        stable_rank=total,
         energy_90=int((square.cumsum(0) < 0.9 * total * (1 - 1e-12)).sum()) + 1 if top else 0,
-        norm=top * math.sqrt(total), largest=top,
+        norm=top * math.sqrt(total),
+        largest=top,
         imbalance=float(torch.linalg.matrix_norm(balance(B, A))) / size if size else math.inf,
         singular_values=tuple(s.tolist()),
     )
@@ -153,7 +178,9 @@ def _config(path: Path) -> dict:
     if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
         raise AdapterError(f"{CONFIG} does not name a kind of adapter (peft_type).")
     if config["peft_type"] != "LORA":
-        raise AdapterError(f"The adapter is of the kind {printable(config['peft_type'])}; only LORA has the factors B and A.")
+        raise AdapterError(
+            f"The adapter is of the kind {printable(config['peft_type'])}; only LORA has the factors B and A."
+        )
     for switch in OTHER_KINDS:
         if config.get(switch):
             raise AdapterError(f"The adapter sets {switch}, so its update is not scale * B A of one weight matrix.")
@@ -164,7 +191,9 @@ def _config(path: Path) -> dict:
         raise AdapterError(f"use_rslora must be true or false; {CONFIG} says {_short(config['use_rslora'])}.")
     for pattern, least in (("rank_pattern", "rank"), ("alpha_pattern", "alpha")):
         if not isinstance(config.get(pattern) or {}, dict):
-            raise AdapterError(f"{pattern} must map module names to a {least}; {CONFIG} says {_short(config[pattern])}.")
+            raise AdapterError(
+                f"{pattern} must map module names to a {least}; {CONFIG} says {_short(config[pattern])}."
+            )
         for key, value in (config.get(pattern) or {}).items():
             _number(value, f"{pattern} of {printable(key)}")
             _expression(key, pattern)
@@ -186,13 +215,17 @@ def _pairs(path: Path, config: dict):
         elif "trainable_tokens_" in key:
             skipped[key] = "rows of an embedding"
         elif not match:
-            skipped[key] = "bias of an adapter" if ".lora_B" in key else REPLACED if ".original_module." in key else WHOLE
+            skipped[key] = (
+                "bias of an adapter" if ".lora_B" in key else REPLACED if ".original_module." in key else WHOLE
+            )
         elif len(shape) != 2:
             skipped[key] = "factors of a convolution"
         elif dtype not in DTYPES:
             raise AdapterError(f"{printable(key)} is stored as {dtype}; F16, BF16, F32 and F64 can be read.")
         elif name in halves[match[2]]:
-            raise AdapterError(f"{printable(name)} has more than one {match[2]}; save each adapter in a folder of its own.")
+            raise AdapterError(
+                f"{printable(name)} has more than one {match[2]}; save each adapter in a folder of its own."
+            )
         elif math.prod(shape) > LARGEST_FACTOR:
             raise AdapterError(f"{printable(key)} claims the shape {tuple(shape)}, more than {LARGEST_FACTOR} entries.")
         else:
@@ -207,7 +240,9 @@ def _pairs(path: Path, config: dict):
         key_A, key_B = halves["A"][name], halves["B"][name]
         (r, n), (m, inner) = header[key_A][0], header[key_B][0]
         if r != inner or 0 in (r, m, n):
-            raise AdapterError(f"The factors of {printable(name)} do not multiply: B is {(m, inner)} and A is {(r, n)}.")
+            raise AdapterError(
+                f"The factors of {printable(name)} do not multiply: B is {(m, inner)} and A is {(r, n)}."
+            )
         said = _pattern(config.get("rank_pattern"), name, config["r"])
         if r != said:
             raise AdapterError(f"The factors of {printable(name)} have rank {r}, but {CONFIG} says {_short(said)}.")
@@ -233,7 +268,11 @@ def _pattern(patterns: dict | None, name: str, default):
 
 def _expression(key: str, pattern: str) -> None:
     """Keys are regular expressions from a file: only those that end quickly are tried."""
-    simple = len(key) <= 256 and re.fullmatch(r"[\w.\-^$|()\[\]\\*+]*", key) and not re.search(r"\)[*+]|[*+][*+]|\\[1-9]", key)
+    simple = (
+        len(key) <= 256
+        and re.fullmatch(r"[\w.\-^$|()\[\]\\*+]*", key)
+        and not re.search(r"\)[*+]|[*+][*+]|\\[1-9]", key)
+    )
     if not simple or key.count("(") > 4 or len(re.findall(r"[*+]", key)) > 2:
         raise AdapterError(f"{pattern} has the expression {_short(key)}, which is too involved to be tried safely.")
     try:

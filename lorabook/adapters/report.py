@@ -25,11 +25,21 @@ def as_text(adapter: Adapter, measured: list[Measured], verdicts: dict[str, Laye
     """The table with what was left out and what it means."""
     begin = os.path.commonprefix([one.name for one in measured]).rpartition(".")[0] if len(measured) > 1 else ""
     begin = begin + "." if begin else ""
-    header = ["module", "size", "r", "rank", "stable", "90%", "norm", "imbalance"] + (["excess", "slope", "verdict"] if verdicts else [])
+    header = ["module", "size", "r", "rank", "stable", "90%", "norm", "imbalance"] + (
+        ["excess", "slope", "verdict"] if verdicts else []
+    )
     rows = []
     for one in measured:
-        cells = [printable(one.name.removeprefix(begin)), f"{one.shape[0]}x{one.shape[1]}", str(one.allowed), str(one.rank), f"{one.stable_rank:.1f}",
-                 str(one.energy_90), _short(one.norm), _short(one.imbalance)]
+        cells = [
+            printable(one.name.removeprefix(begin)),
+            f"{one.shape[0]}x{one.shape[1]}",
+            str(one.allowed),
+            str(one.rank),
+            f"{one.stable_rank:.1f}",
+            str(one.energy_90),
+            _short(one.norm),
+            _short(one.imbalance),
+        ]
         if verdicts:
             said = verdicts[one.name]
             cells += [_short(said.excess), _short(said.slope), said.verdict]
@@ -37,12 +47,18 @@ def as_text(adapter: Adapter, measured: list[Measured], verdicts: dict[str, Laye
     widths = [max(len(line[c]) for line in [header, *rows]) for c in range(len(header))]
     widths[0] = max(12, min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1)))
     words = {0, 10}  # columns of words, aligned to the left
-    align = lambda line: "  ".join(_elide(cell, width).ljust(width) if c in words else cell.rjust(width)  # noqa: E731
-                                   for c, (cell, width) in enumerate(zip(line, widths))).rstrip()
+    align = lambda line: "  ".join(
+        _elide(cell, width).ljust(width) if c in words else cell.rjust(width)
+        for c, (cell, width) in enumerate(zip(line, widths))
+    ).rstrip()
     config = adapter.config
     scale = "alpha / sqrt(r)" if config.get("use_rslora") else "alpha / r"
     base = printable(str(config.get("base_model_name_or_path") or "not named"))
-    lines = [f"LoRA adapter with {len(measured)} module{'s' if len(measured) > 1 else ''}: r {config['r']}, alpha {config['lora_alpha']:g}, scale {scale}", f"base model: {_elide(base, WIDTH - 12)}"]
+    lines = [
+        f"LoRA adapter with {len(measured)} module{'s' if len(measured) > 1 else ''}: r {config['r']}, alpha "
+        f"{config['lora_alpha']:g}, scale {scale}",
+        f"base model: {_elide(base, WIDTH - 12)}",
+    ]
     if begin:
         lines.append(f"names begin with {_elide(printable(begin), WIDTH - 17)}")
     lines += ["", align(header), *map(align, rows), "", LEGEND, *([LEGEND_VERDICT] if verdicts else [])]
@@ -61,9 +77,25 @@ def as_json(adapter: Adapter, measured: list[Measured], verdicts: dict[str, Laye
     """One object; a number that is infinite becomes null, and so does the certificate where there was no data."""
     modules = [asdict(one) | {"certificate": verdicts[one.name]._asdict() if verdicts else None} for one in measured]
     config = adapter.config
-    said = {key: config.get(key) for key in ("base_model_name_or_path", "task_type", "r", "lora_alpha", "use_rslora", "init_lora_weights", "peft_version")}
-    report = {"format": 1, "adapter": said, "modules": modules,
-              "skipped": [{"key": key, "why": why} for key, why in adapter.skipped.items()], "notes": list(adapter.notes)}
+    said = {
+        key: config.get(key)
+        for key in (
+            "base_model_name_or_path",
+            "task_type",
+            "r",
+            "lora_alpha",
+            "use_rslora",
+            "init_lora_weights",
+            "peft_version",
+        )
+    }
+    report = {
+        "format": 1,
+        "adapter": said,
+        "modules": modules,
+        "skipped": [{"key": key, "why": why} for key, why in adapter.skipped.items()],
+        "notes": list(adapter.notes),
+    }
     return json.dumps(_finite(report), indent=1, allow_nan=False)
 
 
@@ -74,11 +106,17 @@ def write_plot(path: str | Path, measured: list[Measured]) -> None:
     path = plot_file(path)
     x = range(1, len(measured) + 1)
     # linear up to 1, so that an untrained module stands at 0
-    ax = figures.panel("module, in the order of the table", "directions", yscale="symlog", ylim=(0, None), width=7.0, height=3.6)
+    ax = figures.panel(
+        "module, in the order of the table", "directions", yscale="symlog", ylim=(0, None), width=7.0, height=3.6
+    )
     shown = [[one.rank for one in measured], [one.energy_90 for one in measured], [one.stable_rank for one in measured]]
     figures.curves(ax, list(x), shown, ["numerical rank", "90 % of the energy", "stable rank"], "kim")
     figures.reference(ax, list(x), [one.allowed for one in measured], "r, the rank allowed")
-    drawing = figures.row(ax, caption="Ranks by module", alt=["Numerical rank, directions with 90 % of the energy and stable rank of every module."]).drawings[0]
+    drawing = figures.row(
+        ax,
+        caption="Ranks by module",
+        alt=["Numerical rank, directions with 90 % of the energy and stable rank of every module."],
+    ).drawings[0]
     aside = path.with_name(path.name + ".part")
     try:
         aside.write_text(drawing, encoding="utf-8")
@@ -109,7 +147,7 @@ def _elide(text: str, width: int) -> str:
     if len(text) <= width:
         return text
     head = (width - 2) // 2
-    return f"{text[:head]}..{text[len(text) - (width - 2 - head):]}"
+    return f"{text[:head]}..{text[len(text) - (width - 2 - head) :]}"
 
 
 def _finite(value):

@@ -30,9 +30,18 @@ FORMS = ("spectral", "slides", "code")
 ITERATIONS = 16
 
 
-def lora_one_(model: nn.Module, batches: Iterable, gamma: float, form: str = "spectral", *, loss: Callable | None = None,
-              adapter: str | None = None, passes: int | None = None, seed: int = 0,
-              progress: Callable[[str], None] | None = None) -> dict[str, Tensor]:
+def lora_one_(
+    model: nn.Module,
+    batches: Iterable,
+    gamma: float,
+    form: str = "spectral",
+    *,
+    loss: Callable | None = None,
+    adapter: str | None = None,
+    passes: int | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Tensor]:
     """Set every pair of factors of a PEFT LoRA model to LoRA-One's start, in place.
 
     The gradient is taken without the adapter and with dropout off.  The optimiser must be made afterwards, or hold no
@@ -85,7 +94,13 @@ def lora_one_(model: nn.Module, batches: Iterable, gamma: float, form: str = "sp
         B, A = B.to(target.B.dtype), A.to(target.A.dtype)
         # slides also moves the base weight, which may be stored more coarsely
         moved = target.weight.double() - target.scale * (B.double() @ A.double()) if form == "slides" else target.weight
-        if not bool(torch.isfinite(B).all() and torch.isfinite(A).all() and torch.isfinite(moved.to(target.weight.dtype)).all() and B.any() and A.any()):
+        if not bool(
+            torch.isfinite(B).all()
+            and torch.isfinite(A).all()
+            and torch.isfinite(moved.to(target.weight.dtype)).all()
+            and B.any()
+            and A.any()
+        ):
             raise ValueError(f"{name}: the start does not fit into {target.B.dtype}; choose another gamma.")
         return B, A, s
 
@@ -110,7 +125,9 @@ def lora_one_(model: nn.Module, batches: Iterable, gamma: float, form: str = "sp
     return {name: s for name, (_, _, s) in ready.items()}
 
 
-def factors(G: Tensor, rank: int, gamma: float, form: str, scale: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def factors(
+    G: Tensor, rank: int, gamma: float, form: str, scale: float = 1.0, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
     """The start's factors for a layer with gradient G (m, n), and the leading singular values.
 
     The published formulas are applied to a core of 4 r columns at most, since they commute with orthonormal changes of

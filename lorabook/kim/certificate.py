@@ -16,12 +16,16 @@ from typing import NamedTuple
 import torch
 
 from lorabook import checks
+from lorabook.kim.descent import Descended, train
 from lorabook.kim.landscape import full_objective
 from lorabook.kim.problem import positive
-from lorabook.kim.descent import Descended, train
 from lorabook.linalg import balance
 
-SILENT, OPTIMAL, SATURATED = "not stationary: the theorem is silent", "optimality condition of the full problem met", "rank-saturated: one more rank lowers the loss"
+SILENT, OPTIMAL, SATURATED = (
+    "not stationary: the theorem is silent",
+    "optimality condition of the full problem met",
+    "rank-saturated: one more rank lowers the loss",
+)
 
 
 class Certificate(NamedTuple):
@@ -34,7 +38,9 @@ class Certificate(NamedTuple):
     verdict: str
 
 
-def certify(B: torch.Tensor, A: torch.Tensor, G: torch.Tensor, lam: float, scale: float = 1.0, tolerance: float = 1e-2) -> Certificate:
+def certify(
+    B: torch.Tensor, A: torch.Tensor, G: torch.Tensor, lam: float, scale: float = 1.0, tolerance: float = 1e-2
+) -> Certificate:
     """Is this checkpoint stationary, and if so, does one more rank help?
 
     Args:
@@ -54,7 +60,9 @@ def certify(B: torch.Tensor, A: torch.Tensor, G: torch.Tensor, lam: float, scale
     effective = lam / scale
     size = math.sqrt(float(B.square().sum() + A.square().sum()))
     imbalance = float(balance(B, A).norm() / (A @ A.mT).norm().clamp(min=1e-300)) if size else 0.0
-    slope = float(torch.cat([(G @ A.mT + effective * B).flatten(), (B.mT @ G + effective * A).flatten()]).norm()) / max(effective * size, 1e-300)
+    slope = float(torch.cat([(G @ A.mT + effective * B).flatten(), (B.mT @ G + effective * A).flatten()]).norm()) / max(
+        effective * size, 1e-300
+    )
     top = float(torch.linalg.matrix_norm(G, 2))
     excess = top / effective
     if imbalance > tolerance or slope > tolerance:
@@ -65,7 +73,8 @@ def certify(B: torch.Tensor, A: torch.Tensor, G: torch.Tensor, lam: float, scale
 
 
 def append_pair(B: torch.Tensor, A: torch.Tensor, G: torch.Tensor, size: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factors of rank r + 1 with ``size * (u, -v)`` from G's top singular pair appended: (..., m, r + 1), (..., r + 1, n).
+    """Factors of rank r + 1 with ``size * (u, -v)`` from G's top singular pair appended: (..., m, r + 1), (..., r + 1,
+    n).
 
     To second order the objective changes by ``- size^2 (||G||_2 - lambda)``.
 

@@ -25,7 +25,8 @@ def exact_constants(family: DecoyFamily) -> tuple[float, float]:
     with the right t, and no X of rank r has a smaller one.  beta is h: the quotient of ``E_0i + E_i0``.
 
     Raises:
-        ValueError: no member of the family, or the parameters do not make these the extremes (then :func:`hunt` gives bounds only).
+        ValueError: no member of the family, or the parameters do not make these the extremes (then :func:`hunt` gives
+            bounds only).
     """
     if not isinstance(family, DecoyFamily):
         raise ValueError(f"Exact constants are known for the decoy family only; got a {type(family).__name__}.")
@@ -33,10 +34,15 @@ def exact_constants(family: DecoyFamily) -> tuple[float, float]:
     alpha = (a + b) / 2 - math.sqrt((a - b) ** 2 / 4 + r * c**2)
     others = min(1.0, family.h, family.h2, b)
     if alpha > others * (1 + 1e-12) or (family.decoys > r and not family.h2 >= b <= 1):
-        raise ValueError("alpha is known exactly only if the decoy block holds the least quotient: decoys = rank, or b <= 1 and b <= h2.")
+        raise ValueError(
+            "alpha is known exactly only if the decoy block holds the least quotient: decoys = rank, or b <= 1 "
+            "and b <= h2."
+        )
     largest = float(torch.linalg.eigvalsh(family.H)[-1])
     if family.h < largest * (1 - 1e-12):
-        raise ValueError(f"beta is known exactly only if h = {family.h:g} is the largest eigenvalue of H, which is {largest:.4g}.")
+        raise ValueError(
+            f"beta is known exactly only if h = {family.h:g} is the largest eigenvalue of H, which is {largest:.4g}."
+        )
     return alpha, family.h
 
 
@@ -51,7 +57,9 @@ def smoothness_quotient(problem, X: torch.Tensor, Z: torch.Tensor) -> torch.Tens
     return problem.curvature(X, Z) / squared_norm(Z, len(problem.shape))
 
 
-def sample(problem, X_star: torch.Tensor, rank: int, radius: float, count: int, source: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def sample(
+    problem, X_star: torch.Tensor, rank: int, radius: float, count: int, source: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Random X (count, m, n) of rank <= r within ``radius`` of X*, and random directions ``Z = U X + X V``.
 
     X is a product of Gaussian factors, scaled to a norm uniform in (0, radius - ||X*||): the source does not
@@ -64,7 +72,10 @@ def sample(problem, X_star: torch.Tensor, rank: int, radius: float, count: int, 
     device = X_star.device
     reach = radius - float(X_star.norm())
     if reach <= 0:
-        raise ValueError(f"The radius {radius:g} must exceed ||X*|| = {float(X_star.norm()):.3g}, so that matrices around 0 are within it.")
+        raise ValueError(
+            f"The radius {radius:g} must exceed ||X*|| = {float(X_star.norm()):.3g}, so that matrices around 0 "
+            "are within it."
+        )
     X = normal((count, m, rank), source, device) @ normal((count, rank, n), source, device)
     lengths = torch.rand(count, generator=source, dtype=torch.float64, device="cpu").to(device)
     X = X * (reach * lengths / X.flatten(1).norm(dim=1))[:, None, None]
@@ -75,15 +86,21 @@ def sample(problem, X_star: torch.Tensor, rank: int, radius: float, count: int, 
     return X, Z
 
 
-def monte_carlo(problem, X_star: torch.Tensor, rank: int, radius: float, count: int, source: torch.Generator) -> tuple[float, float]:
+def monte_carlo(
+    problem, X_star: torch.Tensor, rank: int, radius: float, count: int, source: torch.Generator
+) -> tuple[float, float]:
     """The source's estimates: least sampled convexity quotient and largest sampled smoothness quotient."""
     X, Z = sample(problem, X_star, rank, radius, count, source)
-    parts = [(convexity_quotient(problem, x, X_star).min(), smoothness_quotient(problem, x, z).max())
-             for x, z in zip(X.split(100), Z.split(100), strict=True)]
+    parts = [
+        (convexity_quotient(problem, x, X_star).min(), smoothness_quotient(problem, x, z).max())
+        for x, z in zip(X.split(100), Z.split(100), strict=True)
+    ]
     return float(min(part[0] for part in parts)), float(max(part[1] for part in parts))
 
 
-def hunt(problem, X_star: torch.Tensor, rank: int, radius: float, count: int, source: torch.Generator, steps: int = 200) -> tuple[float, float]:
+def hunt(
+    problem, X_star: torch.Tensor, rank: int, radius: float, count: int, source: torch.Generator, steps: int = 200
+) -> tuple[float, float]:
     """Adversarial search from ``count`` sampled points: gradient steps that lower or raise the quotients.
 
     Returns upper bound on alpha and lower bound on beta; no better than the best local optimum found.
@@ -123,6 +140,12 @@ def _climb(score, state, steps, project) -> float:
         grads = torch.autograd.grad(value.sum(), state)
         rate = 0.3 * (1 - step / steps)
         with torch.no_grad():
-            state = tuple(x + rate * x.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1)) * g
-                          / g.flatten(1).norm(dim=1).clamp(min=1e-30).view(-1, *[1] * (x.ndim - 1)) for x, g in zip(state, grads, strict=True))
+            state = tuple(
+                x
+                + rate
+                * x.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
+                * g
+                / g.flatten(1).norm(dim=1).clamp(min=1e-30).view(-1, *[1] * (x.ndim - 1))
+                for x, g in zip(state, grads, strict=True)
+            )
     return best

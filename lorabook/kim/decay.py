@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 
 from lorabook import checks
-from lorabook.kim.problem import positive
 from lorabook.kim.descent import check_starts
+from lorabook.kim.problem import positive
 
 
 def rank_bound(batch: int, step: float, decay: float, eps: float) -> float:
@@ -27,12 +27,15 @@ def rank_bound(batch: int, step: float, decay: float, eps: float) -> float:
         ValueError: a product ``mu lambda`` outside (0, 1), or eps outside (0, 4).
     """
     if not (0 < step * decay < 1 and 0 < eps < 4 and batch >= 1):
-        raise ValueError(f"Lemma 1 needs 0 < mu lambda < 1, 0 < eps < 4 and a batch >= 1; got {step * decay:g}, {eps:g} and {batch}.")
+        raise ValueError(
+            f"Lemma 1 needs 0 < mu lambda < 1, 0 < eps < 4 and a batch >= 1; got {step * decay:g}, {eps:g} and {batch}."
+        )
     return batch * math.log(eps / 4) / math.log1p(-step * decay)
 
 
 def one_step(B, A, G, step: float, decay: float):
-    """One step of descent with decay on both factors: ``((1 - mu lambda) B - mu G A^T, (1 - mu lambda) A - mu B^T G)``."""
+    """One step of descent with decay on both factors: ``((1 - mu lambda) B - mu G A^T, (1 - mu lambda) A - mu B^T
+    G)``."""
     return (1 - step * decay) * B - step * G @ A.mT, (1 - step * decay) * A - step * B.mT @ G
 
 
@@ -46,8 +49,18 @@ class SGD(NamedTuple):
 
 
 @torch.no_grad()
-def stochastic_descent(inputs: torch.Tensor, targets: torch.Tensor, B0: torch.Tensor, A0: torch.Tensor, batch: int, step: float,
-                       decay: float, steps: int, source: torch.Generator, window: int = 50) -> SGD:
+def stochastic_descent(
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    B0: torch.Tensor,
+    A0: torch.Tensor,
+    batch: int,
+    step: float,
+    decay: float,
+    steps: int,
+    source: torch.Generator,
+    window: int = 50,
+) -> SGD:
     """SGD on the squared loss of a linear layer with decay on both factors, batches drawn without repetition.
 
     Args:
@@ -62,7 +75,9 @@ def stochastic_descent(inputs: torch.Tensor, targets: torch.Tensor, B0: torch.Te
     if not 1 <= batch <= len(inputs):
         raise ValueError(f"The batch {batch} must lie between 1 and the number of samples {len(inputs)}.")
     if not 2 <= window < steps:
-        raise ValueError(f"The run needs more steps than its window of at least 2; got {steps} steps and a window of {window}.")
+        raise ValueError(
+            f"The run needs more steps than its window of at least 2; got {steps} steps and a window of {window}."
+        )
     B, A, tail = B0.clone(), A0.clone(), []
     for k in range(steps):
         chosen = torch.randperm(len(inputs), generator=source, device="cpu")[:batch].to(inputs.device)
@@ -78,7 +93,9 @@ def stochastic_descent(inputs: torch.Tensor, targets: torch.Tensor, B0: torch.Te
 
 
 @torch.no_grad()
-def adam(problem, B0: torch.Tensor, A0: torch.Tensor, learning_rate: float, steps: int, decoupled: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def adam(
+    problem, B0: torch.Tensor, A0: torch.Tensor, learning_rate: float, steps: int, decoupled: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Adam with the problem's ``lam`` as AdamW's decoupled decay, or as a penalty in the gradient.
 
     The learning rate falls to 0 along a cosine, so that the iterates settle.

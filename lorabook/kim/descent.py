@@ -59,7 +59,9 @@ def starts(problem, rank: int, count: int, scale: float, source: torch.Generator
         raise ValueError(f"The rank {rank} must lie between 1 and {min(m, n)}.")
     positive(scale, "scale of a start")
     if kind == "near" and not hasattr(problem, "spurious_factors"):
-        raise ValueError(f"The kind near needs a problem with a known spurious point; a {type(problem).__name__} has none.")
+        raise ValueError(
+            f"The kind near needs a problem with a known spurious point; a {type(problem).__name__} has none."
+        )
     A = scale * normal((count, *layers, rank, n), source, device)
     B = scale * normal((count, *layers, m, rank), source, device)
     if kind == "near":
@@ -71,8 +73,16 @@ def starts(problem, rank: int, count: int, scale: float, source: torch.Generator
 
 
 @torch.no_grad()
-def train(problem, B0: torch.Tensor, A0: torch.Tensor, steps: int = 4000, tolerance: float = 1e-9, smoothness: float | None = None,
-          safety: float = 1.0, newton: int = 100) -> Descended:
+def train(
+    problem,
+    B0: torch.Tensor,
+    A0: torch.Tensor,
+    steps: int = 4000,
+    tolerance: float = 1e-9,
+    smoothness: float | None = None,
+    safety: float = 1.0,
+    newton: int = 100,
+) -> Descended:
     """Descend on F from every start of a batch.
 
     Args:
@@ -165,8 +175,16 @@ def line_search(problem, B0: torch.Tensor, A0: torch.Tensor, evaluations: int) -
 def check_starts(problem, B0: torch.Tensor, A0: torch.Tensor) -> None:
     """Raise ValueError unless B0, A0 are a batch of at least one start for the problem."""
     checks.factors(B0, A0)
-    if B0.ndim != len(problem.shape) + 1 or (B0 @ A0).shape[1:] != torch.Size(problem.shape) or len(B0) != len(A0) or len(B0) == 0:
-        raise ValueError(f"A batch of starts (S, ...) of shape {problem.shape}, S >= 1, was wanted; got B {tuple(B0.shape)} and A {tuple(A0.shape)}.")
+    if (
+        B0.ndim != len(problem.shape) + 1
+        or (B0 @ A0).shape[1:] != torch.Size(problem.shape)
+        or len(B0) != len(A0)
+        or len(B0) == 0
+    ):
+        raise ValueError(
+            f"A batch of starts (S, ...) of shape {problem.shape}, S >= 1, was wanted; got B {tuple(B0.shape)} "
+            f"and A {tuple(A0.shape)}."
+        )
 
 
 def _finish(problem, B, A, taken, tolerance, newton) -> Descended:

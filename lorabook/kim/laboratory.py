@@ -15,9 +15,9 @@ import torch
 
 from lorabook import checks
 from lorabook.device import generator, normal
+from lorabook.kim.descent import DONE, SADDLE, UNCONVERGED, Descended, starts, train
 from lorabook.kim.landscape import full_objective
 from lorabook.kim.problem import DecoyFamily, Quadratic, decoy_family
-from lorabook.kim.descent import DONE, SADDLE, UNCONVERGED, Descended, starts, train
 
 INSTANCES = {
     # one decoy, rank 1: an isolated spurious minimum
@@ -53,8 +53,15 @@ class Known(Quadratic):
     solution: torch.Tensor
 
 
-def random_quadratic(n: int, rank_star: int, condition: float, lam: float, source: torch.Generator, device: torch.device | str = "cpu",
-                     tail: float = 0.0) -> Known:
+def random_quadratic(
+    n: int,
+    rank_star: int,
+    condition: float,
+    lam: float,
+    source: torch.Generator,
+    device: torch.device | str = "cpu",
+    tail: float = 0.0,
+) -> Known:
     """``H = Q diag(d) Q^T`` with eigenvalues from 1 to ``condition`` and a minimiser of rank r* known by construction.
 
     ``M = X* + lambda H^{-1} (U V^T + W)`` with ``W`` orthogonal to the spaces of X* and ``||W||_2 = 1/2``, so that
@@ -67,7 +74,10 @@ def random_quadratic(n: int, rank_star: int, condition: float, lam: float, sourc
         ValueError: a rank, condition, tail or decay out of range.
     """
     if not (1 <= rank_star < n and 1 <= condition < float("inf") and 0 <= tail <= 1):
-        raise ValueError(f"A random quadratic needs 1 <= r* < n, a finite condition >= 1 and a tail from 0 to 1; got {rank_star}, {n}, {condition} and {tail}.")
+        raise ValueError(
+            "A random quadratic needs 1 <= r* < n, a finite condition >= 1 and a tail from 0 to 1; got "
+            f"{rank_star}, {n}, {condition} and {tail}."
+        )
     Q = torch.linalg.qr(normal((n * n, n * n), source, device)).Q
     d = torch.linspace(1, condition, n * n, dtype=torch.float64, device=device)
     H = (Q * d) @ Q.mT
@@ -83,7 +93,8 @@ def random_quadratic(n: int, rank_star: int, condition: float, lam: float, sourc
 
 
 def coupled(first, second, strength: float) -> Known:
-    """Two problems with known solutions as one, coupled by ``strength <X1 - X1*, X2 - X2*>``; the pair of minimisers stays.
+    """Two problems with known solutions as one, coupled by ``strength <X1 - X1*, X2 - X2*>``; the pair of minimisers
+    stays.
 
     Raises:
         ValueError: shapes or decays differ, or the coupled H is not positive definite.
@@ -103,7 +114,8 @@ def coupled(first, second, strength: float) -> Known:
 
 @dataclass(frozen=True)
 class Batch:
-    """Quadratics with targets of their own, solved as one batch: ``H (S, p, p)``, ``M (S, n, n)``, one ``lam`` for all."""
+    """Quadratics with targets of their own, solved as one batch: ``H (S, p, p)``, ``M (S, n, n)``, one ``lam`` for
+    all."""
 
     H: torch.Tensor
     M: torch.Tensor
@@ -119,15 +131,20 @@ class Batch:
         return (self.H @ (X - self.M).flatten(1)[..., None]).reshape(X.shape)
 
 
-def random_batch(count: int, n: int, condition: float, rank: int, source: torch.Generator, device: torch.device | str = "cpu") -> Batch:
-    """``count`` quadratics with Haar eigenvectors, eigenvalues 1 to ``condition``, and Gaussian targets of the given rank.
+def random_batch(
+    count: int, n: int, condition: float, rank: int, source: torch.Generator, device: torch.device | str = "cpu"
+) -> Batch:
+    """``count`` quadratics with Haar eigenvectors, eigenvalues 1 to ``condition``, and Gaussian targets of the given
+    rank.
 
     Raises:
         ValueError: no problems, a rank above the side, or a condition below 1.
     """
     checks.count(count, "count", 1), checks.count(rank, "rank", 1)
     if not (rank <= n and 1 <= condition < float("inf")):
-        raise ValueError(f"A random batch needs a rank up to the side and a finite condition >= 1; got {rank}, {n} and {condition}.")
+        raise ValueError(
+            f"A random batch needs a rank up to the side and a finite condition >= 1; got {rank}, {n} and {condition}."
+        )
     Q = torch.linalg.qr(normal((count, n * n, n * n), source, device)).Q
     d = torch.logspace(0, 1, n * n, base=condition, dtype=torch.float64, device=device)
     M = normal((count, n, rank), source, device) @ normal((count, rank, n), source, device)
@@ -153,7 +170,8 @@ def spurious(problem, trained: Descended, optimum: float, tolerance: float = 1e-
 
 
 def trap_rates(problem, rank: int, count: int, settings, seed: int = 0, **options) -> list[Rate]:
-    """Share of ``count`` random starts that end in a spurious minimum, for each (kind, scale) in ``settings``, all in one batch.
+    """Share of ``count`` random starts that end in a spurious minimum, for each (kind, scale) in ``settings``, all in
+    one batch.
 
     Every setting draws from the same seed, so that curves against the scale are smooth.
 
@@ -173,8 +191,17 @@ def trap_rates(problem, rank: int, count: int, settings, seed: int = 0, **option
         trained = Descended(*part)
         found = spurious(problem, trained, optimum)
         low, high = wilson(int(found.sum()), count)
-        answers.append(Rate(float(found.double().mean()), low, high, int((trained.status == UNCONVERGED).sum()),
-                            int((trained.status == SADDLE).sum()), trained, found))
+        answers.append(
+            Rate(
+                float(found.double().mean()),
+                low,
+                high,
+                int((trained.status == UNCONVERGED).sum()),
+                int((trained.status == SADDLE).sum()),
+                trained,
+                found,
+            )
+        )
     return answers
 
 
@@ -186,13 +213,18 @@ def trap_rate(problem, rank: int, count: int, scale: float, seed: int = 0, kind:
     """
     rank_star = int(torch.linalg.matrix_rank(_known(problem), rtol=1e-9).max())
     if rank < rank_star:
-        raise ValueError(f"A start can only be trapped if it could arrive: the rank {rank} is below r* = {rank_star}, the rank of the solution.")
+        raise ValueError(
+            f"A start can only be trapped if it could arrive: the rank {rank} is below r* = {rank_star}, the "
+            "rank of the solution."
+        )
     return trap_rates(problem, rank, count, [(kind, scale)], seed, **options)[0]
 
 
 def _known(problem) -> torch.Tensor:
     if not hasattr(problem, "solution"):
-        raise ValueError(f"A rate of traps needs a problem whose solution is known; a {type(problem).__name__} has none.")
+        raise ValueError(
+            f"A rate of traps needs a problem whose solution is known; a {type(problem).__name__} has none."
+        )
     return problem.solution
 
 
@@ -218,4 +250,6 @@ def tightest(rank: int, ratio: float, lam: float = 1e-3, device: torch.device | 
     The block ``[[a, c sqrt(r)], [c sqrt(r), b]]`` has the eigenvalues 1 and ``ratio`` and equal diagonal entries.
     """
     middle = (1 + ratio) / 2
-    return decoy_family(rank + 2, rank, middle, middle, (ratio - 1) / (2 * rank**0.5), ratio, lam, h2=middle, device=device)
+    return decoy_family(
+        rank + 2, rank, middle, middle, (ratio - 1) / (2 * rank**0.5), ratio, lam, h2=middle, device=device
+    )

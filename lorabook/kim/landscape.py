@@ -24,7 +24,9 @@ class Stationarity(NamedTuple):
     least_eigenvalue: torch.Tensor  # (...) of the factored Hessian
     excess: torch.Tensor  # (...) ||grad L(X)||_2 / lambda; infinite for lambda = 0
     flat: torch.Tensor  # (...) number of Hessian eigenvalues within rounding of 0
-    gauge: torch.Tensor  # (...) flat directions that rotations of the factors explain: k (2 r - k - 1) / 2 per layer at rank k
+    gauge: (
+        torch.Tensor
+    )  # (...) flat directions that rotations of the factors explain: k (2 r - k - 1) / 2 per layer at rank k
 
 
 def objective(problem, B: torch.Tensor, A: torch.Tensor) -> torch.Tensor:

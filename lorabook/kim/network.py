@@ -53,7 +53,9 @@ class DigitNetwork:
     def loss(self, X: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy (...) at X (..., m, n)."""
         logits = self._logits(X, self.features)[1]
-        return (torch.logsumexp(logits, -1) - logits[..., torch.arange(len(self.labels), device=X.device), self.labels]).mean(-1)
+        return (
+            torch.logsumexp(logits, -1) - logits[..., torch.arange(len(self.labels), device=X.device), self.labels]
+        ).mean(-1)
 
     def _errors(self, X):
         T, logits = self._logits(X, self.features)
@@ -104,8 +106,14 @@ class DigitNetwork:
         return (guess == self.test_labels).to(DTYPE).mean(-1)
 
 
-def pretrained(width: int = 16, features: int = 24, samples: int = 300, lam: float = 1e-2, seed: int = 0,
-               device: torch.device | str = "cpu") -> DigitNetwork:
+def pretrained(
+    width: int = 16,
+    features: int = 24,
+    samples: int = 300,
+    lam: float = 1e-2,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> DigitNetwork:
     """Pretrain on half of the digits, mirror the other half, probe a new head on ``samples`` of them, freeze all but X.
 
     Args:
@@ -120,12 +128,17 @@ def pretrained(width: int = 16, features: int = 24, samples: int = 300, lam: flo
         ValueError: fewer than 20 or more than 800 samples, or a layer narrower than 4.
     """
     if not 20 <= samples <= 800 or min(width, features) < 4:
-        raise ValueError(f"The network needs 20 to 800 samples and a layer of at least 4 x 4; got {samples} and {width} x {features}.")
+        raise ValueError(
+            f"The network needs 20 to 800 samples and a layer of at least 4 x 4; got {samples} and {width} x "
+            f"{features}."
+        )
     source = generator(seed)
     images, labels = digits.shuffled(source, device)
     pixels = images.reshape(-1, 64)
     half = len(labels) // 2
-    W1, W2, W3 = (normal(size, source, device) / size[1] ** 0.5 for size in ((features, 64), (width, features), (10, width)))
+    W1, W2, W3 = (
+        normal(size, source, device) / size[1] ** 0.5 for size in ((features, 64), (width, features), (10, width))
+    )
     b1, b2, b3 = (torch.zeros(size, dtype=DTYPE, device=device) for size in (features, width, 10))
 
     def forward(x, W1, b1, W2, b2, W3, b3):
@@ -136,17 +149,28 @@ def pretrained(width: int = 16, features: int = 24, samples: int = 300, lam: flo
     handed_on, labels = torch.tanh(mirrored @ W1.mT + b1), labels[half:]
     top = torch.tanh(handed_on[:samples] @ W2.mT + b2)
     head, offset = _fit(lambda W, b: top @ W.mT + b, labels[:samples], (torch.zeros_like(W3), torch.zeros_like(b3)))
-    return DigitNetwork(handed_on[:samples], labels[:samples], W2, b2, head, offset, decay(lam), handed_on[samples:], labels[samples:])
+    return DigitNetwork(
+        handed_on[:samples], labels[:samples], W2, b2, head, offset, decay(lam), handed_on[samples:], labels[samples:]
+    )
 
 
 def _fit(model, labels, weights, penalty: float = 1e-3):
     """Weights that minimise cross-entropy plus a small penalty, by L-BFGS."""
     weights = [w.clone().requires_grad_() for w in weights]
-    optimiser = torch.optim.LBFGS(weights, max_iter=300, history_size=20, line_search_fn="strong_wolfe", tolerance_grad=1e-9, tolerance_change=1e-12)
+    optimiser = torch.optim.LBFGS(
+        weights,
+        max_iter=300,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=1e-9,
+        tolerance_change=1e-12,
+    )
 
     def closure():
         optimiser.zero_grad()
-        value = torch.nn.functional.cross_entropy(model(*weights), labels) + penalty / 2 * sum(w.square().sum() for w in weights)
+        value = torch.nn.functional.cross_entropy(model(*weights), labels) + penalty / 2 * sum(
+            w.square().sum() for w in weights
+        )
         value.backward()
         return value
 

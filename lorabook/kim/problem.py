@@ -51,7 +51,9 @@ class Quadratic:
     def __post_init__(self):
         checks.matrix(self.H, "H"), checks.matrix(self.M, "M")
         if self.H.shape != (self.M.numel(), self.M.numel()):
-            raise ValueError(f"H {tuple(self.H.shape)} does not act on M {tuple(self.M.shape)}, which has {self.M.numel()} entries.")
+            raise ValueError(
+                f"H {tuple(self.H.shape)} does not act on M {tuple(self.M.shape)}, which has {self.M.numel()} entries."
+            )
         decay(self.lam)
         if checks.is_fake(self.H):
             return
@@ -149,8 +151,18 @@ class DecoyFamily(Quadratic):
         return B, B.mT.clone()
 
 
-def decoy_family(n: int, rank: int, a: float, b: float, c: float, h: float, lam: float, decoys: int | None = None,
-                 h2: float | None = None, device: torch.device | str = "cpu") -> DecoyFamily:
+def decoy_family(
+    n: int,
+    rank: int,
+    a: float,
+    b: float,
+    c: float,
+    h: float,
+    lam: float,
+    decoys: int | None = None,
+    h2: float | None = None,
+    device: torch.device | str = "cpu",
+) -> DecoyFamily:
     """The family in which everything is known.
 
     H acts on the diagonal entries 0 ... decoys as ``[[a, c 1^T], [c 1, b I]]``, with eigenvalue ``h`` on the
@@ -183,7 +195,9 @@ def decoy_family(n: int, rank: int, a: float, b: float, c: float, h: float, lam:
     H = torch.eye(n * n, dtype=torch.float64, device=device)
 
     def add(left, right, weight):
-        H.add_(weight * (torch.outer(left.flatten(), right.flatten()) + torch.outer(right.flatten(), left.flatten())) / 2)
+        H.add_(
+            weight * (torch.outer(left.flatten(), right.flatten()) + torch.outer(right.flatten(), left.flatten())) / 2
+        )
 
     add(entry[0, 0], entry[0, 0], a - 1)
     for i in range(1, decoys + 1):

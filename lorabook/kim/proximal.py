@@ -47,7 +47,13 @@ def prox_nuclear(X: torch.Tensor, tau) -> torch.Tensor:
 
 
 @torch.no_grad()
-def solve(problem, start: torch.Tensor | None = None, steps: int = 20_000, tolerance: float = 1e-10, smoothness: float | None = None) -> Proximal:
+def solve(
+    problem,
+    start: torch.Tensor | None = None,
+    steps: int = 20_000,
+    tolerance: float = 1e-10,
+    smoothness: float | None = None,
+) -> Proximal:
     """Accelerated proximal gradient with a restart whenever the momentum points uphill.
 
     Args:
@@ -67,7 +73,9 @@ def solve(problem, start: torch.Tensor | None = None, steps: int = 20_000, toler
     """
     checks.count(steps, "steps", 1)
     if start is not None and checks.matrix(start, "start").shape[-problem.M.ndim :] != problem.M.shape:
-        raise ValueError(f"A start of shape {tuple(problem.M.shape)}, or a batch of them, was wanted; got {tuple(start.shape)}.")
+        raise ValueError(
+            f"A start of shape {tuple(problem.M.shape)}, or a batch of them, was wanted; got {tuple(start.shape)}."
+        )
     if smoothness is None:
         if not hasattr(problem, "H"):
             raise ValueError("A loss that is not quadratic needs a bound on its smoothness.")
@@ -99,7 +107,10 @@ def proximal_gradient(problem, start: torch.Tensor | None = None, **options) -> 
     """
     answer = solve(problem, start, **options)
     if not bool(answer.converged.all()):
-        raise RuntimeError(f"Proximal gradient has not converged after {answer.steps} steps: residual {float(answer.residual.max()):.2g}.")
+        raise RuntimeError(
+            f"Proximal gradient has not converged after {answer.steps} steps: residual "
+            f"{float(answer.residual.max()):.2g}."
+        )
     return answer.X
 
 
@@ -147,4 +158,13 @@ def redecayed(problem, lam: float):
     return _Redecayed(problem, lam)
 
 
-__all__ = ["Proximal", "full_objective", "numerical_rank", "prox_nuclear", "proximal_gradient", "rank_path", "redecayed", "solve"]
+__all__ = [
+    "Proximal",
+    "full_objective",
+    "numerical_rank",
+    "prox_nuclear",
+    "proximal_gradient",
+    "rank_path",
+    "redecayed",
+    "solve",
+]

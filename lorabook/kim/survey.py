@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 
 from lorabook.kim.constants import exact_constants
+from lorabook.kim.descent import DONE
 from lorabook.kim.laboratory import Rate, instance, trap_rates
 from lorabook.kim.problem import DecoyFamily
 from lorabook.kim.theorem import Spine, bound, least_norm, spine
-from lorabook.kim.descent import DONE
 
 
 class Surveyed(NamedTuple):
@@ -23,7 +23,9 @@ class Surveyed(NamedTuple):
     rate: Rate
 
 
-def survey(names, kinds, scales, count: int, seed: int, device: torch.device | str = "cpu", **options) -> list[Surveyed]:
+def survey(
+    names, kinds, scales, count: int, seed: int, device: torch.device | str = "cpu", **options
+) -> list[Surveyed]:
     """``count`` starts for every instance, kind of start and scale; each at the instance's own rank."""
     settings, runs = [(kind, scale) for kind in kinds for scale in scales], []
     for name in names:
@@ -56,7 +58,8 @@ def worst_norm_ratio(runs) -> float:
 
 
 def corollary_violations(runs) -> tuple[int, int, float]:
-    """Second-order stationary points with ``sigma_r <= kappa sigma_1`` that are spurious, how many had it (r > 1), their largest sigma_r."""
+    """Second-order stationary points with ``sigma_r <= kappa sigma_1`` that are spurious, how many had it (r > 1),
+    their largest sigma_r."""
     wrong, seen, largest = 0, 0, 0.0
     for run in runs:
         if run.problem.rank > 1:
@@ -75,12 +78,22 @@ def slacks(runs) -> dict[str, torch.Tensor]:
     found = []
     for run in runs:
         trained, done = run.rate.trained, run.rate.trained.status == DONE
-        found.append(spine(run.problem, trained.B[done], trained.A[done], run.problem.solution, *exact_constants(run.problem), rank_star=1))
+        found.append(
+            spine(
+                run.problem,
+                trained.B[done],
+                trained.A[done],
+                run.problem.solution,
+                *exact_constants(run.problem),
+                rank_star=1,
+            )
+        )
     return {name: torch.cat(parts) for name, parts in zip(Spine._fields, zip(*found, strict=True), strict=True)}
 
 
 def late(runs, steps: int) -> int:
-    """Number of starts that used up all ``steps`` gradient steps, so that Newton steps finished them from farther away."""
+    """Number of starts that used up all ``steps`` gradient steps, so that Newton steps finished them from farther
+    away."""
     return sum(int((run.rate.trained.steps == steps).sum()) for run in runs)
 
 

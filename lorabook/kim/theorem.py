@@ -24,11 +24,14 @@ class Theorem1(NamedTuple):
 
     regime: str  # "special" (2 alpha > beta) or "generic"
     left: float  # ||X - X*||^2
-    right: float  # ||X - P_{r*}(X)||^2 / (1 - 2 alpha sigma_{r*} / (beta sigma_r)); infinite where no spurious point can be
+    # ||X - P_{r*}(X)||^2 / (1 - 2 alpha sigma_{r*} / (beta sigma_r)); infinite where no spurious point can be
+    right: float
     verdict: str  # "global", "spurious, as the theorem allows", "excluded by the theorem"
 
 
-def theorem_1(alpha: float, beta: float, X: torch.Tensor, X_star: torch.Tensor, rank: int, rank_star: int, tolerance: float = 1e-6) -> Theorem1:
+def theorem_1(
+    alpha: float, beta: float, X: torch.Tensor, X_star: torch.Tensor, rank: int, rank_star: int, tolerance: float = 1e-6
+) -> Theorem1:
     """Which case of Theorem 1 a second-order stationary point X falls into.
 
     Args:
@@ -41,7 +44,8 @@ def theorem_1(alpha: float, beta: float, X: torch.Tensor, X_star: torch.Tensor, 
         :class:`Theorem1`.  ``right`` is 0 where the theorem is silent (r = r*).
 
     Raises:
-        ValueError: r below r* or above the smaller side, X of rank above r, X_star of rank above r*, constants out of order, shapes that differ, entries that are not finite.
+        ValueError: r below r* or above the smaller side, X of rank above r, X_star of rank above r*, constants out of
+            order, shapes that differ, entries that are not finite.
     """
     _ranks(X, X_star, rank, rank_star)
     if X.ndim != 2 or X_star.ndim != 2:
@@ -68,7 +72,10 @@ def bound(kappa, s: torch.Tensor, rank: int, rank_star: int) -> torch.Tensor:
     ``sum_{i > r*} s_i^2 / (1 - kappa s_{r*} / s_r)``, infinite where ``s_r <= kappa s_{r*}``; for r = r* it is 0.
     """
     if not 1 <= rank_star <= rank <= s.shape[-1]:
-        raise ValueError(f"The bound needs 1 <= r* <= r <= {s.shape[-1]}, the number of singular values; got r* = {rank_star} and r = {rank}.")
+        raise ValueError(
+            f"The bound needs 1 <= r* <= r <= {s.shape[-1]}, the number of singular values; got r* = {rank_star} "
+            f"and r = {rank}."
+        )
     tail = s[..., rank_star:].square().sum(-1)
     if rank == rank_star:
         return torch.zeros_like(tail)
@@ -82,7 +89,8 @@ def least_norm(kappa, s: torch.Tensor, star_norm, rank: int, rank_star: int) -> 
 
 
 def sharper_norm(alpha, beta, star_norm, rank: int, rank_star: int) -> float:
-    """Least norm of a spurious point that follows from ``d <= (beta/alpha) sqrt(r*) sigma_r``: ``theta ||X*|| / (1 + theta)``.
+    """Least norm of a spurious point that follows from ``d <= (beta/alpha) sqrt(r*) sigma_r``: ``theta ||X*|| / (1 +
+    theta)``.
 
     With ``theta = sqrt(r / r*) alpha / beta``.  Ours: the excess Z only meets the part of X* off the
     spaces of X, so ``alpha d^2 <= <Z, X*> <= beta sigma_r sqrt(r*) d``, and ``sigma_r <= ||X|| / sqrt(r)``.
@@ -92,7 +100,8 @@ def sharper_norm(alpha, beta, star_norm, rank: int, rank_star: int) -> float:
 
 
 class Spine(NamedTuple):
-    """Slacks of the proof's inequalities, (...) each, the least over the layers; a negative one would be a violation."""
+    """Slacks of the proof's inequalities, (...) each, the least over the layers; a negative one would be a
+    violation."""
 
     balance: torch.Tensor  # - ||B^T B - A A^T|| / (||B||^2 + ||A||^2), an equality
     splitting: torch.Tensor  # - ||G + lambda U V^T off the orthogonal part|| / ||G||, an equality
@@ -103,8 +112,16 @@ class Spine(NamedTuple):
     conclusion: torch.Tensor  # (beta rho / 2)((d + delta)^2 - p^2) + beta sigma_r nu - alpha d^2
 
 
-def spine(problem, B: torch.Tensor, A: torch.Tensor, X_star: torch.Tensor, alpha: float, beta, rank_star: int,
-          X_low: torch.Tensor | None = None) -> Spine:
+def spine(
+    problem,
+    B: torch.Tensor,
+    A: torch.Tensor,
+    X_star: torch.Tensor,
+    alpha: float,
+    beta,
+    rank_star: int,
+    X_low: torch.Tensor | None = None,
+) -> Spine:
     """Every inequality of the proofs of Theorems 1, 2, 3 and A.1 at stationary pairs (B, A), as slacks.
 
     Args:
@@ -112,7 +129,8 @@ def spine(problem, B: torch.Tensor, A: torch.Tensor, X_star: torch.Tensor, alpha
         B: (..., [L,] m, r), A: (..., [L,] r, n): second-order stationary points.
         X_star: ([L,] m, n) minimiser of the full problem.
         alpha: valid constant of convexity, over all layers together.  beta: of smoothness, a number or (L,).
-        rank_star: of X_low, in every layer.  X_low: ([L,] m, n) of rank r* near X_star (Theorems 3, A.1), default X_star.
+        rank_star: of X_low, in every layer.  X_low: ([L,] m, n) of rank r* near X_star (Theorems 3, A.1), default
+            X_star.
 
     Returns:
         :class:`Spine`.  Convexity, monotonicity and the conclusion are summed over the layers.  The inequality of
@@ -155,7 +173,9 @@ def spine(problem, B: torch.Tensor, A: torch.Tensor, X_star: torch.Tensor, alpha
     )
 
 
-def approximate_slack(alpha, beta, X: torch.Tensor, X_star: torch.Tensor, X_low: torch.Tensor, rank: int, rank_star: int) -> torch.Tensor:
+def approximate_slack(
+    alpha, beta, X: torch.Tensor, X_star: torch.Tensor, X_low: torch.Tensor, rank: int, rank_star: int
+) -> torch.Tensor:
     """Theorem 3 as its proof gives it: ``rho ((d + delta)^2 - p^2) + 2 sigma_r nu - kappa d^2`` (...), not negative.
 
     Args:
@@ -171,8 +191,15 @@ def approximate_slack(alpha, beta, X: torch.Tensor, X_star: torch.Tensor, X_low:
     return rho * ((d + delta) ** 2 - p2) + 2 * s[..., rank - 1] * nu - kappa * d**2
 
 
-def several_slack(alpha: float, betas: torch.Tensor, X: torch.Tensor, X_star: torch.Tensor, rank: int, ranks_star,
-                  X_low: torch.Tensor | None = None) -> torch.Tensor:
+def several_slack(
+    alpha: float,
+    betas: torch.Tensor,
+    X: torch.Tensor,
+    X_star: torch.Tensor,
+    rank: int,
+    ranks_star,
+    X_low: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Theorems 2 and A.1 with joint convexity: sum over the layers of right minus left side, (...), not negative.
 
     ``alpha sum_l d_l^2 <= sum_l (beta_l rho_l / 2)((d_l + delta_l)^2 - p_l^2) + beta_l sigma_{r,l} nu_l``.
@@ -184,8 +211,11 @@ def several_slack(alpha: float, betas: torch.Tensor, X: torch.Tensor, X_star: to
     """
     checks.matrix(X, "X"), checks.matrix(X_star, "X_star")
     if X.ndim < 3 or X.shape[-3:] != X_star.shape or not len(betas) == len(ranks_star) == len(X_star):
-        raise ValueError(f"Several matrices want X (..., L, m, n), X_star (L, m, n) and L constants and ranks; got {tuple(X.shape)}, "
-                         f"{tuple(X_star.shape)}, {len(betas)} and {len(ranks_star)}.")
+        raise ValueError(
+            "Several matrices want X (..., L, m, n), X_star (L, m, n) and L constants and ranks; got "
+            f"{tuple(X.shape)}, "
+            f"{tuple(X_star.shape)}, {len(betas)} and {len(ranks_star)}."
+        )
     _ranks(X, X_star, rank, max(ranks_star))
     s = torch.linalg.svdvals(X)
     off = torch.zeros_like(X_star) if X_low is None else X_low - X_star

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lorabook import checks, descent, linear_phase as shared_phase
+from lorabook import checks, descent
+from lorabook import linear_phase as shared_phase
 from lorabook.linalg import largest_sine, operator_norm
 from lorabook.lora_one.problem import Regression, _negative_gradient, check_problem, negative_gradient, reduced
 from lorabook.lora_one.starts import positive
@@ -44,8 +45,19 @@ class Run:
     at: Tensor
 
 
-def descend(problem: Regression, B0: Tensor, A0: Tensor, step_B, step_A, iterations: int, preconditioned: bool = False,
-            ridge: float = 0.0, masked: bool = True, rule: Callable | None = None, every: int = 1) -> Run:
+def descend(
+    problem: Regression,
+    B0: Tensor,
+    A0: Tensor,
+    step_B,
+    step_A,
+    iterations: int,
+    preconditioned: bool = False,
+    ridge: float = 0.0,
+    masked: bool = True,
+    rule: Callable | None = None,
+    every: int = 1,
+) -> Run:
     """Gradient descent on both factors.
 
     Args:
@@ -88,7 +100,11 @@ def descend(problem: Regression, B0: Tensor, A0: Tensor, step_B, step_A, iterati
 
     def observe(B, A):
         leading = leading_left(B, problem.rank)
-        return torch.linalg.vector_norm(B @ A - small.shift, dim=(-2, -1)), largest_sine(leading, to_gradient), largest_sine(leading, to_shift)
+        return (
+            torch.linalg.vector_norm(B @ A - small.shift, dim=(-2, -1)),
+            largest_sine(leading, to_gradient),
+            largest_sine(leading, to_shift),
+        )
 
     rule = descent.preconditioned(ridge) if preconditioned else rule
     run = descent.descend(forces, B0, A0, step_B, step_A, iterations, rule=rule, observe=observe, every=every)
@@ -104,7 +120,8 @@ def leading_left(M: Tensor, rank: int) -> Tensor:
 
 
 def row_leak(A: Tensor, G: Tensor, rank: int) -> Tensor:
-    """``||A (I - V V^T)|| / ||A||`` (...) with V the leading ``rank`` right singular vectors of G: Theorem 3.1's defect."""
+    """``||A (I - V V^T)|| / ||A||`` (...) with V the leading ``rank`` right singular vectors of G: Theorem 3.1's
+    defect."""
     V = torch.linalg.svd(G, full_matrices=False).Vh[..., :rank, :].mT
     size = torch.linalg.matrix_norm(A)
     return torch.linalg.matrix_norm(A - (A @ V) @ V.mT) / size
@@ -136,11 +153,16 @@ def linear_phase(G: Tensor, B0: Tensor, A0: Tensor, step_B: float, step_A: float
     iterations = checks.number(iterations, "iterations", G)
     B, A = shared_phase.iterate(G, B0 / c, c * A0, (step_B * step_A) ** 0.5, iterations)
     if not checks.is_fake(B) and not bool(B.isfinite().all() & A.isfinite().all()):
-        raise ValueError(f"After {iterations.max().item():.0f} iterations the factors leave the range of float64: take fewer or smaller steps.")
+        raise ValueError(
+            f"After {iterations.max().item():.0f} iterations the factors leave the range of float64: take fewer "
+            "or smaller steps."
+        )
     return (c * B[0], A[0] / c) if iterations.ndim == 0 else (c * B, A / c)
 
 
-def linear_residual(problem: Regression, B0: Tensor, A0: Tensor, step: float, iterations: int, every: int = 1) -> tuple[Tensor, Tensor]:
+def linear_residual(
+    problem: Regression, B0: Tensor, A0: Tensor, step: float, iterations: int, every: int = 1
+) -> tuple[Tensor, Tensor]:
     """Distance between descent and its linear phase: ``||E_t||`` and ``||Z_t^lin||`` in operator norm, (R, S) each.
 
     R counts the observed iterations 0, every, 2 every, ... and the last.
@@ -155,7 +177,9 @@ def linear_residual(problem: Regression, B0: Tensor, A0: Tensor, step: float, it
         J = _negative_gradient(problem, B, A, True)
         return J @ A.mT, B.mT @ J
 
-    run = descent.descend(forces, B0, A0, step, step, iterations, observe=lambda B, A: (torch.cat([B, A.mT], -2),), every=every)
+    run = descent.descend(
+        forces, B0, A0, step, step, iterations, observe=lambda B, A: (torch.cat([B, A.mT], -2),), every=every
+    )
     B, A = linear_phase(G, B0, A0, step, step, run.at)
     linear = torch.cat([B, A.mT], -2)
     return operator_norm(run.observed[0] - linear), operator_norm(linear)

@@ -67,8 +67,17 @@ def start(problem: Regression, method: str, rank: int, scale: float, source: tor
     return (offset(problem, B0, A0) if offsets else problem), B0, A0, 1.0
 
 
-def tune(problem: Regression, method: str, rank: int, rates: Tensor, scales: tuple[float, ...], iterations: int,
-         preconditioned: bool = False, ridge: float = 1e-6, seed: int = 0) -> Tuned:
+def tune(
+    problem: Regression,
+    method: str,
+    rank: int,
+    rates: Tensor,
+    scales: tuple[float, ...],
+    iterations: int,
+    preconditioned: bool = False,
+    ridge: float = 1e-6,
+    seed: int = 0,
+) -> Tuned:
     """Run one method at every rate and scale of the grid, all rates and problems in one batch.
 
     Args:
@@ -84,10 +93,25 @@ def tune(problem: Regression, method: str, rank: int, rates: Tensor, scales: tup
     open_size, step, curve = method not in ("PiSSA", "spectral"), rates[:, None], []
     for scale in scales if open_size else scales[:1]:
         task, B0, A0, ratio = start(problem, method, rank, scale, generator(seed))
-        run = descend(task, B0.expand(len(rates), *B0.shape), A0, step, ratio * step, iterations, preconditioned=preconditioned,
-                      ridge=ridge if preconditioned else 0.0, every=max(1, iterations))
+        run = descend(
+            task,
+            B0.expand(len(rates), *B0.shape),
+            A0,
+            step,
+            ratio * step,
+            iterations,
+            preconditioned=preconditioned,
+            ridge=ridge if preconditioned else 0.0,
+            every=max(1, iterations),
+        )
         last = torch.where(run.status == descent.DONE, run.error[-1], torch.inf)
         curve.append((last / torch.linalg.matrix_norm(problem.shift)).median(-1).values)
     curve = torch.stack(curve)
     size, best = divmod(int(curve.argmin()), len(rates))
-    return Tuned(float(curve[size, best]), float(rates[best]), best in (0, len(rates) - 1), scales[size] if open_size else float("nan"), curve)
+    return Tuned(
+        float(curve[size, best]),
+        float(rates[best]),
+        best in (0, len(rates) - 1),
+        scales[size] if open_size else float("nan"),
+        curve,
+    )

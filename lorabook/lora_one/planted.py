@@ -20,12 +20,26 @@ def spectrum(rank: int, kappa, device=None) -> Tensor:
     """Geometric singular values (..., rank) from 1 down to 1 / kappa; kappa a number or a list."""
     device = default_device() if device is None else device
     kappa = torch.as_tensor(kappa, dtype=DTYPE, device=device)
-    powers = torch.linspace(0, 1, rank, dtype=DTYPE, device=device) if rank > 1 else torch.zeros(1, dtype=DTYPE, device=device)
+    powers = (
+        torch.linspace(0, 1, rank, dtype=DTYPE, device=device)
+        if rank > 1
+        else torch.zeros(1, dtype=DTYPE, device=device)
+    )
     return kappa[..., None] ** -powers
 
 
-def planted(d: int, k: int, samples: int | None, singular: Tensor, seeds: int, seed: int, activation: str = "linear",
-            weight_scale: float | None = None, noise: float = 0.0, concentrated: bool = False) -> Regression:
+def planted(
+    d: int,
+    k: int,
+    samples: int | None,
+    singular: Tensor,
+    seeds: int,
+    seed: int,
+    activation: str = "linear",
+    weight_scale: float | None = None,
+    noise: float = 0.0,
+    concentrated: bool = False,
+) -> Regression:
     """A batch of problems, X (seeds, samples, d), shift (..., seeds, d, k) for ``singular`` (..., r*).
 
     Args:
@@ -48,4 +62,6 @@ def planted(d: int, k: int, samples: int | None, singular: Tensor, seeds: int, s
 
 def single(problem: Regression, seed: int) -> Regression:
     """One problem of a batch over seeds."""
-    return Regression(None if problem.X is None else problem.X[seed], problem.W, problem.shift[seed], problem.activation)
+    return Regression(
+        None if problem.X is None else problem.X[seed], problem.W, problem.shift[seed], problem.activation
+    )

@@ -46,7 +46,9 @@ class Regression:
     def __post_init__(self):
         d, k = checks.matrix(self.shift, "shift").shape[-2:]
         if checks.matrix(self.W, "W").shape[-2:] != (d, k):
-            raise ValueError(f"W {tuple(self.W.shape)} and shift {tuple(self.shift.shape)} must have the same last two dimensions.")
+            raise ValueError(
+                f"W {tuple(self.W.shape)} and shift {tuple(self.shift.shape)} must have the same last two dimensions."
+            )
         if self.activation not in ("linear", "relu"):
             raise ValueError(f"activation must be 'linear' or 'relu'; got {self.activation!r}.")
         if self.X is None:
@@ -57,7 +59,9 @@ class Regression:
             if columns != d:
                 raise ValueError(f"X {tuple(self.X.shape)} must have d = {d} columns, as shift has rows.")
             if N < d:
-                raise ValueError(f"The source assumes N > d; with N = {N} samples in d = {d} dimensions the shift is not determined.")
+                raise ValueError(
+                    f"The source assumes N > d; with N = {N} samples in d = {d} dimensions the shift is not determined."
+                )
             if self.noise is not None and checks.matrix(self.noise, "noise").shape[-2:] != (N, k):
                 raise ValueError(f"noise must have shape (..., {N}, {k}); got {tuple(self.noise.shape)}.")
         _ = self.lead  # refuses leading dimensions that do not fit
@@ -129,7 +133,9 @@ def loss(problem: Regression, B: Tensor, A: Tensor) -> Tensor:
     return residual.square().sum((-2, -1)) / (2 * problem.X.shape[-2])
 
 
-def negative_gradient(problem: Regression, B: Tensor | None = None, A: Tensor | None = None, masked: bool = True) -> Tensor:
+def negative_gradient(
+    problem: Regression, B: Tensor | None = None, A: Tensor | None = None, masked: bool = True
+) -> Tensor:
     """``J = -grad_W L(W + B A)`` (..., d, k), the one-step full gradient G where B and A are left out.
 
     ``masked=True`` is the gradient, ``(1/N) X^T [(Y - sigma(X W_t)) * sigma'(X W_t)]``.
@@ -140,7 +146,8 @@ def negative_gradient(problem: Regression, B: Tensor | None = None, A: Tensor | 
         B: (..., d, r).  A: (..., r, k).  Both or neither.
 
     Error: relative rounding.  Convention: sigma'(0) = 0.
-    Raises: ValueError on one factor alone, shapes that do not fit, and, for the masked ReLU population, a zero column in ``W + B A``.
+    Raises: ValueError on one factor alone, shapes that do not fit, and, for the masked ReLU population, a zero column
+        in ``W + B A``.
     """
     check_problem(problem)
     if (B is None) != (A is None):
@@ -189,7 +196,9 @@ def mean_relu_gradient(W: Tensor, shift: Tensor) -> Tensor:
 
 def _no_zero_column(W):
     if not checks.is_fake(W) and not bool((W != 0).any(-2).all()):
-        raise ValueError("The weights have a zero column: its half-space, and with it the gradient's mean, is not defined.")
+        raise ValueError(
+            "The weights have a zero column: its half-space, and with it the gradient's mean, is not defined."
+        )
 
 
 def _mean_relu_gradient(W, shift):

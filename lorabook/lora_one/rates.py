@@ -30,14 +30,20 @@ def curvatures(problem: Regression, preconditioned: bool = False) -> Tensor:
         ValueError: a batch of problems; there is one operator per problem.
     """
     if problem.shift.ndim != 2:
-        raise ValueError(f"There is one linearised operator per problem; got a batch of shape {tuple(problem.shift.shape[:-2])}.")
+        raise ValueError(
+            f"There is one linearised operator per problem; got a batch of shape {tuple(problem.shift.shape[:-2])}."
+        )
     U, s, Vh = torch.linalg.svd(problem.shift, full_matrices=False)
     root = s[..., : problem.rank].sqrt()
-    _, operator = _operator(problem, U[..., : problem.rank] * root, root[:, None] * Vh[..., : problem.rank, :], preconditioned)
+    _, operator = _operator(
+        problem, U[..., : problem.rank] * root, root[:, None] * Vh[..., : problem.rank, :], preconditioned
+    )
     return torch.linalg.eigvals(operator).real.sort().values
 
 
-def forecast(problem: Regression, B: Tensor, A: Tensor, step: float, at: Tensor, preconditioned: bool = False) -> Tensor:
+def forecast(
+    problem: Regression, B: Tensor, A: Tensor, step: float, at: Tensor, preconditioned: bool = False
+) -> Tensor:
     """``||E_t||`` (R,) that the linearised dynamics predicts after ``at`` further steps from (B, A) near the solution.
 
     Holds when: ``E = B A - Delta`` is small beside Delta's smallest singular value; what is dropped is of second order.

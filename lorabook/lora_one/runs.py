@@ -23,8 +23,11 @@ from lorabook.lora_one.starts import algorithm_start, lora_ga_init, lora_init, s
 # Alignment: what a page on alignment draws and compares; the formulas stand in alignment.py and dynamics.py.
 
 
-def linear_checks(problem: Regression, rank: int, step_B: float, step_A: float, steps: int, seed: int) -> tuple[float, ...]:
-    """Relative distances: one step to the printed two terms, and to the first alone; closed form to ``H^t``, and with the mean step."""
+def linear_checks(
+    problem: Regression, rank: int, step_B: float, step_A: float, steps: int, seed: int
+) -> tuple[float, ...]:
+    """Relative distances: one step to the printed two terms, and to the first alone; closed form to ``H^t``, and with
+    the mean step."""
     d, k = problem.shift.shape
     draws = generator(seed)
     B, A = normal((d, rank), draws, problem.shift.device), normal((rank, k), draws, problem.shift.device)
@@ -41,12 +44,18 @@ def linear_checks(problem: Regression, rank: int, step_B: float, step_A: float, 
     block = torch.cat([step_B * M @ A.mT, step_A * M.mT @ B])
     power = torch.linalg.matrix_power(H, steps) @ before
     mean = (step_B + step_A) / 2
-    closed, wrong = (torch.cat([b, a.mT]) for b, a in (linear_phase(G, B, A, step_B, step_A, steps), linear_phase(G, B, A, mean, mean, steps)))
-    return tuple(_distance(x, y) for x, y in ((after, H @ before - block), (after, H @ before), (closed, power), (wrong, power)))
+    closed, wrong = (
+        torch.cat([b, a.mT])
+        for b, a in (linear_phase(G, B, A, step_B, step_A, steps), linear_phase(G, B, A, mean, mean, steps))
+    )
+    return tuple(
+        _distance(x, y) for x, y in ((after, H @ before - block), (after, H @ before), (closed, power), (wrong, power))
+    )
 
 
 def leak_along(problem: Regression, B0: Tensor, A0: Tensor, step: float, iterations: int) -> list[float]:
-    """Largest row leak over the batch after 1 step, a twentieth, half and all of the iterations, in full coordinates."""
+    """Largest row leak over the batch after 1 step, a twentieth, half and all of the iterations, in full
+    coordinates."""
     G, found = negative_gradient(problem), []
     for count in (1, iterations // 20, iterations // 2, iterations):
         # a rule is given so that the run does not use the reduced coordinates, in which the leak is 0 by construction
@@ -55,8 +64,11 @@ def leak_along(problem: Regression, B0: Tensor, A0: Tensor, step: float, iterati
     return found
 
 
-def scaling_law(problem: Regression, rank: int, alphas: Tensor, step: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Power of alpha in the best sine, (K, S) fitted and predicted; best sines (a, K, S); condition numbers of G (K, S)."""
+def scaling_law(
+    problem: Regression, rank: int, alphas: Tensor, step: float, seed: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Power of alpha in the best sine, (K, S) fitted and predicted; best sines (a, K, S); condition numbers of G (K,
+    S)."""
     lead, (d, k) = problem.shift.shape[:-2], problem.shift.shape[-2:]
     B0, A0 = lora_init((*lead[-1:], d, k), rank, 1.0, generator(seed), problem.shift.device)
     B0 = (alphas.reshape((-1,) + (1,) * (len(lead) + 2)) * B0).expand(len(alphas), *lead, d, rank)
@@ -70,8 +82,11 @@ def scaling_law(problem: Regression, rank: int, alphas: Tensor, step: float, see
     return fitted, alignment.best_sine_exponent(growth), sines, s[..., 0] / s[..., -1]
 
 
-def sine_ratio_at_times(problem: Regression, rank: int, alpha: float, smaller: float, step: float, seed: int) -> tuple[float, float]:
-    """Sine after the smaller start over sine after the other: both at ``ln d / (step s_r*)``; each at its own ``ln(1/epsilon) / l_r*``."""
+def sine_ratio_at_times(
+    problem: Regression, rank: int, alpha: float, smaller: float, step: float, seed: int
+) -> tuple[float, float]:
+    """Sine after the smaller start over sine after the other: both at ``ln d / (step s_r*)``; each at its own
+    ``ln(1/epsilon) / l_r*``."""
     d, k = problem.shift.shape
     B0, A0 = lora_init((d, k), rank, 1.0, generator(seed), problem.shift.device)
     growth = alignment.growth_rates(problem, step)
@@ -84,8 +99,16 @@ def sine_ratio_at_times(problem: Regression, rank: int, alpha: float, smaller: f
     return float(sine[fixed, 1] / sine[fixed, 0]), float(sine[own[1], 1] / sine[own[0], 0])
 
 
-def residual_time(problem: Regression, rank: int, alphas: Tensor, large: Tensor, step: float, starts: int, seed: int,
-                  level: float = 0.1) -> tuple[float, float, float]:
+def residual_time(
+    problem: Regression,
+    rank: int,
+    alphas: Tensor,
+    large: Tensor,
+    step: float,
+    starts: int,
+    seed: int,
+    level: float = 0.1,
+) -> tuple[float, float, float]:
     """When the residual reaches ``level`` times the linear part.
 
     Returns:
@@ -109,7 +132,9 @@ def residual_time(problem: Regression, rank: int, alphas: Tensor, large: Tensor,
     return 1 / (2 * growth), fitted(alphas), fitted(large)
 
 
-def imbalanced_times(problem: Regression, rank: int, alpha: float, step: float, ratio: float, starts: int, level: float, seed: int) -> dict[str, float]:
+def imbalanced_times(
+    problem: Regression, rank: int, alpha: float, step: float, ratio: float, starts: int, level: float, seed: int
+) -> dict[str, float]:
     """Iterations until the sine is at most ``level``, over those of equal steps, median over starts.
 
     ``product``: step_A / step_B = ratio at the same product; ``mirrored``: the inverse ratio;
@@ -126,13 +151,17 @@ def imbalanced_times(problem: Regression, rank: int, alpha: float, step: float, 
     return dict(zip(("product", "mirrored", "raised"), ratios.tolist(), strict=True))
 
 
-def imbalance_defect(problem: Regression, rank: int, alpha: float, step: float, ratio: float, iterations: int, seed: int) -> tuple[float, float]:
+def imbalance_defect(
+    problem: Regression, rank: int, alpha: float, step: float, ratio: float, iterations: int, seed: int
+) -> tuple[float, float]:
     """Relative distance of the products of unequal steps to equal ones, with the start rescaled and without."""
     B0, A0 = lora_init(tuple(problem.shift.shape), rank, alpha, generator(seed), problem.shift.device)
     root = math.sqrt(ratio)
     c = ratio**-0.25  # step_B / step_A = 1 / ratio
     uneven = descend(problem, B0, A0, step / root, step * root, iterations, every=iterations)
-    rescaled, plain = (descend(problem, B, A, step, step, iterations, every=iterations) for B, A in ((B0 / c, c * A0), (B0, A0)))
+    rescaled, plain = (
+        descend(problem, B, A, step, step, iterations, every=iterations) for B, A in ((B0 / c, c * A0), (B0, A0))
+    )
     target = uneven.B @ uneven.A
     return tuple(_distance(run.B @ run.A, target) for run in (rescaled, plain))
 
@@ -159,7 +188,8 @@ def floor_of(problem: Regression, rank: int) -> Tensor:
 
 
 def offset_floor(problem: Regression, rank: int, gamma: float, iterations: int, step: float = 0.25) -> dict[str, float]:
-    """LoRA-GA's final loss over its floor, median; and over the same floor the loss of the same start without the offset."""
+    """LoRA-GA's final loss over its floor, median; and over the same floor the loss of the same start without the
+    offset."""
     B0, A0 = lora_ga_init(negative_gradient(problem), rank, gamma)
     moved = offset(problem, B0, A0)
     floor, answers = floor_of(moved, rank), {}
@@ -180,15 +210,18 @@ def floor_only(d: int, k: int, ratio: int, rank: int, gamma: float, seeds: int) 
 def with_noise(problem: Regression, size: float, source: torch.Generator) -> Regression:
     """The same problem with Gaussian label noise."""
     shape = torch.broadcast_shapes(problem.X.shape[:-2], problem.shift.shape[:-2])
-    return replace(problem, noise=size * normal((*shape, problem.X.shape[-2], problem.shift.shape[-1]), source, problem.shift.device))
+    return replace(
+        problem,
+        noise=size * normal((*shape, problem.X.shape[-2], problem.shift.shape[-1]), source, problem.shift.device),
+    )
 
 
 def _distance(x: Tensor, y: Tensor) -> float:
     return float((torch.linalg.matrix_norm(x - y) / torch.linalg.matrix_norm(y)).max())
 
 
-
-# Convergence: rates against the condition number and the number of samples, and the toys; the formulas stand in rates.py and toys.py.
+# Convergence: rates against the condition number and the number of samples, and the toys; the formulas stand in
+# rates.py and toys.py.
 
 
 def kappa_sweep(d: int, k: int, rank: int, ratio: int, kappas, step: float, seed: int, preconditioned: bool) -> dict:
@@ -207,7 +240,15 @@ def kappa_sweep(d: int, k: int, rank: int, ratio: int, kappas, step: float, seed
         one = Regression(drawn.X[0], drawn.W, shift)
         mu = float(rates.curvatures(one, preconditioned)[0])
         count, every = int(10 / (step * mu)), max(1, int(0.1 / (step * mu)))
-        first = descend(one, *spectral_init(negative_gradient(one), rank), step, step, count, preconditioned=preconditioned, every=every)
+        first = descend(
+            one,
+            *spectral_init(negative_gradient(one), rank),
+            step,
+            step,
+            count,
+            preconditioned=preconditioned,
+            every=every,
+        )
         second = descend(one, first.B, first.A, step, step, count, preconditioned=preconditioned, every=every)
         linear = rates.forecast(one, first.B, first.A, step, second.at, preconditioned)
         error, at = torch.cat([first.error, second.error[1:]]), torch.cat([first.at, count + second.at[1:]])
@@ -219,8 +260,18 @@ def kappa_sweep(d: int, k: int, rank: int, ratio: int, kappas, step: float, seed
     return {name: values if name == "curves" else torch.stack(values) for name, values in found.items()}
 
 
-def relu_sweep(d: int, k: int, rank: int, ratios, kappas, seeds: int, step: float, iterations: int, seed: int,
-               preconditioned: bool = True) -> dict[str, Tensor]:
+def relu_sweep(
+    d: int,
+    k: int,
+    rank: int,
+    ratios,
+    kappas,
+    seeds: int,
+    step: float,
+    iterations: int,
+    seed: int,
+    preconditioned: bool = True,
+) -> dict[str, Tensor]:
     """ReLU, GLM form, spectral start with gamma = 2, r = r*, over N / d and kappa: (ratios, K, seeds) each.
 
     The rate is fitted over the second half of the run, and compared with the linearised dynamics over the same
@@ -235,7 +286,9 @@ def relu_sweep(d: int, k: int, rank: int, ratios, kappas, seeds: int, step: floa
     for index, ratio in enumerate(ratios):
         problem = planted(d, k, ratio * d, spectrum(rank, kappas), seeds, seed + index, "relu")
         half = iterations // 2
-        first = descend(problem, *spectral_init(negative_gradient(problem, masked=False), rank, 2.0), step, step, half, **options)
+        first = descend(
+            problem, *spectral_init(negative_gradient(problem, masked=False), rank, 2.0), step, step, half, **options
+        )
         second = descend(problem, first.B, first.A, step, step, half, **options)
         smallest = spectrum(rank, kappas, problem.X.device)[:, -1:]
         error, at = torch.cat([first.error, second.error]), torch.cat([first.at, half + second.at]).to(DTYPE)
@@ -263,7 +316,8 @@ def predicted_edges(d: int, ratios, seeds: int, seed: int, concentrated: bool) -
 
 
 def level_crossing(x, y: Tensor, level: float) -> float:
-    """Where the increasing y passes the level, interpolated linearly in ln x; the ends where it does not pass inside."""
+    """Where the increasing y passes the level, interpolated linearly in ln x; the ends where it does not pass
+    inside."""
     x = torch.as_tensor(x, dtype=y.dtype, device=y.device).log()
     above = y >= level
     if bool(above[0]) or not bool(above.any()):
@@ -296,12 +350,25 @@ def sketch_ratios(d: int, k: int, rank: int, step: float, iterations: int, seed:
     return torch.stack(printed), torch.stack(completed)
 
 
-def ridge_errors(d: int, k: int, rank: int, ratio: int, kappa: float, ridge: float, step: float, iterations: int, seeds: int, seed: int) -> dict[str, float]:
+def ridge_errors(
+    d: int,
+    k: int,
+    rank: int,
+    ratio: int,
+    kappa: float,
+    ridge: float,
+    step: float,
+    iterations: int,
+    seeds: int,
+    seed: int,
+) -> dict[str, float]:
     """Largest relative error after the run with twice the rank needed: preconditioned with a ridge, and plain."""
     problem = planted(d, k, ratio * d, spectrum(rank, kappa), seeds, seed)
     B0, A0 = spectral_init(negative_gradient(problem), 2 * rank)
-    runs = {"ridge": descend(problem, B0, A0, step, step, iterations, preconditioned=True, ridge=ridge, every=iterations),
-            "plain": descend(problem, B0, A0, step, step, iterations, every=iterations)}
+    runs = {
+        "ridge": descend(problem, B0, A0, step, step, iterations, preconditioned=True, ridge=ridge, every=iterations),
+        "plain": descend(problem, B0, A0, step, step, iterations, every=iterations),
+    }
     size = torch.linalg.matrix_norm(problem.shift)
     return {name: float((run.error[-1] / size).max()) for name, run in runs.items()}
 
@@ -345,17 +412,21 @@ def _first(error: Tensor, level: float) -> Tensor:
     return torch.where(reached.any(0), reached.to(torch.int64).argmax(0).to(error.dtype), torch.nan)
 
 
-
-# The start: how near it is to the shift, and which gradient it is made from; the formulas stand in problem.py and starts.py.
+# The start: how near it is to the shift, and which gradient it is made from; the formulas stand in problem.py and
+# starts.py.
 
 
 def start_errors(d: int, k: int, rank: int, samples, seeds: int, seed: int, spread: float = 0.0) -> Tensor:
-    """``||B0 A0 - Delta||^2 N / ||Delta||_F^2`` (samples, seeds) for the linear model, gamma = 1; variances of X between 1 -+ spread."""
+    """``||B0 A0 - Delta||^2 N / ||Delta||_F^2`` (samples, seeds) for the linear model, gamma = 1; variances of X
+    between 1 -+ spread."""
     found = []
     for index, N in enumerate(samples):
         problem = planted(d, k, N, spectrum(rank, 1.0), seeds, seed + index)
         if spread:
-            problem = replace(problem, X=problem.X * torch.linspace(1 - spread, 1 + spread, d, dtype=DTYPE, device=problem.X.device).sqrt())
+            problem = replace(
+                problem,
+                X=problem.X * torch.linspace(1 - spread, 1 + spread, d, dtype=DTYPE, device=problem.X.device).sqrt(),
+            )
         B0, A0 = spectral_init(negative_gradient(problem), rank)
         found.append((B0 @ A0 - problem.shift).square().sum((-2, -1)) * N / rank)
     return torch.stack(found)
@@ -405,7 +476,8 @@ def mean_distances(d: int, k: int, rank: int, ratios, seeds: int, seed: int) -> 
 
 
 def concentration_constants(d: int, k: int, rank: int, ratios, sizes, seeds: int, seed: int) -> dict[str, Tensor]:
-    """``||J(W_t) + E/2|| / (sqrt(d/N) ||E||)`` (ratios, sizes, seeds) at ``B A = Delta + E`` with errors E of rank 1 and given sizes."""
+    """``||J(W_t) + E/2|| / (sqrt(d/N) ||E||)`` (ratios, sizes, seeds) at ``B A = Delta + E`` with errors E of rank 1
+    and given sizes."""
     found = {"GLM form": [], "gradient": []}
     for index, ratio in enumerate(ratios):
         problem = planted(d, k, ratio * d, spectrum(rank, 1.0), seeds, seed + index, "relu")
@@ -449,8 +521,12 @@ def gradient_means(d: int, k: int, rank: int, samples: int, draws: int, seed: in
     def off(x, y):
         return float(size(x - y) / size(y))
 
-    return {"gradient": off(means[True], half), "GLM form": off(means[False], half),
-            "gradient, closed form": off(means[True], closed), "GLM form, closed form": off(half, closed)}
+    return {
+        "gradient": off(means[True], half),
+        "GLM form": off(means[False], half),
+        "gradient, closed form": off(means[True], closed),
+        "GLM form, closed form": off(half, closed),
+    }
 
 
 def jacobian_distances(n: int, seed: int) -> tuple[float, float]:
@@ -467,7 +543,9 @@ def jacobian_distances(n: int, seed: int) -> tuple[float, float]:
     return tuple(float(torch.linalg.matrix_norm(J - truth) / torch.linalg.matrix_norm(truth)) for J in (printed, ours))
 
 
-def slides_start_error(d: int, k: int, rank: int, gamma: float, step: float, iterations: int, seed: int, turned: bool) -> float:
+def slides_start_error(
+    d: int, k: int, rank: int, gamma: float, step: float, iterations: int, seed: int, turned: bool
+) -> float:
     """Relative error after plain descent from Algorithm 1's printed start with its offset, in the population.
 
     ``turned``: with the singular vectors of the negative gradient instead.
@@ -479,8 +557,19 @@ def slides_start_error(d: int, k: int, rank: int, gamma: float, step: float, ite
     return float(run.error[-1] / torch.linalg.matrix_norm(problem.shift))
 
 
-def adam_arrival(d: int, k: int, rank: int, gamma: float, step: float, iterations: int, seed: int, turned: bool, ridge: float | None = None) -> float:
-    """First iteration at a relative error of 1e-3 under Adam in the place of plain descent, else as :func:`slides_start_error`.
+def adam_arrival(
+    d: int,
+    k: int,
+    rank: int,
+    gamma: float,
+    step: float,
+    iterations: int,
+    seed: int,
+    turned: bool,
+    ridge: float | None = None,
+) -> float:
+    """First iteration at a relative error of 1e-3 under Adam in the place of plain descent, else as
+    :func:`slides_start_error`.
 
     ``ridge``: Adam takes the preconditioned forces instead, with this ridge.  NaN where the run does not arrive.
     """

@@ -23,7 +23,9 @@ from lorabook.device import normal
 FORMS = ("slides", "readme", "code")
 
 
-def lora_init(shape: tuple[int, ...], rank: int, init_scale, source: torch.Generator, device=None) -> tuple[Tensor, Tensor]:
+def lora_init(
+    shape: tuple[int, ...], rank: int, init_scale, source: torch.Generator, device=None
+) -> tuple[Tensor, Tensor]:
     """(LoRA-init) in house letters: B Gaussian with standard deviation ``init_scale``, A = 0.
 
     Args:

@@ -43,10 +43,21 @@ def gaps(rows: list[dict], method: str, runs: int) -> list[tuple]:
     for row in rows:
         if row["method"] != method:
             continue
-        others = [o for o in rows if (o["dataset"], o["rank"]) == (row["dataset"], row["rank"]) and o["method"] != method]
+        others = [
+            o for o in rows if (o["dataset"], o["rank"]) == (row["dataset"], row["rank"]) and o["method"] != method
+        ]
         best = max(others, key=lambda o: o["mean"])
         difference = row["mean"] - best["mean"]
-        answers.append((row["dataset"], row["rank"], best["method"], difference, difference / math.sqrt((row["std"] ** 2 + best["std"] ** 2) / runs), (row["mean"], best["mean"])))
+        answers.append(
+            (
+                row["dataset"],
+                row["rank"],
+                best["method"],
+                difference,
+                difference / math.sqrt((row["std"] ** 2 + best["std"] ** 2) / runs),
+                (row["mean"], best["mean"]),
+            )
+        )
     return answers
 
 
@@ -70,5 +81,8 @@ def single_runs(rows: list[dict], sizes: dict[str, int], exchanged: tuple[str, s
     """
     swap = dict(zip(exchanged, exchanged[::-1])) if exchanged else {}
     found = [row for row in rows if row["std"] is None and row["mean"] is not None]
-    return [(row["method"], dataset, row["mean"], is_fraction(row["mean"], int(sizes[dataset])))
-            for row in found for dataset in [swap.get(row["dataset"], row["dataset"])]]
+    return [
+        (row["method"], dataset, row["mean"], is_fraction(row["mean"], int(sizes[dataset])))
+        for row in found
+        for dataset in [swap.get(row["dataset"], row["dataset"])]
+    ]

@@ -43,7 +43,8 @@ def trajectory(problem: Regression, B0: Tensor, A0: Tensor, step, iterations: in
 
 
 def squared_label_direction(problem: Regression) -> Tensor:
-    """``(1/N) sum_i y_i^2 x_i`` (d, 1), what the released notebook for toy I starts from; the gradient has ``y_i x_i``."""
+    """``(1/N) sum_i y_i^2 x_i`` (d, 1), what the released notebook for toy I starts from; the gradient has ``y_i
+    x_i``."""
     return problem.X.mT @ problem.labels.square() / problem.X.shape[-2]
 
 

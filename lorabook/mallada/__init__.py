@@ -24,7 +24,20 @@ from lorabook.mallada.observables import (
     shares,
     speeds,
 )
-from lorabook.mallada.problem import Factors, Mode, TwoLayer, generic, growth_rates, isotropic, loss, mode, starts, terms, update, velocity
+from lorabook.mallada.problem import (
+    Factors,
+    Mode,
+    TwoLayer,
+    generic,
+    growth_rates,
+    isotropic,
+    loss,
+    mode,
+    starts,
+    terms,
+    update,
+    velocity,
+)
 from lorabook.mallada.scalar import half_time, losing_size, scalar_product, tangent_kernel
 
 __all__ = [

@@ -70,7 +70,10 @@ def flow(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor, times, rtol: flo
     times, rtol = increasing(times, A1), tolerance(rtol)
     clock = checks.number(1.0 if clock is None else clock, "clock", A1)
     if checks.batch(start=lead, clock=clock.shape) != lead or not bool((clock > 0).all()):
-        raise ValueError(f"clock must be positive, one number or one per system {tuple(lead)}; got shape {tuple(clock.shape)} and least value {clock.min().item():g}.")
+        raise ValueError(
+            f"clock must be positive, one number or one per system {tuple(lead)}; got shape {tuple(clock.shape)} "
+            f"and least value {clock.min().item():g}."
+        )
 
     def flat(tensor):
         return tensor.expand(*lead, *tensor.shape[-2:]).reshape(-1, *tensor.shape[-2:])
@@ -116,14 +119,30 @@ def stiff_flow(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor, times, rto
     def rate(_, y):
         return join(velocity(split(y), W1, W2, shift)).numpy()
 
-    jacobian = torch.func.jacrev(lambda y: join(velocity([p.reshape(s) for p, s in zip(torch.tensor_split(y, cuts.tolist()), shapes, strict=True)], W1, W2, shift)))
+    jacobian = torch.func.jacrev(
+        lambda y: join(
+            velocity(
+                [p.reshape(s) for p, s in zip(torch.tensor_split(y, cuts.tolist()), shapes, strict=True)], W1, W2, shift
+            )
+        )
+    )
     zero1, zero2 = A1.new_zeros(h, r), A1.new_zeros(m, r)
     start = join([part.detach().to("cpu") for part in (zero1, A1, zero2, A2)]).numpy()
     span = (0.0, float(times[-1]))
-    answer = solve_ivp(rate, span, start, "Radau", times.tolist(), rtol=rtol, atol=rtol * float(_size(A1, A2)),
-                       jac=lambda _, y: jacobian(torch.from_numpy(y)).numpy())
+    answer = solve_ivp(
+        rate,
+        span,
+        start,
+        "Radau",
+        times.tolist(),
+        rtol=rtol,
+        atol=rtol * float(_size(A1, A2)),
+        jac=lambda _, y: jacobian(torch.from_numpy(y)).numpy(),
+    )
     if not answer.success:
-        raise RuntimeError(f"The implicit solver stopped at t = {answer.t[-1] if len(answer.t) else 0:g}: {answer.message}")
+        raise RuntimeError(
+            f"The implicit solver stopped at t = {answer.t[-1] if len(answer.t) else 0:g}: {answer.message}"
+        )
     states = torch.from_numpy(answer.y.T.copy()).to(A1.device)
     parts = torch.tensor_split(states, cuts.tolist(), dim=1)
     return Factors(*(part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)))
@@ -172,7 +191,9 @@ def checked_start(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor):
     checks.matrix(A1, "A1"), checks.matrix(A2, "A2")
     (h, n), m = problem.W1.shape[-2:], problem.W2.shape[-2]
     if A1.shape[-1] != n or A2.shape[-1] != h or A1.shape[-2] != A2.shape[-2]:
-        raise ValueError(f"A1 must be (..., r, {n}) and A2 (..., r, {h}) with one r; got {tuple(A1.shape)} and {tuple(A2.shape)}.")
+        raise ValueError(
+            f"A1 must be (..., r, {n}) and A2 (..., r, {h}) with one r; got {tuple(A1.shape)} and {tuple(A2.shape)}."
+        )
     if A1.shape[-2] > min(m, h, n):
         raise ValueError(f"The rank {A1.shape[-2]} is above the smallest dimension {min(m, h, n)} of the layers.")
     lead = checks.batch(problem=problem.batch, A1=A1.shape[:-2], A2=A2.shape[:-2])
@@ -180,7 +201,9 @@ def checked_start(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor):
     if checks.is_fake(A1):
         return A1, A2, lead
     if bool((_size(A1, A2) == 0).any()):
-        raise ValueError("A1 and A2 are zero (init_scale 0): with B1 = B2 = 0 that start is stationary and nothing is ever learnt.")
+        raise ValueError(
+            "A1 and A2 are zero (init_scale 0): with B1 = B2 = 0 that start is stationary and nothing is ever learnt."
+        )
     if bool((_largest(problem.W1) + _largest(problem.W2) == 0).any()):
         raise ValueError("W1 and W2 are zero: with B1 = B2 = 0 every start is stationary and nothing is ever learnt.")
     return A1, A2, lead
@@ -194,7 +217,9 @@ def increasing(times, like: torch.Tensor) -> torch.Tensor:
     """Flow times (T,) that increase strictly; else ValueError."""
     times = checks.times(times, like)
     if not checks.is_fake(times) and bool((times.diff() <= 0).any()):
-        raise ValueError(f"times must increase strictly; got {len(times)} from {times[0].item():g} to {times[-1].item():g}.")
+        raise ValueError(
+            f"times must increase strictly; got {len(times)} from {times[0].item():g} to {times[-1].item():g}."
+        )
     return times
 
 

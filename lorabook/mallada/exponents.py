@@ -40,7 +40,10 @@ def fit(scales: torch.Tensor, values: torch.Tensor, dim: int) -> torch.Tensor:
         ValueError: fewer than two scales, or a dimension that does not fit.
     """
     if len(scales) < 2 or values.shape[dim] != len(scales):
-        raise ValueError(f"A slope needs two scales or more and one value for each; got {len(scales)} scales and {values.shape[dim]} values.")
+        raise ValueError(
+            f"A slope needs two scales or more and one value for each; got {len(scales)} scales and "
+            f"{values.shape[dim]} values."
+        )
     return measure.log_slope(scales, torch.movedim(values, dim, -1))
 
 

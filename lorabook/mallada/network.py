@@ -42,8 +42,12 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def pretrain(data: Digits, hidden: int, seed: int, steps: int = 600, learning_rate: float = 0.01) -> FrozenNetwork:
     """Train all weights with Adam on the full training set; returns them frozen."""
     draws, device = generator(seed), data.train.device
-    weights = [normal((hidden, 64), draws, device) / 8, normal((hidden,), draws, device) * 0,
-               normal((10, hidden), draws, device) / hidden**0.5, normal((10,), draws, device) * 0]
+    weights = [
+        normal((hidden, 64), draws, device) / 8,
+        normal((hidden,), draws, device) * 0,
+        normal((10, hidden), draws, device) / hidden**0.5,
+        normal((10,), draws, device) * 0,
+    ]
     weights = [weight.requires_grad_() for weight in weights]
     optimiser = torch.optim.Adam(weights, learning_rate)
     for _ in range(steps):
@@ -65,8 +69,18 @@ OPTIMISERS = {
 }
 
 
-def finetune(network: FrozenNetwork, data: Digits, scales: torch.Tensor, rank: int, optimiser: str, learning_rate: float,
-             record: list[int], seeds: int, seed: int, batch: int = 128) -> Curves:
+def finetune(
+    network: FrozenNetwork,
+    data: Digits,
+    scales: torch.Tensor,
+    rank: int,
+    optimiser: str,
+    learning_rate: float,
+    record: list[int],
+    seeds: int,
+    seed: int,
+    batch: int = 128,
+) -> Curves:
     """Fine-tune B1, A1, B2, A2 from ``B = 0``, ``A ~ N(0, scale^2)``, every scale and seed side by side.
 
     Args:
@@ -97,7 +111,12 @@ def finetune(network: FrozenNetwork, data: Digits, scales: torch.Tensor, rank: i
     for step in range(record[-1] + 1):
         if step in record:
             with torch.no_grad():
-                rows.append([cross_entropy(_logits(network, x, parts), y) for x, y in ((data.train, data.train_labels), (data.test, data.test_labels))])
+                rows.append(
+                    [
+                        cross_entropy(_logits(network, x, parts), y)
+                        for x, y in ((data.train, data.train_labels), (data.test, data.test_labels))
+                    ]
+                )
         pick = torch.randint(len(data.train), (batch,), generator=draws).to(device)
         engine.zero_grad()
         cross_entropy(_logits(network, data.train[pick], parts), data.train_labels[pick]).sum().backward()

@@ -62,7 +62,9 @@ def one_sided(problem: TwoLayer, factors) -> tuple[torch.Tensor, torch.Tensor]:
         ValueError: as :func:`observe`.
     """
     u1, _, v1 = _first(update(problem, factors))
-    return tuple(misalignment(found, found, wanted, wanted) for found, wanted in zip((u1, v1), _target(problem), strict=True))
+    return tuple(
+        misalignment(found, found, wanted, wanted) for found, wanted in zip((u1, v1), _target(problem), strict=True)
+    )
 
 
 def shares(problem: TwoLayer, factors) -> torch.Tensor:
@@ -105,7 +107,10 @@ def speeds(problem: TwoLayer, factors) -> Speeds:
     top, rest = vectors[..., -1], vectors[..., :-1]
     gaps = values[..., -1:] - values[..., :-1]
     turned = (rest.mT @ (_dilation(dF) @ top[..., None]))[..., 0] / gaps
-    sign = torch.where((top * torch.cat(_target(problem), dim=-1)).sum(-1, keepdim=True) < 0, -1.0, 1.0).to(top.dtype) * 2**0.5
+    sign = (
+        torch.where((top * torch.cat(_target(problem), dim=-1)).sum(-1, keepdim=True) < 0, -1.0, 1.0).to(top.dtype)
+        * 2**0.5
+    )
     turn = (rest @ turned[..., None])[..., 0]
     return Speeds(2 * (F * dF).sum((-2, -1)), rate(P1, dP1) - rate(P2, dP2), sign * turn, sign * top)
 
@@ -128,7 +133,7 @@ def right_turn(problem: TwoLayer, pair: torch.Tensor, times: torch.Tensor) -> to
     ``du1/dt = 0`` and ``dv1/dt = s1 tanh(s1 t) cos(angle) (I - v1 v1^T) v``, with the angle of v1 to v.
     """
     seen = mode(problem)
-    v1 = pair[..., seen.u.shape[-1]:]
+    v1 = pair[..., seen.u.shape[-1] :]
     cosine = (v1 * seen.v).sum(-1, keepdim=True)
     pace = seen.s1 * torch.tanh(seen.s1 * times.reshape(-1, *[1] * (pair.ndim - 2)))
     turn = pace[..., None] * cosine * (seen.v - cosine * v1)
@@ -160,7 +165,11 @@ def _first(F: torch.Tensor):
     lost = ~F.isfinite().all(-1).all(-1)[..., None]
     U, s, Vh = torch.linalg.svd(torch.where(lost[..., None], 0.0, F), full_matrices=False)
     still = lost | (s[..., :1] == 0)
-    return torch.where(still, torch.nan, U[..., 0]), torch.where(lost, torch.nan, s), torch.where(still, torch.nan, Vh[..., 0, :])
+    return (
+        torch.where(still, torch.nan, U[..., 0]),
+        torch.where(lost, torch.nan, s),
+        torch.where(still, torch.nan, Vh[..., 0, :]),
+    )
 
 
 def _target(problem: TwoLayer) -> tuple[torch.Tensor, torch.Tensor]:

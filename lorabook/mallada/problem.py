@@ -60,18 +60,25 @@ class Factors(NamedTuple):
 
 
 def fitting(problem: TwoLayer, factors) -> None:
-    """Raise ValueError unless the factors are float64 and have the shapes of the problem.  NaN passes: a solve may have failed."""
+    """Raise ValueError unless the factors are float64 and have the shapes of the problem.  NaN passes: a solve may have
+    failed."""
     for name in ("B1", "A1", "B2", "A2"):
         part = getattr(factors, name, None)
         if not isinstance(part, torch.Tensor) or part.dtype != torch.float64 or part.ndim < 2:
-            came = f"{part.dtype} of shape {tuple(part.shape)}" if isinstance(part, torch.Tensor) else type(part).__name__
+            came = (
+                f"{part.dtype} of shape {tuple(part.shape)}" if isinstance(part, torch.Tensor) else type(part).__name__
+            )
             raise ValueError(f"{name} must be a float64 tensor (..., rows, columns); got {came}.")
     (m, h), n, r = problem.W2.shape[-2:], problem.W1.shape[-1], factors.A1.shape[-2]
     for name, wanted in (("B1", (h, r)), ("A1", (r, n)), ("B2", (m, r)), ("A2", (r, h))):
         came = tuple(getattr(factors, name).shape)
         if came[-2:] != wanted:
-            raise ValueError(f"{name} must be (..., {wanted[0]}, {wanted[1]}) for this problem and rank {r}; got {came}.")
-    checks.batch(problem=problem.batch, **{name: getattr(factors, name).shape[:-2] for name in ("B1", "A1", "B2", "A2")})
+            raise ValueError(
+                f"{name} must be (..., {wanted[0]}, {wanted[1]}) for this problem and rank {r}; got {came}."
+            )
+    checks.batch(
+        problem=problem.batch, **{name: getattr(factors, name).shape[:-2] for name in ("B1", "A1", "B2", "A2")}
+    )
 
 
 class Terms(NamedTuple):
@@ -150,7 +157,9 @@ def mode(problem: TwoLayer) -> Mode:
     right = (problem.W1 @ v[..., None])[..., 0]
     size1, size2 = left.norm(dim=-1), right.norm(dim=-1)
     if not checks.is_fake(s) and bool(((size1 == 0) & (size2 == 0)).any()):
-        raise ValueError("W2^T u and W1 v are both zero: neither layer's weights pass the shift on, so no adapter grows.")
+        raise ValueError(
+            "W2^T u and W1 v are both zero: neither layer's weights pass the shift on, so no adapter grows."
+        )
     tiny = torch.finfo(s.dtype).tiny
     p, q = left / size1.clamp(min=tiny)[..., None], right / size2.clamp(min=tiny)[..., None]
     return Mode(sigma, u, v, p, q, sigma * size1, sigma * size2)
@@ -195,8 +204,15 @@ def growth_rates(problem: TwoLayer) -> tuple[torch.Tensor, torch.Tensor]:
     return seen.s1, seen.s2
 
 
-def isotropic(sizes: tuple[int, int, int], source: torch.Generator, ratio=0.5, sigma: float = 1.0, weight: float = 1.0,
-              count: int | None = None, device=None) -> TwoLayer:
+def isotropic(
+    sizes: tuple[int, int, int],
+    source: torch.Generator,
+    ratio=0.5,
+    sigma: float = 1.0,
+    weight: float = 1.0,
+    count: int | None = None,
+    device=None,
+) -> TwoLayer:
     """Random problems with ``W2 W2^T = weight^2 I``, ``W1^T W1 = (ratio weight)^2 I`` and a random rank-one shift.
 
     Args:
@@ -224,8 +240,15 @@ def isotropic(sizes: tuple[int, int, int], source: torch.Generator, ratio=0.5, s
     return TwoLayer(ratio[..., None, None] * W1, W2, sigma * draws(m, 1) @ draws(n, 1).mT)
 
 
-def generic(sizes: tuple[int, int, int], source: torch.Generator, ratio=0.5, sigma: float = 1.0, weight: float = 1.0,
-            count: int = 1, device=None) -> TwoLayer:
+def generic(
+    sizes: tuple[int, int, int],
+    source: torch.Generator,
+    ratio=0.5,
+    sigma: float = 1.0,
+    weight: float = 1.0,
+    count: int = 1,
+    device=None,
+) -> TwoLayer:
     """The same problems with Gaussian weights, rescaled so that ``||W2^T u|| = weight``, ``||W1 v|| = ratio weight``.
 
     So the growth rates are those of :func:`isotropic` and only isotropy is lost.
@@ -242,8 +265,11 @@ def generic(sizes: tuple[int, int, int], source: torch.Generator, ratio=0.5, sig
     return TwoLayer(W1, W2, sigma * u @ v.mT)
 
 
-def starts(problem: TwoLayer, rank: int, init_scale, source: torch.Generator, count: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gaussian ``A1 (..., r, n)`` and ``A2 (..., r, h)`` of standard deviation ``init_scale``; B1 = B2 = 0 goes with them.
+def starts(
+    problem: TwoLayer, rank: int, init_scale, source: torch.Generator, count: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gaussian ``A1 (..., r, n)`` and ``A2 (..., r, h)`` of standard deviation ``init_scale``; B1 = B2 = 0 goes with
+    them.
 
     Args:
         init_scale: a number, or a vector (K,): the K scales then share their draws and stand first.
@@ -266,7 +292,8 @@ def starts(problem: TwoLayer, rank: int, init_scale, source: torch.Generator, co
 
 
 def _checked(sizes, ratio, sigma, weight, count, device):
-    """The three numbers of a random problem as tensors on its device; ValueError if they, the sizes or the count do not fit."""
+    """The three numbers of a random problem as tensors on its device; ValueError if they, the sizes or the count do not
+    fit."""
     for name, size in zip(("m", "h", "n"), sizes, strict=True):
         checks.count(size, name, 1)
     if count is not None:
@@ -278,5 +305,7 @@ def _checked(sizes, ratio, sigma, weight, count, device):
         if not bool((value > 0).all()):
             raise ValueError(f"{name} must be positive; got {value.min().item():g}.")
     if count is not None and found[0].shape not in ((), (1,), (count,)):
-        raise ValueError(f"ratio must be a number or one for each of the {count} problems; got shape {tuple(found[0].shape)}.")
+        raise ValueError(
+            f"ratio must be a number or one for each of the {count} problems; got shape {tuple(found[0].shape)}."
+        )
     return found

@@ -36,7 +36,8 @@ def scalar_product(times, sigma, sigma_w, a0_squared) -> torch.Tensor:
     Source: the talk's ``(1/2)(sigma - sigma_W2 sigma_B1 sigma_A1)^2``; the closed form is not on the slides.
 
     Raises:
-        ValueError: a number that is not positive, NaN, shapes that do not broadcast, times that are negative or do not increase.
+        ValueError: a number that is not positive, NaN, shapes that do not broadcast, times that are negative or do not
+            increase.
     """
     sigma, sigma_w, size = _positive(sigma=sigma, sigma_w=sigma_w, a0_squared=a0_squared)
     times = increasing(times, size).reshape(-1, *[1] * size.ndim)
@@ -44,20 +45,23 @@ def scalar_product(times, sigma, sigma_w, a0_squared) -> torch.Tensor:
 
 
 def half_time(sigma, sigma_w, a0_squared) -> torch.Tensor:
-    """Time (...) at which half of the shift is learnt; ``log(4 sigma / (sigma_w |a0|^2)) / (2 sigma sigma_w)`` for small starts."""
+    """Time (...) at which half of the shift is learnt; ``log(4 sigma / (sigma_w |a0|^2)) / (2 sigma sigma_w)`` for
+    small starts."""
     sigma, sigma_w, size = _positive(sigma=sigma, sigma_w=sigma_w, a0_squared=a0_squared)
     return riccati.time_to_residual(sigma / sigma_w, size, sigma / (2 * sigma_w)) / sigma_w**2
 
 
 def losing_size(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor) -> torch.Tensor:
-    """Scale (...) of the final ``||B2 A2||`` when layer 1 learns: ``(|b0|^2 / 2) sinh(d asinh(2 sigma / (||W2^T u|| |a0|^2)))``.
+    """Scale (...) of the final ``||B2 A2||`` when layer 1 learns: ``(|b0|^2 / 2) sinh(d asinh(2 sigma / (||W2^T u||
+    |a0|^2)))``.
 
     With ``a0 = A1 v``, ``b0 = A2 q``, ``d = s2 / s1``: of order ``alpha^(2 (1 - d))``.
 
     Holds when: d < 1 and the start is small.
     Error: a factor that settles as the start shrinks.  It comes from the growth phase, where layer 2 also
         sees B1 A1, of size sigma / sigma_W2.  It is of order 1 for sigma <= sigma_W2^2 and grows about like
-        exp(sigma / sigma_W2^2) beyond.  There "small start" means alpha^(2 (1 - d)) small against exp(-sigma / sigma_W2^2).
+        exp(sigma / sigma_W2^2) beyond.  There "small start" means alpha^(2 (1 - d)) small against exp(-sigma /
+        sigma_W2^2).
 
     Raises:
         ValueError: shapes that do not fit, a shift of rank above one, or W2^T u = 0, so that layer 1 cannot learn.
@@ -81,7 +85,12 @@ def tangent_kernel(problem: TwoLayer, factors) -> torch.Tensor:
     fitting(problem, factors)
     B1, A1, B2, A2 = factors[:4]
     V1, V2 = problem.W1 + B1 @ A1, problem.W2 + B2 @ A2
-    pairs = ((V2 @ V2.mT, A1.mT @ A1), (V2 @ B1 @ B1.mT @ V2.mT, None), (None, V1.mT @ A2.mT @ A2 @ V1), (B2 @ B2.mT, V1.mT @ V1))
+    pairs = (
+        (V2 @ V2.mT, A1.mT @ A1),
+        (V2 @ B1 @ B1.mT @ V2.mT, None),
+        (None, V1.mT @ A2.mT @ A2 @ V1),
+        (B2 @ B2.mT, V1.mT @ V1),
+    )
     m, n = problem.shift.shape[-2:]
 
     def eye(size):

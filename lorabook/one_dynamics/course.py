@@ -18,14 +18,18 @@ from lorabook import checks, flow, lora_one, riccati, rushka
 from lorabook.device import normal
 
 
-def factor_flow(forces: Callable, B0: Tensor, A0: Tensor, times, rtol: float = 1e-12, atol: float = 1e-12) -> tuple[Tensor, Tensor]:
+def factor_flow(
+    forces: Callable, B0: Tensor, A0: Tensor, times, rtol: float = 1e-12, atol: float = 1e-12
+) -> tuple[Tensor, Tensor]:
     """Flow of two factors under ``forces(B, A) -> (dB/dt, dA/dt)``: B (T, S, m, r), A (T, S, r, n) at increasing times.
 
     Raises:
         RuntimeError: a system that did not arrive.
     """
     B0, A0 = torch.broadcast_to(B0, (*A0.shape[:-2], *B0.shape[-2:])), A0
-    run = flow.integrate(lambda state: forces(*state), (B0.contiguous(), A0.contiguous()), checks.times(times, B0), rtol, atol)
+    run = flow.integrate(
+        lambda state: forces(*state), (B0.contiguous(), A0.contiguous()), checks.times(times, B0), rtol, atol
+    )
     if bool((run.status != flow.DONE).any()):
         raise RuntimeError(f"{int((run.status != flow.DONE).sum())} of {len(run.status)} systems did not arrive.")
     return run.states
@@ -43,7 +47,8 @@ def regression_forces(problem: lora_one.Regression, B: Tensor, A: Tensor) -> tup
 
 
 def learnt(target, x0, times, y0=0.0, clock=1.0) -> Tensor:
-    """Share ``b a / c`` of one mode that is learnt: ``b' = clock (c - b a) a``, ``a' = clock (c - b a) b`` from ``(y0, x0)``.
+    """Share ``b a / c`` of one mode that is learnt: ``b' = clock (c - b a) a``, ``a' = clock (c - b a) b`` from ``(y0,
+    x0)``.
 
     Args:
         target: (...) c, not 0.  x0: (...) start of a.  times: (T,) flow times.  y0: (...) start of b.
@@ -67,7 +72,8 @@ def six_starts(problem: lora_one.Regression, rank: int, size: float, large: floa
     """The starts of the sources on one problem, name -> (B0 (d, r), A0 (r, k)).
 
     Args:
-        size: standard deviation of the Gaussian entries, norm of the spectral rows, largest norm in the small gradient start.
+        size: standard deviation of the Gaussian entries, norm of the spectral rows, largest norm in the small gradient
+            start.
         large: standard deviation of both factors of the large start.
     """
     for name, value in (("size", size), ("large", large)):

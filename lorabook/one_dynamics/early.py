@@ -32,7 +32,8 @@ class Early(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Growth of the fastest direction per unit of ``times``: ``s_1(G) - lambda``, or ``ln(1 + learning_rate s_1(G))``."""
+        """Growth of the fastest direction per unit of ``times``: ``s_1(G) - lambda``, or ``ln(1 + learning_rate
+        s_1(G))``."""
         largest = max(float(torch.linalg.matrix_norm(G, 2)) for G in self.G)
         return largest - self.decay if self.learning_rate is None else math.log1p(self.learning_rate * largest)
 
@@ -70,7 +71,8 @@ def misfit(early: Early, times, G: tuple | None = None) -> Tensor:
 
 
 def trace_early(W0: Tensor, A0: Tensor, scales) -> Early:
-    """Rushka & Klabjan, trace-squared loss: ``G = Tr(W0) I``, own dynamics the closed form from ``B0 = 0``, ``A0 scales``."""
+    """Rushka & Klabjan, trace-squared loss: ``G = Tr(W0) I``, own dynamics the closed form from ``B0 = 0``, ``A0
+    scales``."""
     scales = _scales(scales, checks.matrix(W0, "W0"))
     trace = W0.diagonal().sum()
     A = scales * A0
@@ -85,9 +87,12 @@ def trace_early(W0: Tensor, A0: Tensor, scales) -> Early:
 
 
 def two_layer_early(problem: mallada.TwoLayer, A1: Tensor, A2: Tensor, scales) -> Early:
-    """Xu et al.: ``G1 = W2^T shift`` and ``G2 = shift W1^T``, own dynamics their flow.  ``target`` is the shift: square layers."""
+    """Xu et al.: ``G1 = W2^T shift`` and ``G2 = shift W1^T``, own dynamics their flow.  ``target`` is the shift: square
+    layers."""
     if len({*problem.W1.shape[-2:], *problem.W2.shape[-2:]}) > 1:
-        raise ValueError("The shift stands in for the gradients of both layers, so all layers must be square and of one size.")
+        raise ValueError(
+            "The shift stands in for the gradients of both layers, so all layers must be square and of one size."
+        )
     scales = _scales(scales, A1)
     A1, A2 = scales * A1, scales * A2
 
@@ -96,7 +101,9 @@ def two_layer_early(problem: mallada.TwoLayer, A1: Tensor, A2: Tensor, scales) -
         return (run.B1, run.A1), (run.B2, run.A2)
 
     pulls = problem.W2.mT @ problem.shift, problem.shift @ problem.W1.mT
-    return Early(((torch.zeros_like(A1.mT), A1), (torch.zeros_like(A2.mT), A2)), pulls, (problem.shift, problem.shift), own)
+    return Early(
+        ((torch.zeros_like(A1.mT), A1), (torch.zeros_like(A2.mT), A2)), pulls, (problem.shift, problem.shift), own
+    )
 
 
 def regression_early(problem: lora_one.Regression, B0: Tensor, scales, learning_rate: float) -> Early:
@@ -107,22 +114,35 @@ def regression_early(problem: lora_one.Regression, B0: Tensor, scales, learning_
 
     def own(steps):
         steps = checks.times(steps, B, "steps").long()
-        look = lambda B, A: (B, A)  # noqa: E731
-        run = descent.descend(lambda *at: regression_forces(problem, *at), B, A, learning_rate, learning_rate, int(steps.max()), observe=look)
+        look = lambda B, A: (B, A)
+        run = descent.descend(
+            lambda *at: regression_forces(problem, *at),
+            B,
+            A,
+            learning_rate,
+            learning_rate,
+            int(steps.max()),
+            observe=look,
+        )
         return (tuple(part[steps] for part in run.observed),)
 
     return Early(((B, A),), (lora_one.negative_gradient(problem),), (problem.shift,), own, learning_rate=learning_rate)
 
 
 def landscape_early(problem: kim.Quadratic, A0: Tensor, scales) -> Early:
-    """Kim, Kim & Ryu: ``G = -grad L(0)`` with weight decay, own dynamics the flow of their factored gradient from ``B0 = 0``."""
+    """Kim, Kim & Ryu: ``G = -grad L(0)`` with weight decay, own dynamics the flow of their factored gradient from ``B0
+    = 0``."""
     scales = _scales(scales, checks.matrix(A0, "A0"))
     A = scales * A0
     B = A.new_zeros(len(A), problem.shape[0], A.shape[-2])
 
     def own(times):
         # 1e-14: three digits below the smallest factors that are compared
-        return (factor_flow(lambda B, A: tuple(-g for g in kim.landscape.factored_gradient(problem, B, A)), B, A, times, atol=1e-14),)
+        return (
+            factor_flow(
+                lambda B, A: tuple(-g for g in kim.landscape.factored_gradient(problem, B, A)), B, A, times, atol=1e-14
+            ),
+        )
 
     return Early(((B, A),), (-problem.gradient(torch.zeros_like(problem.M)),), (problem.M,), own, decay=problem.lam)
 

@@ -1,7 +1,8 @@
 """Races: which of two candidates a small start learns first.
 
 In a race the gradient at the start favours one candidate, and a naive rule another: of two adapters (Xu et al.), two
-subspaces (LoRA-One), two minima (Kim, Kim & Ryu).  The pull of a candidate is its growth rate while the factors are small.
+subspaces (LoRA-One), two minima (Kim, Kim & Ryu).  The pull of a candidate is its growth rate while the factors are
+small.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ KINDS = ("adapters", "subspaces", "minima")
 
 
 class Race(NamedTuple):
-    """How much of two candidates is learnt.  A naive rule favours the first; the gradient at the start favours the rival if ``pull > 1``."""
+    """How much of two candidates is learnt.  A naive rule favours the first; the gradient at the start favours the
+    rival if ``pull > 1``."""
 
     times: Tensor  # (T,)
     first: Tensor  # (T, S) share of it that is learnt
@@ -28,7 +30,8 @@ class Race(NamedTuple):
     pull: float  # growth rate of the rival over that of the first
 
     def rival_leads(self) -> Tensor:
-        """(S) 1 where the rival is ahead when either share first reaches one half, 0 where it is not, NaN where none does."""
+        """(S) 1 where the rival is ahead when either share first reaches one half, 0 where it is not, NaN where none
+        does."""
         reached = torch.maximum(self.first, self.rival) >= 0.5
         at = reached.to(torch.int64).argmax(0, keepdim=True)
         ahead = (self.rival.gather(0, at) > self.first.gather(0, at))[0].to(self.first.dtype)
@@ -50,7 +53,8 @@ def adapter_race(problem: mallada.TwoLayer, A1: Tensor, A2: Tensor, times) -> Ra
 
 
 def subspace_race(singular, covariance, A0: Tensor, times) -> Race:
-    """LoRA-One at rank one: the two directions of a shift ``diag(singular)``, seen through inputs of covariance ``diag(covariance)``.
+    """LoRA-One at rank one: the two directions of a shift ``diag(singular)``, seen through inputs of covariance
+    ``diag(covariance)``.
 
     The gradient has the singular values ``covariance * singular``.  The best update of rank one, in contrast, takes the
     direction with the larger ``covariance * singular^2``.
@@ -62,7 +66,10 @@ def subspace_race(singular, covariance, A0: Tensor, times) -> Race:
     """
     s, weight = (checks.number(values, "singular and covariance", A0) for values in (singular, covariance))
     if s.shape != (2,) or weight.shape != (2,) or bool((torch.cat([s, weight]) <= 0).any() | (s[1] >= s[0])):
-        raise ValueError(f"singular and covariance must be two positive numbers each, singular decreasing; got {singular!r} and {covariance!r}.")
+        raise ValueError(
+            f"singular and covariance must be two positive numbers each, singular decreasing; got {singular!r} "
+            f"and {covariance!r}."
+        )
     # two rows sqrt(2 weight) e_i have the covariance diag(weight)
     problem = lora_one.Regression(torch.diag((2 * weight).sqrt()), torch.zeros_like(torch.diag(s)), torch.diag(s))
     B, A = regression_flow(problem, torch.zeros_like(A0.mT), A0, times, rtol=1e-8, atol=1e-12)
@@ -71,22 +78,34 @@ def subspace_race(singular, covariance, A0: Tensor, times) -> Race:
 
 
 def minimum_race(problem: kim.problem.DecoyFamily, B0: Tensor, A0: Tensor, times) -> Race:
-    """Kim, Kim & Ryu: the global minimum against the spurious one of the first decoy; the naive rule goes by the objective.
+    """Kim, Kim & Ryu: the global minimum against the spurious one of the first decoy; the naive rule goes by the
+    objective.
 
     Args:
         problem: pulls ``a + lambda`` and c at 0, each less the decay lambda.
         B0: (S, n, r).  A0: (S, r, n).  times: (T,) increasing flow times.
     """
-    B, A = factor_flow(lambda B, A: tuple(-g for g in kim.landscape.factored_gradient(problem, B, A)), B0, A0, times, rtol=1e-8, atol=1e-12)
+    B, A = factor_flow(
+        lambda B, A: tuple(-g for g in kim.landscape.factored_gradient(problem, B, A)),
+        B0,
+        A0,
+        times,
+        rtol=1e-8,
+        atol=1e-12,
+    )
     shares = (B @ A).diagonal(dim1=-2, dim2=-1)
-    return Race(checks.times(times, A0), shares[..., 0], shares[..., 1] / problem.size, (problem.c - problem.lam) / problem.a)
+    return Race(
+        checks.times(times, A0), shares[..., 0], shares[..., 1] / problem.size, (problem.c - problem.lam) / problem.a
+    )
 
 
 def staged_race(kind: str, pull: float, size: float, n: int, rank: int, draws: int, decay: float, seed: int) -> Race:
-    """One race from Gaussian starts: the naive rule favours the first candidate, the rival's pull is ``pull`` times the first's.
+    """One race from Gaussian starts: the naive rule favours the first candidate, the rival's pull is ``pull`` times the
+    first's.
 
     Args:
-        kind: one of ``KINDS``; adapters of rank ``rank`` next to n x n weights, subspaces of the plane, or minima of n x n matrices.
+        kind: one of ``KINDS``; adapters of rank ``rank`` next to n x n weights, subspaces of the plane, or minima of n
+            x n matrices.
         pull: > 0.
         size: > 0, standard deviation of the starts; the same seed has the same draws at every pull and size.
         n: >= 2.  rank: of the adapters.  draws: S.  decay: of the race of minima.

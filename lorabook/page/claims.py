@@ -124,7 +124,8 @@ class Verdict:
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         card = (
             f'<div class="lb-verdict lb-{VERDICTS[self.verdict]}"><span class="lb-badge">{self.verdict}</span> '
-            f'<span class="lb-claim">{self.claim.id}</span> <span class="lb-where">{html.escape(self.claim.where)}</span>'
+            f'<span class="lb-claim">{self.claim.id}</span> <span '
+            f'class="lb-where">{html.escape(self.claim.where)}</span>'
             + "".join(f"<p>{html.escape(line)}</p>" for line in self.lines())
             + "</div>"
         )
@@ -215,7 +216,10 @@ def _parse(source: str, raw: dict) -> Claim:
     else:
         complete = complete and claim.band and claim.measured and claim.band_reason and (claim.probe or claim.right)
     if not complete:
-        raise ClaimError(f"The claim {name} is incomplete: it needs a place, a statement, a kind, a band with its reason and a probe or a correction.")
+        raise ClaimError(
+            f"The claim {name} is incomplete: it needs a place, a statement, a kind, a band with its reason and "
+            "a probe or a correction."
+        )
     return claim
 
 
@@ -227,8 +231,14 @@ def find(identifier: str) -> Claim:
     return claim
 
 
-def check(identifier: str, value: float, probe: float | None = None, repair: float | None = None,
-          constant: float | None = None, over: str = "") -> Verdict:
+def check(
+    identifier: str,
+    value: float,
+    probe: float | None = None,
+    repair: float | None = None,
+    constant: float | None = None,
+    over: str = "",
+) -> Verdict:
     """Compute the verdict on one claim.
 
     Args:
@@ -258,7 +268,9 @@ def check(identifier: str, value: float, probe: float | None = None, repair: flo
         if bool(declared) != (numbers[name] is not None):
             raise ClaimError(f"{identifier}: the list and the call disagree on whether there is a {name}.")
     word, note = _judge(claim, **{name: numbers[name] for name in ("value", "probe", "repair")})
-    return Verdict(claim, word, **{name: claim.reading(number) for name, number in numbers.items()}, over=over, note=note)
+    return Verdict(
+        claim, word, **{name: claim.reading(number) for name, number in numbers.items()}, over=over, note=note
+    )
 
 
 _ALIKE = "In this setting the printed and the corrected statement cannot be told apart."
@@ -273,7 +285,10 @@ def _judge(claim: Claim, value: float, probe: float | None, repair: float | None
         return FAILS, "" if claim.contains(repair) else "The corrected statement misses the band as well."
     if probe is None:
         alike = repair is not None and claim.contains(repair)
-        return UNTESTABLE, _ALIKE if alike else "Nothing lay outside the band, so in this setting the check shows nothing."
+        return (
+            UNTESTABLE,
+            _ALIKE if alike else "Nothing lay outside the band, so in this setting the check shows nothing.",
+        )
     return CONSTANT if claim.constant else HOLDS if claim.scope == "exact" else RANGE, ""
 
 

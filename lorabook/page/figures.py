@@ -23,7 +23,13 @@ from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 plt.style.use(Path(__file__).with_name("lorabook.mplstyle"))
 INK = "#010203"  # replaced by currentColor in the SVG
 GREY = "#888888"
-COLOURS = {"rushka": "#0072B2", "mallada": "#D55E00", "lora_one": "#009E73", "kim": "#CC79A7", "one_dynamics": "#8A6FC4"}
+COLOURS = {
+    "rushka": "#0072B2",
+    "mallada": "#D55E00",
+    "lora_one": "#009E73",
+    "kim": "#CC79A7",
+    "one_dynamics": "#8A6FC4",
+}
 MARKERS = "osD^vP*X"
 
 
@@ -57,19 +63,41 @@ def curves(ax: Axes, x, measured, labels, source: str, predicted=None, every: in
     measured, x = _numpy(measured), np.broadcast_to(_numpy(x), _numpy(measured).shape)
     for k, (colour, label) in enumerate(zip(family(source, len(measured)), labels, strict=True)):
         if predicted is None:
-            ax.plot(x[k], measured[k], color=colour, label=label or None, marker=MARKERS[k % 8], markevery=max(1, len(x[k]) // 9))
+            ax.plot(
+                x[k],
+                measured[k],
+                color=colour,
+                label=label or None,
+                marker=MARKERS[k % 8],
+                markevery=max(1, len(x[k]) // 9),
+            )
         else:
             ax.plot(x[k][::every], measured[k][::every], MARKERS[k % 8], color=colour, label=label or None)
-            ax.plot(x[k], _numpy(predicted)[k], color=INK, linestyle="--", linewidth=1.0, zorder=5,
-                    label="prediction" if k == len(measured) - 1 else None)
+            ax.plot(
+                x[k],
+                _numpy(predicted)[k],
+                color=INK,
+                linestyle="--",
+                linewidth=1.0,
+                zorder=5,
+                label="prediction" if k == len(measured) - 1 else None,
+            )
     return _legend(ax, labels)
 
 
 def by_source(ax: Axes, x, measured: dict, names: dict) -> Axes:
-    """One curve (T,) per source, in its own colour and with its own marker; ``x`` is (T,) or, as the others, a dictionary by source."""
+    """One curve (T,) per source, in its own colour and with its own marker; ``x`` is (T,) or, as the others, a
+    dictionary by source."""
     for source, values in measured.items():
         across, marker = _numpy(x[source] if isinstance(x, dict) else x), MARKERS[list(COLOURS).index(source)]
-        ax.plot(across, _numpy(values), color=COLOURS[source], marker=marker, markevery=max(1, len(across) // 9), label=names[source])
+        ax.plot(
+            across,
+            _numpy(values),
+            color=COLOURS[source],
+            marker=marker,
+            markevery=max(1, len(across) // 9),
+            label=names[source],
+        )
     return _legend(ax, names.values())
 
 
@@ -95,7 +123,8 @@ def spread(ax: Axes, x, samples, source: str, label: str) -> Axes:
 
 
 def bars(ax: Axes, labels, values, source: str, floor_at: float | None = None) -> Axes:
-    """Horizontal bars with their names on the left, first on top; ``floor_at`` is the shortest length shown on a log axis."""
+    """Horizontal bars with their names on the left, first on top; ``floor_at`` is the shortest length shown on a log
+    axis."""
     values = _numpy(values)
     shown = np.maximum(values, floor_at) if floor_at else values
     ax.barh(range(len(labels)), shown, color=COLOURS[source], alpha=0.75)
@@ -110,8 +139,16 @@ def intervals(ax: Axes, labels, values, half_widths, source: str, marked=()) -> 
     values, half_widths = _numpy(values), _numpy(half_widths)
     for row in range(len(labels)):
         strong = row in marked
-        ax.errorbar(values[row], row, xerr=half_widths[row], fmt="s" if strong else "o", color=COLOURS[source] if strong else GREY,
-                    markersize=5.5 if strong else 4.5, capsize=2, linewidth=1.2)
+        ax.errorbar(
+            values[row],
+            row,
+            xerr=half_widths[row],
+            fmt="s" if strong else "o",
+            color=COLOURS[source] if strong else GREY,
+            markersize=5.5 if strong else 4.5,
+            capsize=2,
+            linewidth=1.2,
+        )
     ax.set_yticks(range(len(labels)), labels, fontsize="small")
     ax.invert_yaxis()
     return ax
@@ -141,8 +178,9 @@ def stream(ax: Axes, x, y, u, v, level=None) -> Axes:
     return ax
 
 
-def table(header, rows) -> "Table":
+def table(header, rows) -> Table:
     """A small table for a page: texts and numbers, numbers at three digits."""
+
     def text(value):
         if isinstance(value, (str, int)):
             return str(value)
@@ -161,8 +199,11 @@ class Table:
         lines = [self.header, *self.rows]
         widths = [max(len(line[c]) for line in lines) for c in range(len(self.header))]
         plain = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
-        mark = lambda line: "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"  # noqa: E731
-        return {"text/plain": plain, "text/markdown": "\n".join([mark(self.header), "|" + "---|" * len(self.header), *map(mark, self.rows)])}
+        mark = lambda line: "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
+        return {
+            "text/plain": plain,
+            "text/markdown": "\n".join([mark(self.header), "|" + "---|" * len(self.header), *map(mark, self.rows)]),
+        }
 
 
 def rates(ax: Axes, x, rate, low, high, labels, source: str) -> Axes:
@@ -177,7 +218,9 @@ def rates(ax: Axes, x, rate, low, high, labels, source: str) -> Axes:
     x, rate, low, high = (_numpy(values) for values in (x, rate, low, high))
     for k, (colour, label) in enumerate(zip(family(source, len(labels)), labels, strict=True)):
         bars = np.maximum(np.stack([rate[k] - low[k], high[k] - rate[k]]), 0)
-        ax.errorbar(x, rate[k], bars, color=colour, marker=MARKERS[k % 8], label=label or None, capsize=2, elinewidth=1.0)
+        ax.errorbar(
+            x, rate[k], bars, color=colour, marker=MARKERS[k % 8], label=label or None, capsize=2, elinewidth=1.0
+        )
     return _legend(ax, labels)
 
 
@@ -199,7 +242,8 @@ def contours(ax: Axes, x, y, height, points, source: str, levels: int = 14) -> A
 
 
 def bands(ax: Axes, x, samples, labels, source: str) -> Axes:
-    """Median curve and the band from the 5th to the 95th percentile for each of K labels; samples (K, X, D) over D draws."""
+    """Median curve and the band from the 5th to the 95th percentile for each of K labels; samples (K, X, D) over D
+    draws."""
     for colour, label, draws in zip(family(source, len(labels)), labels, _numpy(samples), strict=True):
         low, middle, high = np.nanquantile(draws, [0.05, 0.5, 0.95], axis=-1)
         ax.fill_between(_numpy(x), low, high, color=colour, alpha=0.25, linewidth=0)
@@ -219,7 +263,9 @@ def phases(ax: Axes, edges, names) -> Axes:
     down = ScaledTranslation(0, -52 / 72, ax.figure.dpi_scale_trans)
     where = blended_transform_factory(ax.transData, ax.transAxes + down)
     for k, (name, low, high) in enumerate(zip(names, edges[:-1], edges[1:], strict=True)):
-        ax.fill_betweenx([0, 0.09], low, high, color=GREY, alpha=(0.45, 0.2)[k % 2], linewidth=0, transform=where, clip_on=False)
+        ax.fill_betweenx(
+            [0, 0.09], low, high, color=GREY, alpha=(0.45, 0.2)[k % 2], linewidth=0, transform=where, clip_on=False
+        )
         middle = (low * high) ** 0.5 if ax.get_xscale() == "log" else (low + high) / 2
         ax.text(middle, 0.045, name, transform=where, ha="center", va="center", fontsize="small")
     return ax
@@ -238,7 +284,7 @@ def floor(ax: Axes, level: float, label: str = "rounding") -> Axes:
     return ax
 
 
-def row(*panels: Axes, caption: str, alt: list[str] | tuple[str, ...]) -> "Row":
+def row(*panels: Axes, caption: str, alt: list[str] | tuple[str, ...]) -> Row:
     """Show panels side by side, or below each other on a narrow page.
 
     Args:
@@ -264,7 +310,10 @@ class Row:
             drawing = re.sub(r'\bid="', f'id="{prefix}', drawing)
             drawing = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}", drawing)
             label = html.escape(text, quote=True)
-            parts.append(f'<div class="lb-panel">{drawing.replace("<svg", f"""<svg role="img" aria-label="{label}" """, 1)}</div>')
+            parts.append(
+                "<div "
+                f'class="lb-panel">{drawing.replace("<svg", f"""<svg role="img" aria-label="{label}" """, 1)}</div>'
+            )
         page = f'<figure class="lb-row">{"".join(parts)}<figcaption>{html.escape(self.caption)}</figcaption></figure>'
         return {"text/plain": f"Figure: {self.caption}", "text/html": page}
 
@@ -274,7 +323,7 @@ def _svg(ax: Axes) -> str:
     buffer = io.StringIO()
     ax.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     drawing = buffer.getvalue()
-    drawing = drawing[drawing.index("<svg"):]
+    drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.S)
     drawing = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", drawing)
     drawing = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", drawing)

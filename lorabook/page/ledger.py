@@ -22,7 +22,14 @@ MARKS = {
     claims.FAILS: "✗ fails as printed",
     claims.UNTESTABLE: "– not testable here",
 }
-CHAPTERS = ["mallada", "lora_one", "rushka", "kim", "one_dynamics", "real_fine_tune"]  # the sources in the order of the book
+CHAPTERS = [
+    "mallada",
+    "lora_one",
+    "rushka",
+    "kim",
+    "one_dynamics",
+    "real_fine_tune",
+]  # the sources in the order of the book
 HOLDING = (claims.HOLDS, claims.CONSTANT, claims.RANGE)
 
 
@@ -68,7 +75,16 @@ def counts(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
             tally[_source(verdict)][verdict.verdict] += 1
         else:
             ours[_source(verdict)].append(verdict.verdict in HOLDING)
-    rows = [[claims.title(source), *(of[word] for word in claims.VERDICTS), of.total(), sum(ours[source]), len(ours[source])] for source, of in tally.items()]
+    rows = [
+        [
+            claims.title(source),
+            *(of[word] for word in claims.VERDICTS),
+            of.total(),
+            sum(ours[source]),
+            len(ours[source]),
+        ]
+        for source, of in tally.items()
+    ]
     if len(rows) > 1:
         rows.append(["all", *(sum(row[k] for row in rows) for k in range(1, len(rows[0])))])
     rows = [[*row[:-2], f"{row[-2]} of {row[-1]}"] for row in rows]
@@ -81,7 +97,8 @@ def printed(verdict: Verdict) -> bool:
 
 
 def table(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
-    """All verdicts in the order of the sources and, in each, of its list: each name leads to its place in a notebook, each failure to its erratum."""
+    """All verdicts in the order of the sources and, in each, of its list: each name leads to its place in a notebook,
+    each failure to its erratum."""
     rows = []
     for source in in_order():
         for verdict in _of(source, verdicts):
@@ -89,7 +106,17 @@ def table(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
             name = f"[[{claim.id.split('.', 1)[1]}](#{target(claim)})]{{#{target(claim, 'row')}}}"
             word = f"[{mark}](#{target(claim, 'erratum')})" if verdict.verdict == claims.FAILS else mark
             needs = f" *Hypotheses:* {typeset(_sentence(claim.hypotheses))}" if claim.hypotheses else ""
-            rows.append([name, short(source), claim.kind, word, typeset(claim.statement) + needs, typeset(_capital(claim.where)), verdict.value])
+            rows.append(
+                [
+                    name,
+                    short(source),
+                    claim.kind,
+                    word,
+                    typeset(claim.statement) + needs,
+                    typeset(_capital(claim.where)),
+                    verdict.value,
+                ]
+            )
     return figures.table(["claim", "source", "kind", "verdict", "statement", "where", "measured"], rows)
 
 
@@ -103,19 +130,25 @@ class Errata:
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         count = len(self.entries)
-        blocks = [f"**Version read.** {claims.version(self.source)}", f"{count} statement{'s do' if count != 1 else ' does'} not hold as printed."]
+        blocks = [
+            f"**Version read.** {claims.version(self.source)}",
+            f"{count} statement{'s do' if count != 1 else ' does'} not hold as printed.",
+        ]
         for number, verdict in enumerate(self.entries, 1):
             claim = verdict.claim
             parts = {
                 "Printed": claim.quote and f"“{claim.quote}”",
                 "Read as": f"{typeset(_sentence(claim.statement))} {typeset(_sentence(claim.hypotheses))}".strip(),
                 "Right": typeset(_sentence(claim.right)),
-                "Evidence": f"{typeset(verdict.sentence())} [The run](#{target(claim)}), [its row in the ledger](#{target(claim, 'row')}).",
+                "Evidence": f"{typeset(verdict.sentence())} [The run](#{target(claim)}), [its row in the "
+                f"ledger](#{target(claim, 'row')}).",
                 "Ruled out": typeset(_sentence(claim.ruled_out)),
                 "Consequence": typeset(_sentence(claim.consequence)),
             }
             lines = "\n".join(f"- **{name}.** {text}" for name, text in parts.items() if text)
-            blocks.append(f"[**{number}. Location.**]{{#{target(claim, 'erratum')}}} {typeset(_capital(claim.where))}\n\n{lines}")
+            blocks.append(
+                f"[**{number}. Location.**]{{#{target(claim, 'erratum')}}} {typeset(_capital(claim.where))}\n\n{lines}"
+            )
         text = "\n\n".join(blocks)
         return {"text/plain": text, "text/markdown": text}
 
@@ -132,7 +165,9 @@ def short(source: str) -> str:
 
 def in_order() -> list[str]:
     """The sources that have a claim list, in the order of the book."""
-    return sorted(claims.sources(), key=lambda source: (CHAPTERS.index(source) if source in CHAPTERS else len(CHAPTERS), source))
+    return sorted(
+        claims.sources(), key=lambda source: (CHAPTERS.index(source) if source in CHAPTERS else len(CHAPTERS), source)
+    )
 
 
 def _of(source: str, verdicts: list[tuple[str, Verdict]]) -> list[Verdict]:

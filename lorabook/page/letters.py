@@ -9,28 +9,48 @@ from __future__ import annotations
 import html
 import re
 
-GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "eta": "η", "theta": "θ", "kappa": "κ", "lambda": "λ",
-         "mu": "μ", "nu": "ν", "rho": "ρ", "sigma": "σ", "tau": "τ", "omega": "ω", "Delta": "Δ", "Sigma": "Σ"}
+GREEK = {
+    "alpha": "α",
+    "beta": "β",
+    "gamma": "γ",
+    "delta": "δ",
+    "epsilon": "ε",
+    "eta": "η",
+    "theta": "θ",
+    "kappa": "κ",
+    "lambda": "λ",
+    "mu": "μ",
+    "nu": "ν",
+    "rho": "ρ",
+    "sigma": "σ",
+    "tau": "τ",
+    "omega": "ω",
+    "Delta": "Δ",
+    "Sigma": "Σ",
+}
 UNTOUCHED = re.compile(r"(\$[^$]*\$|`[^`]*`)")
 # On text that is escaped for HTML, in this order.
-RULES = [(re.compile(pattern), new) for pattern, new in (
-    (r"&lt;=", "≤"),
-    (r"&gt;=", "≥"),
-    (r"&lt;~", "≲"),
-    (r"&gt;~", "≳"),
-    (r"\|\|", "‖"),
-    (r"\bT_1/2\b", "T<sub>1/2</sub>"),
-    (r"_\{([^{}]*)\}", r"<sub>\1</sub>"),
-    (r"(?<=[A-Za-z‖])_\(([^()]*)\)", r"<sub>\1</sub>"),
-    (r"(?<=[A-Za-z‖])_(\w+\*?)", r"<sub>\1</sub>"),
-    (r"\b([ABEWasx])(\d)\b", r"\1<sub>\2</sub>"),
-    (r"(?<=[\w)>‖|])\^\(([^()]*)\)", r"<sup>\1</sup>"),
-    (r"(?<=[\w)>‖|])\^(\w+)", r"<sup>\1</sup>"),
-    (rf"\b({'|'.join(GREEK)})\b", lambda found: GREEK[found[1]]),
-    (r"(?<=[\w)>]) - (?=[\w(|‖])", " − "),
-    (r"(?<![\w.)>-])-(?=[\d(])", "−"),
-    (r"\binf\b", "∞"),
-)]
+RULES = [
+    (re.compile(pattern), new)
+    for pattern, new in (
+        (r"&lt;=", "≤"),
+        (r"&gt;=", "≥"),
+        (r"&lt;~", "≲"),
+        (r"&gt;~", "≳"),
+        (r"\|\|", "‖"),
+        (r"\bT_1/2\b", "T<sub>1/2</sub>"),
+        (r"_\{([^{}]*)\}", r"<sub>\1</sub>"),
+        (r"(?<=[A-Za-z‖])_\(([^()]*)\)", r"<sub>\1</sub>"),
+        (r"(?<=[A-Za-z‖])_(\w+\*?)", r"<sub>\1</sub>"),
+        (r"\b([ABEWasx])(\d)\b", r"\1<sub>\2</sub>"),
+        (r"(?<=[\w)>‖|])\^\(([^()]*)\)", r"<sup>\1</sup>"),
+        (r"(?<=[\w)>‖|])\^(\w+)", r"<sup>\1</sup>"),
+        (rf"\b({'|'.join(GREEK)})\b", lambda found: GREEK[found[1]]),
+        (r"(?<=[\w)>]) - (?=[\w(|‖])", " − "),
+        (r"(?<![\w.)>-])-(?=[\d(])", "−"),
+        (r"\binf\b", "∞"),
+    )
+]
 
 
 def typeset(text: str) -> str:

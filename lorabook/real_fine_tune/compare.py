@@ -27,7 +27,8 @@ class Difference(NamedTuple):
 
 
 def threshold(pairs: int, level: float = 0.05) -> float:
-    """Standard errors that not one of ``pairs`` normal differences of mean 0 exceeds, but with a chance of at most ``level``.
+    """Standard errors that not one of ``pairs`` normal differences of mean 0 exceeds, but with a chance of at most
+    ``level``.
 
     Bonferroni's correction: each pair may exceed them with a chance of ``level / pairs``.
     """
@@ -37,7 +38,8 @@ def threshold(pairs: int, level: float = 0.05) -> float:
 
 
 def average(values: Tensor) -> Difference:
-    """Mean of (K, N) or (N) judgements or losses over K seeds and N sentences, with its error, as the difference to nothing."""
+    """Mean of (K, N) or (N) judgements or losses over K seeds and N sentences, with its error, as the difference to
+    nothing."""
     return _mean(values.double().reshape(-1, values.shape[-1]))
 
 
@@ -57,7 +59,9 @@ def paired(first: Tensor, second: Tensor) -> Difference:
     try:
         first, second = torch.broadcast_tensors(first, second)
     except RuntimeError:
-        raise ValueError(f"Judgements {tuple(first.shape)} and {tuple(second.shape)} are not of the same sentences and seeds.") from None
+        raise ValueError(
+            f"Judgements {tuple(first.shape)} and {tuple(second.shape)} are not of the same sentences and seeds."
+        ) from None
     difference = first.double() - second.double()
     return _mean(difference.reshape(-1, difference.shape[-1]))
 
@@ -80,7 +84,10 @@ def best(losses: Tensor, rates) -> tuple[int, bool]:
     """
     rates = [float(rate) for rate in rates]
     if len(rates) < 3 or rates != sorted(set(rates)) or tuple(losses.shape) != (len(rates),):
-        raise ValueError(f"Three or more rising learning rates with one loss each are needed; got {len(rates)} and {tuple(losses.shape)}.")
+        raise ValueError(
+            f"Three or more rising learning rates with one loss each are needed; got {len(rates)} and "
+            f"{tuple(losses.shape)}."
+        )
     if not bool(torch.isfinite(losses).all()):
         raise ValueError("A validation loss is NaN or infinite.")
     k = int(losses.argmin())

@@ -65,7 +65,11 @@ class Encoder:
     def matrices(self, blocks: int) -> Tensor:
         """Q, K, V, O of the last ``blocks`` blocks, (4 blocks, 384, 384), block by block."""
         self._blocks(blocks)
-        names = [f"encoder.layer.{layer}.{minilm.KINDS[kind]}.weight" for layer in range(self.layers - blocks, self.layers) for kind in MATRICES]
+        names = [
+            f"encoder.layer.{layer}.{minilm.KINDS[kind]}.weight"
+            for layer in range(self.layers - blocks, self.layers)
+            for kind in MATRICES
+        ]
         return torch.stack([self.tensors[name] for name in names])
 
     def below(self, tokens: Tokens, blocks: int) -> Tensor:
@@ -79,7 +83,8 @@ class Encoder:
         return x
 
     def above(self, x: Tensor, mask: Tensor, stack: Tensor) -> Tensor:
-        """Sentence vectors of length 1 (N, 384) from :meth:`below`'s output and the matrices ``stack`` (4 blocks, 384, 384)."""
+        """Sentence vectors of length 1 (N, 384) from :meth:`below`'s output and the matrices ``stack`` (4 blocks, 384,
+        384)."""
         blocks = len(stack) // len(MATRICES)
         for k, layer in enumerate(range(self.layers - blocks, self.layers)):
             x = self._block(x, mask, layer, stack[4 * k : 4 * k + 4])
@@ -95,9 +100,13 @@ class Encoder:
         scores = q @ k.mT * (WIDTH // HEADS) ** -0.5
         scores = scores.masked_fill(~mask[..., None, None, :], float("-inf"))
         seen = (scores.softmax(-1) @ v).transpose(-2, -3).flatten(-2)
-        x = self._norm(x + F.linear(seen, four[3], get("attention.output.dense.bias")), name + "attention.output.LayerNorm")
+        x = self._norm(
+            x + F.linear(seen, four[3], get("attention.output.dense.bias")), name + "attention.output.LayerNorm"
+        )
         inner = F.gelu(F.linear(x, get("intermediate.dense.weight"), get("intermediate.dense.bias")))
-        return self._norm(x + F.linear(inner, get("output.dense.weight"), get("output.dense.bias")), name + "output.LayerNorm")
+        return self._norm(
+            x + F.linear(inner, get("output.dense.weight"), get("output.dense.bias")), name + "output.LayerNorm"
+        )
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
         return F.layer_norm(x, (WIDTH,), self.tensors[name + ".weight"], self.tensors[name + ".bias"], EPSILON)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lorabook import checks, kim
-from lorabook.real_fine_tune.task import Task
 from lorabook.device import normal
+from lorabook.real_fine_tune.task import Task
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class OneMatrix:
 
 
 def settle(problem: OneMatrix, B: Tensor, A: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Factors after ``steps`` steps of L-BFGS on :func:`lorabook.kim.landscape.objective`, with a strong Wolfe line search: it never rises.
+    """Factors after ``steps`` steps of L-BFGS on :func:`lorabook.kim.landscape.objective`, with a strong Wolfe line
+    search: it never rises.
 
     Args:
         B: (m, r), A: (r, n) float64.
@@ -77,8 +78,15 @@ def settle(problem: OneMatrix, B: Tensor, A: Tensor, steps: int) -> tuple[Tensor
     """
     checks.factors(B, A)
     B, A = B.clone().requires_grad_(), A.clone().requires_grad_()
-    optimiser = torch.optim.LBFGS([B, A], max_iter=checks.count(steps, "steps", 1), max_eval=3 * steps, history_size=20,
-                                  tolerance_grad=0.0, tolerance_change=0.0, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS(
+        [B, A],
+        max_iter=checks.count(steps, "steps", 1),
+        max_eval=3 * steps,
+        history_size=20,
+        tolerance_grad=0.0,
+        tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    )
 
     @torch.no_grad()
     def closure():
@@ -96,8 +104,11 @@ def tangent(X: Tensor, rank: int) -> Callable[[Tensor], Tensor]:
     return lambda Z: P @ Z + Z @ Q - P @ Z @ Q
 
 
-def spectrum_ends(product: Callable[[Tensor], Tensor], shape, steps: int, source: torch.Generator, device=None) -> tuple[float, float]:
-    """Least and largest Ritz value of a symmetric operator after ``steps`` products: inside the true ends, and near them.
+def spectrum_ends(
+    product: Callable[[Tensor], Tensor], shape, steps: int, source: torch.Generator, device=None
+) -> tuple[float, float]:
+    """Least and largest Ritz value of a symmetric operator after ``steps`` products: inside the true ends, and near
+    them.
 
     Args:
         product: (m, n) -> (m, n).

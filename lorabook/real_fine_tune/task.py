@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorabook.real_fine_tune.encoder import Encoder, Tokens, tokenize
 from lorabook.inputs.sentences import Sentences
+from lorabook.real_fine_tune.encoder import Encoder, Tokens, tokenize
 
 POLES = ("It was great.", "It was terrible.")
 CHUNK = 64  # sentences at a time, so that memory stays near that of one chunk
@@ -35,7 +35,7 @@ class Task:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def some(self, rows: Tensor) -> "Task":
+    def some(self, rows: Tensor) -> Task:
         """The sentences ``rows``, cut to the longest of them."""
         if not rows.numel():
             raise ValueError("A batch needs at least one sentence.")
@@ -96,7 +96,9 @@ def right(losses: Tensor) -> Tensor:
     return losses < math.log(2)
 
 
-def prepare(encoder: Encoder, parts: tuple[Sentences, ...], blocks: int = 1, length: int = 32, device=None) -> tuple[Task, ...]:
+def prepare(
+    encoder: Encoder, parts: tuple[Sentences, ...], blocks: int = 1, length: int = 32, device=None
+) -> tuple[Task, ...]:
     """The parts as tasks, with one head, fitted to the first part.
 
     Args:

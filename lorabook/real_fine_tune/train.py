@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from lorabook import checks, descent
+from lorabook.device import generator
 from lorabook.real_fine_tune import compare, starts
 from lorabook.real_fine_tune.task import Task
-from lorabook.device import generator
 
 RIDGE = 1e-6  # of the preconditioned methods, as in their authors' code
 RATIO = 16.0  # of LoRA+'s two learning rates, as its authors recommend
@@ -79,7 +79,8 @@ class TunedMethod:
 
 
 def adamw(decay: float = 0.0, ridge: float | None = None) -> Callable:
-    """AdamW's rule for :func:`lorabook.descent.descend`: Adam, then decoupled decay; with ``ridge``, the forces are preconditioned first.
+    """AdamW's rule for :func:`lorabook.descent.descend`: Adam, then decoupled decay; with ``ridge``, the forces are
+    preconditioned first.
 
     Source: Loshchilov & Hutter 2019; Zhang & Pilanci 2024 for the preconditioner.
     """
@@ -97,7 +98,9 @@ def adamw(decay: float = 0.0, ridge: float | None = None) -> Callable:
     return rule
 
 
-def begin(method: Method, W: Tensor, G: Tensor, rank: int, gamma: float, source: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def begin(
+    method: Method, W: Tensor, G: Tensor, rank: int, gamma: float, source: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
     """Factors of a method's start, and the frozen matrices that go with it.
 
     Args:
@@ -135,8 +138,20 @@ def order(total: int, batch: int, seed: int):
         yield from torch.randperm(total, generator=source).split(batch)[: total // batch]
 
 
-def train(task: Task, watched: Task, method: Method, W: Tensor, G: Tensor, rank: int, gamma: float, rates, steps: int, batch: int,
-          seed: int, every: int = 8) -> Trained:
+def train(
+    task: Task,
+    watched: Task,
+    method: Method,
+    W: Tensor,
+    G: Tensor,
+    rank: int,
+    gamma: float,
+    rates,
+    steps: int,
+    batch: int,
+    seed: int,
+    every: int = 8,
+) -> Trained:
     """Train the open matrices with every learning rate of ``rates``.
 
     Args:
@@ -175,15 +190,38 @@ def train(task: Task, watched: Task, method: Method, W: Tensor, G: Tensor, rank:
         fresh.clear()
         return losses[:, None].expand(runs, len(W)), energy
 
-    found = descent.descend(forces, B0, A0, (rates * method.ratio)[:, None], rates[:, None], steps, rule=adamw(ridge=method.ridge),
-                            observe=look, every=every or max(steps, 1))
+    found = descent.descend(
+        forces,
+        B0,
+        A0,
+        (rates * method.ratio)[:, None],
+        rates[:, None],
+        steps,
+        rule=adamw(ridge=method.ridge),
+        observe=look,
+        every=every or max(steps, 1),
+    )
     if bool((found.status != descent.DONE).any()):
-        raise RuntimeError(f"{int((found.status != descent.DONE).any(-1).sum())} of {runs} runs diverged: lower the learning rates.")
+        raise RuntimeError(
+            f"{int((found.status != descent.DONE).any(-1).sum())} of {runs} runs diverged: lower the learning rates."
+        )
     stack = W0 + (found.B if fixed else found.B @ found.A)
     return Trained(stack, found.at, found.observed[0].mean(-1), found.observed[1].nanmean(-1), spent[0])
 
 
-def tune(task: Task, validation: Task, watched: Task, method: Method, W: Tensor, G: Tensor, rates, seeds: int, seed: int, every: int = 8, **options) -> TunedMethod:
+def tune(
+    task: Task,
+    validation: Task,
+    watched: Task,
+    method: Method,
+    W: Tensor,
+    G: Tensor,
+    rates,
+    seeds: int,
+    seed: int,
+    every: int = 8,
+    **options,
+) -> TunedMethod:
     """Take the best of ``rates`` by the loss on ``validation`` after the last step, and repeat it with other seeds.
 
     Args:
@@ -194,5 +232,10 @@ def tune(task: Task, validation: Task, watched: Task, method: Method, W: Tensor,
     """
     grid = train(task, validation, method, W, G, rates=rates, seed=seed, every=0, **options)
     best, edge = compare.best(grid.loss[-1], rates)
-    runs = tuple(train(task, watched, method, W, G, rates=[rates[best]], seed=seed + k, every=every, **options) for k in range(1, checks.count(seeds, "seeds", 1)))
-    return TunedMethod(torch.stack([grid.stack[best], *(run.stack[0] for run in runs)]), grid.loss[-1], best, edge, runs)
+    runs = tuple(
+        train(task, watched, method, W, G, rates=[rates[best]], seed=seed + k, every=every, **options)
+        for k in range(1, checks.count(seeds, "seeds", 1))
+    )
+    return TunedMethod(
+        torch.stack([grid.stack[best], *(run.stack[0] for run in runs)]), grid.loss[-1], best, edge, runs
+    )

@@ -32,7 +32,9 @@ def scalars(trace: float, A0: torch.Tensor, times: torch.Tensor) -> Scalars:
     return Scalars(residual, p, q)
 
 
-def trace_flow(trace: float, B0: torch.Tensor, A0: torch.Tensor, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def trace_flow(
+    trace: float, B0: torch.Tensor, A0: torch.Tensor, times: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(375)-(376): ``B (T, n, r)`` and ``A (T, r, n)``, stated for a general ``B0``."""
     at = scalars(trace, A0, times)
     start = trace - (B0 * A0.mT).sum()

@@ -63,7 +63,9 @@ def trace_flow(trace, B0: torch.Tensor, A0: torch.Tensor, times) -> TraceFlow:
     # of the sum and the difference of the factors one only grows and the other only shrinks;
     # near the start it is their change that must be accurate, far from it they themselves
     near = torch.minimum(at.grow, at.shrink) > 0.5
-    gains = torch.stack([near.to(A0.dtype), torch.where(near, at.rise, at.grow), torch.where(near, at.fall, at.shrink)], -1)
+    gains = torch.stack(
+        [near.to(A0.dtype), torch.where(near, at.rise, at.grow), torch.where(near, at.fall, at.shrink)], -1
+    )
     X, Y = torch.broadcast_tensors(A0, B0.mT)
     A = torch.einsum("t...k,...krn->t...rn", gains, torch.stack([X, (X + Y) / 2, (X - Y) / 2], -3))
     B = torch.einsum("t...k,...krn->t...nr", gains, torch.stack([Y, (X + Y) / 2, (Y - X) / 2], -3))
@@ -157,7 +159,9 @@ def relative_error(A0: torch.Tensor) -> torch.Tensor:
     r, n = checks.matrix(A0, "A0").shape[-2:]
     if r > n:
         raise ValueError(f"The rank {r} is above the dimension {n}.")
-    A0 = A0 / A0.abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(A0.dtype).tiny)  # a ratio: no square leaves float64
+    A0 = A0 / A0.abs().amax((-2, -1), keepdim=True).clamp(
+        min=torch.finfo(A0.dtype).tiny
+    )  # a ratio: no square leaves float64
     gram = A0 @ A0.mT
     size = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     if not checks.is_fake(A0) and bool((size == 0).any()):
