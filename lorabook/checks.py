@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import numbers
+
 import torch
 
 from lorabook.device import default_device
@@ -96,6 +99,13 @@ def count(value, name: str, least: int) -> int:
     """``value`` if it is a whole number >= ``least``; else ValueError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be a whole number >= {least}; got {value!r}.")
+    return value
+
+
+def positive(value, name: str) -> float:
+    """``value`` if it is a finite number above 0; else ValueError."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite; got {value!r}.")
     return value
 
 

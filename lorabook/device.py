@@ -39,6 +39,11 @@ def default_device() -> torch.device:
     return device
 
 
+def tensor(values, device: torch.device | str | None = None) -> torch.Tensor:
+    """Numbers, lists of them or an array as a float64 tensor; ``None`` is :func:`default_device`."""
+    return torch.tensor(values, dtype=DTYPE, device=default_device() if device is None else device)
+
+
 def generator(seed: int) -> torch.Generator:
     """A generator on the CPU, whatever the device of the draws: that is what makes them equal."""
     return torch.Generator("cpu").manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The few measures that every notebook takes of a run: relative distance and slopes."""
+"""The few measures that every notebook takes of a run: relative distance, slopes, first passages."""
 
 from __future__ import annotations
 
@@ -30,3 +30,29 @@ def slope(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def log_slope(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Order (...) of a power law: the slope of ``log y`` against ``log x``."""
     return slope(x.log(), y.log())
+
+
+def first_passage(
+    at: torch.Tensor, values: torch.Tensor, level, upwards: bool = False, between: bool = True
+) -> torch.Tensor:
+    """Where each column of ``values`` (T, ...) first comes down to ``level``, or up to it.
+
+    Args:
+        at: (T,) increasing times or iterations.
+        values: (T, ...) samples; a NaN has reached nothing.
+        level: a number, or a tensor that broadcasts with one sample (...).
+        between: interpolate linearly from the sample before; else the first sample that is there.
+
+    Returns:
+        (...); ``at[0]`` where a column starts there, NaN where it never gets there.
+    """
+    at, there = at.to(values.dtype), values >= level if upwards else values <= level
+    t = at.reshape(-1, *[1] * (values.ndim - 1)).expand_as(values)
+    k = there.to(torch.int8).argmax(0, keepdim=True)
+    found = t.gather(0, k)[0]
+    if between:
+        t0, y0 = (x.gather(0, (k - 1).clamp(min=0))[0] for x in (t, values))
+        share = (level - y0) / (values.gather(0, k)[0] - y0)
+        # from a sample that is not finite there is nothing to interpolate
+        found = torch.where((k[0] > 0) & y0.isfinite(), t0 + share * (found - t0), found)
+    return torch.where(there.any(0), found, torch.nan)

@@ -1,7 +1,9 @@
 """The public door: what fits passes unchanged, and what does not gets one sentence that says what came."""
 
 import math
+import re
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -126,6 +128,19 @@ def test_a_count_is_a_whole_number(value):
         checks.count(value, "inner", 1)
     one_sentence(raised)
     assert checks.count(1, "inner", 1) == 1
+
+
+@pytest.mark.parametrize("value", [1, 0.5, 5e-324, 1.7e308, np.float64(2.0), np.float32(2.0), np.int64(3)])
+def test_a_positive_finite_number_passes_as_it_is(value):
+    assert checks.positive(value, "step") is value
+
+
+@pytest.mark.parametrize(
+    "value", [0, -0.0, -1, math.inf, -math.inf, math.nan, True, "1", None, 1j, [1.0], torch.tensor(1.0)]
+)
+def test_what_is_not_a_positive_finite_number_is_named(value):
+    with pytest.raises(ValueError, match=re.escape(f"step must be positive and finite; got {value!r}.")):
+        checks.positive(value, "step")
 
 
 def test_a_number_may_be_a_tensor_and_must_be_finite():

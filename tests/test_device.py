@@ -1,5 +1,6 @@
 """Where and in what precision: the choice of a device, and draws that are the same on every one."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -55,6 +56,24 @@ def test_a_device_that_is_not_there_gets_one_sentence(monkeypatch, value, gpus, 
         device.default_device()
     message = str(raised.value)
     assert message.endswith(".") and "\n" not in message and ". " not in message
+
+
+@pytest.mark.parametrize("values", [0.1, 3, True, [0.1, 3], ((1,), (0.1,)), np.array([0.1, 0.2]), np.arange(3)])
+def test_numbers_become_float64_tensors_without_loss(values):
+    found = device.tensor(values, "cpu")
+    assert found.dtype == f64 and found.tolist() == np.asarray(values, dtype=float).tolist()
+
+
+def test_numbers_go_where_they_are_wanted_and_else_to_the_default_device(monkeypatch):
+    monkeypatch.setattr(device, "default_device", lambda: torch.device("meta"))
+    assert device.tensor([1.0]).is_meta and not device.tensor([1.0], "cpu").is_meta
+
+
+def test_an_array_and_its_tensor_share_no_memory():
+    values = np.zeros(3)
+    found = device.tensor(values, "cpu")
+    values[0] = 1.0
+    assert found[0] == 0
 
 
 @pytest.mark.parametrize("seed", [0, 1, 12345])

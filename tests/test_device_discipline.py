@@ -28,6 +28,7 @@ NUMBERS = {
     "checks.batch",
     "checks.count",
     "checks.is_fake",
+    "checks.positive",
     "device.default_device",
     "device.describe",
     "device.generator",
@@ -70,6 +71,7 @@ FAKE = {
     "checks.number": lambda: [checks.number(value, "c", ones(1)) for value in (2.0, [1.0], ones(2, on="cpu"))],
     "checks.times": lambda: [checks.times(value, ones(1)) for value in (2.0, [0.0, 1.0], ones(2, on="cpu"), ones(2))],
     "checks.together": lambda: checks.together(1.0, ones(2), [3.0]),
+    "device.tensor": lambda: device.tensor([1.0, 2.0], "cuda"),
     "device.normal": lambda: device.normal((2, 3), device.generator(0), "cuda"),
     "linalg.orthonormal": lambda: linalg.orthonormal(ones(3, 5, 2)),
     "linalg.random_orthonormal": lambda: linalg.random_orthonormal(5, 2, device.generator(0), "cuda"),
@@ -85,6 +87,11 @@ FAKE = {
     "linear_phase.iterate": lambda: linear_phase.iterate(ones(5, 4), ones(3, 5, 2), ones(2, 4), 0.1, [0, 1]),
     "measure.slope": lambda: measure.slope(ones(3, 5), ones(3, 5)),
     "measure.log_slope": lambda: measure.log_slope(ones(3, 5), ones(3, 5)),
+    "measure.first_passage": lambda: [
+        measure.first_passage(ones(5), ones(5, 3), level, *kind)
+        for level in (1.0, ones(3))
+        for kind in ((True,), (False, False))
+    ],
     "rushka.algorithm.descend": lambda: [
         rushka.descend(*loss_gradients("cuda"), *trace_pair(), step, 3, 2, 0.5) for step in (0.1, ones(3, 1, 1))
     ],
