@@ -27,39 +27,22 @@ def main(arguments: list[str] | None = None) -> int:
     certificate = inspect.add_argument_group(
         "certificate", "with these three: is every module stationary, rank-saturated, or neither?"
     )
-    certificate.add_argument(
-        "--model", metavar="FOLDER", help="base model: local safetensors files that transformers loads"
-    )
-    certificate.add_argument(
-        "--data",
-        metavar="FILE.jsonl",
-        help='training set, a line each: {"text": ..., "label": 0}; for a causal model {"text": ...}',
-    )
-    certificate.add_argument(
-        "--weight-decay", type=_positive(float), metavar="LAMBDA", help="decay on the factors, as a penalty"
-    )
-    certificate.add_argument(
-        "--batch-size", type=_positive(int), default=16, metavar="N", help="sentences at once (default 16)"
-    )
-    certificate.add_argument(
-        "--max-length",
-        type=_positive(int),
-        metavar="N",
-        help="tokens of a sentence (default 128, or the model's positions)",
-    )
-    certificate.add_argument(
-        "--tolerance",
-        type=_positive(float),
-        default=0.01,
-        metavar="T",
-        help="on slope, imbalance and excess (default 0.01)",
-    )
-    certificate.add_argument(
-        "--passes",
-        type=_positive(int),
-        metavar="N",
-        help="passes over the data; fewer need more memory (default: one for each gradient that fits)",
-    )
+    for name, kind, value, default, text in (
+        ("--model", str, "FOLDER", None, "base model: local safetensors files that transformers loads"),
+        (
+            "--data",
+            str,
+            "FILE.jsonl",
+            None,
+            'training set: {"text": ..., "label": 0}; for a causal model {"text": ...}',
+        ),
+        ("--weight-decay", _positive(float), "LAMBDA", None, "decay on the factors, as a penalty"),
+        ("--batch-size", _positive(int), "N", 16, "sentences at once (default 16)"),
+        ("--max-length", _positive(int), "N", None, "tokens of a sentence (default 128, or the model's positions)"),
+        ("--tolerance", _positive(float), "T", 0.01, "on slope, imbalance and excess (default 0.01)"),
+        ("--passes", _positive(int), "N", None, "passes over the data; fewer need more memory (default: the least)"),
+    ):
+        certificate.add_argument(name, type=kind, metavar=value, default=default, help=text)
     options = parser.parse_args(arguments)
     given = [options.model, options.data, options.weight_decay]
     if any(value is not None for value in given) and None in given:
@@ -89,16 +72,9 @@ def _inspect(options) -> str:
     if options.model:
         from lorabook.adapters.certify_folder import certify_folder
 
+        chosen = {name: getattr(options, name) for name in ("batch_size", "max_length", "tolerance", "passes")}
         verdicts = certify_folder(
-            adapter,
-            options.model,
-            options.data,
-            options.weight_decay,
-            batch_size=options.batch_size,
-            max_length=options.max_length,
-            tolerance=options.tolerance,
-            passes=options.passes,
-            progress=progress,
+            adapter, options.model, options.data, options.weight_decay, **chosen, progress=progress
         )
     text = report.as_json(adapter, measured, verdicts) if options.json else report.as_text(adapter, measured, verdicts)
     if options.plot:

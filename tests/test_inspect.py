@@ -132,7 +132,7 @@ def test_measures_of_an_adapter_that_peft_saved_are_those_of_the_full_product(tm
 @pytest.mark.parametrize("m, n, r", [(40, 30, 5), (6, 50, 6), (3, 20, 8)])
 def test_singular_values_come_from_the_factors_alone(m, n, r):
     B, A = pair(m, n, r)
-    found = measure("x", B, A, 0.5, 1e-16)
+    found = measure("x", B, A, 0.5)
     s = torch.linalg.svdvals(0.5 * B @ A)
     # rounding of float64, relative to the largest
     assert torch.allclose(
@@ -145,26 +145,26 @@ def test_a_known_spectrum_is_measured_exactly():
     source = device.generator(1)
     U, V = linalg.random_orthonormal(20, 4, source, "cpu"), linalg.random_orthonormal(15, 4, source, "cpu")
     s = torch.tensor([4.0, 2.0, 2.0, 1.0], dtype=f64)
-    found = measure("x", U * s.sqrt(), (V * s.sqrt()).mT, 3.0, 1e-16)
+    found = measure("x", U * s.sqrt(), (V * s.sqrt()).mT, 3.0)
     # 16 + 4 + 4 + 1 = 25: one value has 64 %, two have 80 %, three 96 %
     assert found.norm == pytest.approx(15, rel=1e-13) and found.stable_rank == pytest.approx(25 / 16, rel=1e-13)
     assert (found.rank, found.energy_90) == (4, 3) and found.imbalance < 1e-14
-    assert measure("x", U * s.sqrt(), 2 * (V * s.sqrt()).mT, 1.0, 1e-16).imbalance == pytest.approx(0.75, rel=1e-13)
+    assert measure("x", U * s.sqrt(), 2 * (V * s.sqrt()).mT, 1.0).imbalance == pytest.approx(0.75, rel=1e-13)
     rotated = linalg.random_orthonormal(4, 4, source, "cpu")
-    other = measure("x", U * s.sqrt() @ rotated, rotated.mT @ (V * s.sqrt()).mT, 3.0, 1e-16)
+    other = measure("x", U * s.sqrt() @ rotated, rotated.mT @ (V * s.sqrt()).mT, 3.0)
     assert other.imbalance < 1e-14 and other.stable_rank == pytest.approx(found.stable_rank, rel=1e-13)
 
 
 def test_an_untrained_adapter_is_zero():
     B, A = pair(8, 9, 3)
-    found = measure("x", 0 * B, A, 1.0, 1e-16)
+    found = measure("x", 0 * B, A, 1.0)
     assert (found.rank, found.energy_90, found.norm, found.stable_rank, found.imbalance) == (0, 0, 0.0, 0.0, 1.0)
-    assert measure("x", B, 0 * A, 1.0, 1e-16).imbalance == math.inf
+    assert measure("x", B, 0 * A, 1.0).imbalance == math.inf
 
 
 def test_numbers_whose_squares_are_too_small_are_measured_all_the_same():
     B, A = pair(8, 9, 3)
-    exact, found = measure("x", B, A, 1.0, 1e-16), measure("x", 1e-200 * B, A, 1.0, 1e-16)
+    exact, found = measure("x", B, A, 1.0), measure("x", 1e-200 * B, A, 1.0)
     # rounding of float64
     assert found.norm == pytest.approx(1e-200 * exact.norm, rel=1e-13) and found.stable_rank == pytest.approx(
         exact.stable_rank, rel=1e-13
@@ -179,7 +179,7 @@ def test_rounding_of_the_stored_factors_does_not_count_as_rank(tmp_path, dtype):
     path = folder(tmp_path / "a", {"x": (B @ mix[:2], mix[:, :2] @ A)}, dtype=dtype)
     (found,) = inspect_folder(path)[1]
     assert found.rank == 2 and found.allowed == 6
-    exact = measure("x", B @ mix[:2], mix[:, :2] @ A, 1.0, 1e-16)
+    exact = measure("x", B @ mix[:2], mix[:, :2] @ A, 1.0)
     # each factor is rounded to eps / 2
     assert found.norm == pytest.approx(exact.norm, rel=2 * torch.finfo(dtype).eps)
 

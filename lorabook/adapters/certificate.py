@@ -16,16 +16,16 @@ are the whole training set, without dropout.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from lorabook import checks
 from lorabook.adapters.full_gradient import reduced
 from lorabook.adapters.inspect import measure
-from lorabook.adapters.targets import targets
+from lorabook.adapters.targets import Target, targets
 from lorabook.kim import certificate
 
 NOT_STATIONARY, SADDLE, RANK_SATURATED, STATIONARY = "not stationary", "saddle", "rank-saturated", "stationary"
@@ -38,16 +38,6 @@ class LayerVerdict(NamedTuple):
     slope: float  # gradient of the objective over the size of its decay part, 0 at a stationary point
     imbalance: float  # ||B^T B - A A^T||_F / ||A A^T||_F, 0 at a stationary point
     verdict: str
-
-
-class Adapted(NamedTuple):
-    """A layer with ``W = W0 + scale * B @ A`` in force, however the model computes it."""
-
-    weight: nn.Parameter  # (m, n) whose gradient is dL/dW
-    B: Tensor  # (m, r) float64
-    A: Tensor  # (r, n) float64
-    scale: float
-    eps: float  # relative spacing of the stored factors
 
 
 def certify(
@@ -74,16 +64,6 @@ def certify(
         ValueError: as :func:`lorabook.adapters.lora_one_`, and a decay or tolerance that is not positive.
     """
     found = targets(model, adapter)
-    layers = {
-        name: Adapted(
-            target.weight,
-            target.B.detach().double(),
-            target.A.detach().double(),
-            target.scale,
-            torch.finfo(target.B.dtype).eps,
-        )
-        for name, target in found.items()
-    }
     if any(target.layer.disable_adapters for target in found.values()):
         raise ValueError("The adapter is disabled: the gradient must be taken with it in force.")
     active = list(model.base_model.active_adapters)
@@ -91,52 +71,33 @@ def certify(
         raise ValueError(
             f"The gradient is that of the active adapters ({', '.join(active)}): activate {adapter!r} alone first."
         )
-    return certify_layers(
-        model, layers, batches, weight_decay, loss=loss, tolerance=tolerance, passes=passes, progress=progress
-    )
+    return certify_layers(model, found, batches, weight_decay, tolerance, loss=loss, passes=passes, progress=progress)
 
 
 def certify_layers(
-    model: nn.Module,
-    layers: dict[str, Adapted],
-    batches: Iterable,
-    weight_decay: float,
-    *,
-    loss: Callable | None = None,
-    tolerance: float = 1e-2,
-    passes: int | None = None,
-    progress: Callable[[str], None] | None = None,
+    model: nn.Module, layers: dict[str, Target], batches: Iterable, weight_decay: float, tolerance: float, **reading
 ) -> dict[str, LayerVerdict]:
-    """:func:`certify` for any model whose weights are in ``layers``."""
-    for value, what in ((weight_decay, "The weight decay"), (tolerance, "The tolerance")):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{what} must be positive and finite; got {value!r}.")
-
+    """:func:`certify` for any model in which the update of ``layers`` is in force, however it computes them."""
+    checks.positive(weight_decay, "The weight decay"), checks.positive(tolerance, "The tolerance")
     weights = {name: layer.weight for name, layer in layers.items()}
-    return reduced(
-        model,
-        weights,
-        batches,
-        lambda name, G: judge(layers[name], G, weight_decay, tolerance),
-        loss=loss,
-        passes=passes,
-        progress=progress,
-    )
+    decide = lambda name, G: judge(layers[name], G, weight_decay, tolerance)
+    return reduced(model, weights, batches, decide, **reading)
 
 
-def judge(layer: Adapted, G: Tensor, weight_decay: float, tolerance: float = 1e-2) -> LayerVerdict:
+def judge(layer: Target, G: Tensor, weight_decay: float, tolerance: float = 1e-2) -> LayerVerdict:
     """The verdict for one layer from its gradient G (m, n).
 
     An update below the float32 rounding of its weight counts as 0: where decay takes the factors to 0, their slope,
     which is relative to them, does not fall.
     """
-    said = certificate.certify(layer.B, layer.A, G.double(), weight_decay, layer.scale, tolerance)
-    update = measure("", layer.B, layer.A, layer.scale, layer.eps)
+    B, A = layer.B.detach(), layer.A.detach()
+    said = certificate.certify(B.double(), A.double(), G.double(), weight_decay, layer.scale, tolerance)
+    update = measure("", B, A, layer.scale)
     gone = update.norm <= torch.finfo(torch.float32).eps * float(layer.weight.detach().norm())
     if said.verdict == certificate.OPTIMAL or gone and said.excess <= 1 + tolerance:
         word = STATIONARY
     elif said.verdict == certificate.SILENT:
         word = NOT_STATIONARY
     else:
-        word = RANK_SATURATED if update.rank == min(*layer.B.shape, layer.A.shape[1]) else SADDLE
+        word = RANK_SATURATED if update.rank == min(*B.shape, A.shape[1]) else SADDLE
     return LayerVerdict(said.excess, said.slope, said.imbalance, word)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from lorabook.adapters.certificate import Adapted, LayerVerdict, certify_layers
+from lorabook.adapters.certificate import LayerVerdict, certify_layers
 from lorabook.adapters.inspect import MOVES_BASE, PREFIX, REPLACED, WEIGHTS, WHOLE, Adapter, AdapterError, printable
+from lorabook.adapters.targets import Target
 from lorabook.device import default_device
 
 TASKS = {"SEQ_CLS": "AutoModelForSequenceClassification", "CAUSAL_LM": "AutoModelForCausalLM"}
@@ -34,8 +35,7 @@ def certify_folder(
     batch_size: int = 16,
     max_length: int | None = None,
     tolerance: float = 1e-2,
-    passes: int | None = None,
-    progress: Callable[[str], None] | None = None,
+    **reading,
 ) -> dict[str, LayerVerdict]:
     """The verdict for every module of a saved adapter.
 
@@ -46,7 +46,7 @@ def certify_folder(
             set.
         weight_decay: lambda that the factors were trained with.
         batch_size, max_length: sentences at once, tokens of a sentence (default LENGTH, or the model's positions).
-            tolerance, passes: as for ``certify``.
+        tolerance, reading: as for ``certify``, whose ``passes`` and ``progress`` they are.
 
     Raises:
         AdapterError: files that are missing or do not fit each other.
@@ -55,23 +55,18 @@ def certify_folder(
     task = _task(adapter)
     rows = _rows(Path(data), task)
     model, tokenizer = _base(Path(model_folder), task, adapter)
-    positions = min(
-        getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length, tokenizer.model_max_length
-    )
+    longest = tokenizer.model_max_length
+    positions = min(getattr(model.config, "max_position_embeddings", None) or longest, longest)
     if max_length and max_length > positions:
         raise AdapterError(f"The length {max_length} is more than the {positions} positions of the base model.")
     layers = _insert(model, adapter)
     model.to(default_device())
-    batches = _Batches(rows, tokenizer, task, batch_size, max_length or min(LENGTH, positions))
+    collate = lambda rows: _batch(rows, tokenizer, task, max_length or min(LENGTH, positions))
+    batches = DataLoader(rows, batch_size, collate_fn=collate, generator=torch.Generator())
     try:
-        return certify_layers(
-            model, layers, batches, weight_decay, tolerance=tolerance, passes=passes, progress=progress
-        )
-    except (
-        RuntimeError,
-        IndexError,
-        TypeError,
-    ) as error:  # a tokenizer with more tokens than the model, too little memory
+        return certify_layers(model, layers, batches, weight_decay, tolerance, **reading)
+    # a tokenizer with more tokens than the model, too little memory
+    except (RuntimeError, IndexError, TypeError) as error:
         raise AdapterError(f"The base model cannot be run on the data ({_first_line(error)}).") from None
 
 
@@ -102,35 +97,12 @@ def _task(adapter: Adapter) -> str:
     return task
 
 
-class _Batches:
-    """Batches in the order of the file, made anew on every pass."""
-
-    def __init__(self, rows, tokenizer, task, batch_size, max_length):
-        self.rows, self.tokenizer, self.task, self.batch_size, self.max_length = (
-            rows,
-            tokenizer,
-            task,
-            batch_size,
-            max_length,
-        )
-
-    def __iter__(self):
-        for begin in range(0, len(self.rows), self.batch_size):
-            rows = self.rows[begin : begin + self.batch_size]
-            batch = dict(
-                self.tokenizer(
-                    [row["text"] for row in rows],
-                    truncation=True,
-                    max_length=self.max_length,
-                    padding=True,
-                    return_tensors="pt",
-                )
-            )
-            if self.task == "SEQ_CLS":
-                batch["labels"] = torch.tensor([row["label"] for row in rows])
-            else:
-                batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-            yield batch
+def _batch(rows: list[dict], tokenizer, task: str, length: int) -> dict[str, Tensor]:
+    texts = [row["text"] for row in rows]
+    batch = dict(tokenizer(texts, truncation=True, max_length=length, padding=True, return_tensors="pt"))
+    if task == "SEQ_CLS":
+        return batch | {"labels": torch.tensor([row["label"] for row in rows])}
+    return batch | {"labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}
 
 
 def _rows(path: Path, task: str) -> list[dict]:
@@ -177,16 +149,12 @@ def _base(folder: Path, task: str, adapter: Adapter):
     whole = {}
     with safe_open(adapter.folder / WEIGHTS, framework="pt", device="cpu") as stored:
         for key in (key for key, why in adapter.skipped.items() if why == WHOLE):
-            whole[re.sub(r"\.(base_layer|modules_to_save)\.", ".", key.removeprefix(PREFIX))] = stored.get_tensor(
-                key
-            ).float()
+            name = re.sub(r"\.(base_layer|modules_to_save)\.", ".", key.removeprefix(PREFIX))
+            whole[name] = stored.get_tensor(key).float()
     safe = {"local_files_only": True, "trust_remote_code": False}
     # PEFT always saves the head, under one of two names; its last matrix, the smallest, has one row per class
-    heads = [
-        len(value)
-        for name, value in whole.items()
-        if value.ndim == 2 and re.match(r"(.*\.)?(classifier|score)\.", name)
-    ]
+    last = re.compile(r"(.*\.)?(classifier|score)\.")
+    heads = [len(value) for name, value in whole.items() if value.ndim == 2 and last.match(name)]
     options = {"num_labels": min(heads)} if heads and task == "SEQ_CLS" else {}
     loud, bar = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()  # its report of a missing head is checked below
@@ -215,9 +183,8 @@ def _base(folder: Path, task: str, adapter: Adapter):
         raise AdapterError(f"The tokenizer of {folder} has no token to pad with.")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     tokenizer.padding_side = "right"  # positions are those of the text alone, and no token is predicted from padding
-    if (
-        getattr(model.config, "pad_token_id", None) is None
-    ):  # a causal model judges a text by its last token before these
+    # a causal model judges a text by its last token before these
+    if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     blank = sorted((set(found["missing_keys"]) | {key for key, *_ in found["mismatched_keys"]}) - whole.keys())
     if blank:
@@ -236,11 +203,10 @@ def _base(folder: Path, task: str, adapter: Adapter):
     return model, tokenizer
 
 
-def _insert(model: nn.Module, adapter: Adapter) -> dict[str, Adapted]:
+def _insert(model: nn.Module, adapter: Adapter) -> dict[str, Target]:
     """Add every update to its weight; another layer that shared the weight keeps it as it was, as with PEFT."""
-    modules, layers = dict(model.named_modules()), {}
-    home = default_device()
-    for name, B, A, scale, eps in adapter.factors():
+    modules, layers, home = dict(model.named_modules()), {}, default_device()
+    for name, B, A, scale in adapter.factors():
         module, shape = modules.get(name), (B.shape[0], A.shape[1])
         if module is None:
             raise AdapterError(f"The base model has no module {printable(name)}: the adapter belongs to another model.")
@@ -254,8 +220,8 @@ def _insert(model: nn.Module, adapter: Adapter) -> dict[str, Adapted]:
                 f"The update of {printable(name)} is {shape}, and the base model's weight is "
                 f"{tuple(module.weight.shape)}."
             )
-        module.weight = nn.Parameter(module.weight.detach() + (scale * (B @ A)).float())
-        layers[name] = Adapted(module.weight, B.to(home), A.to(home), scale, eps)
+        module.weight = nn.Parameter(module.weight.detach() + (scale * (B.double() @ A.double())).float())
+        layers[name] = Target(module, module.weight, B.to(home), A.to(home), scale)
     return layers
 
 

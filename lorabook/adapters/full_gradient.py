@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain, pairwise
 from typing import TypeVar
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from lorabook.checks import count
 
 T = TypeVar("T")
+END = object()  # stands behind the last batch
 
 
 @contextmanager
@@ -139,7 +141,8 @@ def _pass(model, weights, batches, reduce, loss, progress):
     read = 0
     try:
         with torch.enable_grad():
-            for batch, now["last"] in _marked(batches):
+            for batch, following in pairwise(chain(batches, [END])):
+                now["last"] = following is END
                 mean, now["items"] = _loss(model, batch, loss, read)
                 now["all"] += now["items"]
                 mean.backward()
@@ -161,19 +164,6 @@ def _pass(model, weights, batches, reduce, loss, progress):
     return found
 
 
-def _marked(batches):
-    """Every batch with whether it is the last."""
-    rest = iter(batches)
-    try:
-        ahead = next(rest)
-    except StopIteration:
-        return
-    for batch in rest:
-        yield ahead, False
-        ahead = batch
-    yield ahead, True
-
-
 def _loss(model, batch, loss, read):
     if loss is None:
         if not isinstance(batch, Mapping) or not isinstance(batch.get("labels"), Tensor):
@@ -184,22 +174,16 @@ def _loss(model, batch, loss, read):
         home = next(model.parameters()).device
         batch = {key: value.to(home) if isinstance(value, Tensor) else value for key, value in batch.items()}
         number = _labelled(model, batch["labels"], read)
-        if not number:
-            raise ValueError(f"Batch {read + 1} is empty: it has no label that counts.")
-        found = model(**batch).loss
+        found = model(**batch).loss if number else None
     else:
         found = loss(model, batch)
         found, number = found if isinstance(found, tuple) else (found, 1)
     if not number > 0:
         raise ValueError(f"Batch {read + 1} is empty: it has no label that counts.")
     if not isinstance(found, Tensor) or found.ndim or not bool(torch.isfinite(found)):
-        came = (
-            type(found).__name__
-            if not isinstance(found, Tensor)
-            else f"shape {tuple(found.shape)}"
-            if found.ndim
-            else f"{float(found.detach()):g}"
-        )
+        came = type(found).__name__
+        if isinstance(found, Tensor):
+            came = f"shape {tuple(found.shape)}" if found.ndim else f"{float(found.detach()):g}"
         raise ValueError(f"The loss of batch {read + 1} must be one finite number; got {came}.")
     if not found.requires_grad:
         raise ValueError(

@@ -24,23 +24,12 @@ from lorabook.linalg import balance
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 PREFIX = "base_model.model."
-LARGEST_FILE, LARGEST_FACTOR, LARGEST_NUMBER = (
-    2**20,
-    2**28,
-    1e100,
-)  # bytes of the configuration; entries of one factor; an entry, or alpha
+# bytes of the configuration; entries of one factor; an entry, or alpha
+LARGEST_FILE, LARGEST_FACTOR, LARGEST_NUMBER = 2**20, 2**28, 1e100
 #: Why a tensor is left out that is in force all the same, and one that is not.
 WHOLE, REPLACED = "saved whole, not as factors", "the base model's own, which the adapter replaces"
 #: Switches under which the update is no longer scale * B @ A of one weight matrix.
-OTHER_KINDS = (
-    "use_dora",
-    "use_qalora",
-    "use_bdlora",
-    "kasa_config",
-    "monteclora_config",
-    "arrow_config",
-    "target_parameters",
-)
+OTHER_KINDS = "use_dora use_qalora use_bdlora kasa_config monteclora_config arrow_config target_parameters".split()
 #: Starts that also change the base weights.
 MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -76,18 +65,16 @@ class Adapter:
     skipped: dict[str, str]  # key: why it is not looked at
     notes: tuple[str, ...]
 
-    def factors(self) -> Iterator[tuple[str, Tensor, Tensor, float, float]]:
-        """Name, B (m, r), A (r, n), scale and eps of the stored dtype; the file is opened anew for each module."""
+    def factors(self) -> Iterator[tuple[str, Tensor, Tensor, float]]:
+        """Name, B (m, r), A (r, n) as they are stored, and scale; the file is opened anew for each module."""
         for name, (key_B, key_A, _, scale) in self.pairs.items():
             with _opened(self.folder / WEIGHTS) as stored:
                 B, A = stored.get_tensor(key_B), stored.get_tensor(key_A)
-                eps = max(torch.finfo(B.dtype).eps, torch.finfo(A.dtype).eps)
-                B, A = B.double(), A.double()
-            if not all(bool((factor.abs() < LARGEST_NUMBER).all()) for factor in (B, A)):  # NaN is not smaller either
+            if not all(bool((factor.double().abs() < LARGEST_NUMBER).all()) for factor in (B, A)):  # nor is NaN smaller
                 raise AdapterError(
                     f"The factors of {printable(name)} have entries that are NaN, infinite or above {LARGEST_NUMBER:g}."
                 )
-            yield name, B, A, scale, eps
+            yield name, B, A, scale
 
 
 def inspect_folder(path: str | Path, progress: Callable[[str], None] | None = None) -> tuple[Adapter, list[Measured]]:
@@ -97,8 +84,8 @@ def inspect_folder(path: str | Path, progress: Callable[[str], None] | None = No
         AdapterError: the folder or a file is missing, broken or of another kind.
     """
     adapter, found = read(path), []
-    for name, B, A, scale, eps in adapter.factors():
-        found.append(measure(name, B, A, scale, eps))
+    for factors in adapter.factors():
+        found.append(measure(*factors))
         if progress:
             progress(f"{len(found)} of {len(adapter.pairs)} modules")
     return adapter, found
@@ -131,15 +118,13 @@ def read(path: str | Path) -> Adapter:
     return Adapter(folder, config, pairs, skipped, tuple(notes))
 
 
-def measure(name: str, B: Tensor, A: Tensor, scale: float, eps: float) -> Measured:
-    """The measures of one module.
-
-    Args:
-        B: (m, r), A: (r, n) float64.  scale: of the update.  eps: relative spacing of the stored numbers.
+def measure(name: str, B: Tensor, A: Tensor, scale: float) -> Measured:
+    """The measures of one module, from B (m, r) and A (r, n) in the dtype in which they are stored.
 
     Error:
         Singular values to 1e-14 of the largest, given the stored factors.
     """
+    eps, B, A = max(torch.finfo(factor.dtype).eps for factor in (B, A)), B.double(), A.double()
     R_B, R_A = torch.linalg.qr(B).R, torch.linalg.qr(A.mT).R
     s = torch.linalg.svdvals(R_B @ R_A.mT) * abs(scale)
     top = float(s[0])

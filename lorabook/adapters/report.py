@@ -76,22 +76,10 @@ def as_text(adapter: Adapter, measured: list[Measured], verdicts: dict[str, Laye
 def as_json(adapter: Adapter, measured: list[Measured], verdicts: dict[str, LayerVerdict] | None = None) -> str:
     """One object; a number that is infinite becomes null, and so does the certificate where there was no data."""
     modules = [asdict(one) | {"certificate": verdicts[one.name]._asdict() if verdicts else None} for one in measured]
-    config = adapter.config
-    said = {
-        key: config.get(key)
-        for key in (
-            "base_model_name_or_path",
-            "task_type",
-            "r",
-            "lora_alpha",
-            "use_rslora",
-            "init_lora_weights",
-            "peft_version",
-        )
-    }
+    said = "base_model_name_or_path task_type r lora_alpha use_rslora init_lora_weights peft_version".split()
     report = {
         "format": 1,
-        "adapter": said,
+        "adapter": {key: adapter.config.get(key) for key in said},
         "modules": modules,
         "skipped": [{"key": key, "why": why} for key, why in adapter.skipped.items()],
         "notes": list(adapter.notes),
@@ -104,19 +92,17 @@ def write_plot(path: str | Path, measured: list[Measured]) -> None:
     from lorabook.page import figures
 
     path = plot_file(path)
-    x = range(1, len(measured) + 1)
+    x = list(range(1, len(measured) + 1))
     # linear up to 1, so that an untrained module stands at 0
-    ax = figures.panel(
-        "module, in the order of the table", "directions", yscale="symlog", ylim=(0, None), width=7.0, height=3.6
+    scale = dict(yscale="symlog", ylim=(0, None), width=7.0, height=3.6)
+    ax = figures.panel("module, in the order of the table", "directions", **scale)
+    ranks, leading, stable, allowed = zip(
+        *((one.rank, one.energy_90, one.stable_rank, one.allowed) for one in measured)
     )
-    shown = [[one.rank for one in measured], [one.energy_90 for one in measured], [one.stable_rank for one in measured]]
-    figures.curves(ax, list(x), shown, ["numerical rank", "90 % of the energy", "stable rank"], "kim")
-    figures.reference(ax, list(x), [one.allowed for one in measured], "r, the rank allowed")
-    drawing = figures.row(
-        ax,
-        caption="Ranks by module",
-        alt=["Numerical rank, directions with 90 % of the energy and stable rank of every module."],
-    ).drawings[0]
+    figures.curves(ax, x, [ranks, leading, stable], ["numerical rank", "90 % of the energy", "stable rank"], "kim")
+    figures.reference(ax, x, allowed, "r, the rank allowed")
+    alt = ["Numerical rank, directions with 90 % of the energy and stable rank of every module."]
+    drawing = figures.row(ax, caption="Ranks by module", alt=alt).drawings[0]
     aside = path.with_name(path.name + ".part")
     try:
         aside.write_text(drawing, encoding="utf-8")

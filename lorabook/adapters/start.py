@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from lorabook import checks
 from lorabook.adapters.full_gradient import reduced
 from lorabook.adapters.targets import targets
 from lorabook.device import generator, normal
@@ -74,8 +75,7 @@ def lora_one_(
     """
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}.")
-    if isinstance(gamma, bool) or not isinstance(gamma, (int, float)) or not (math.isfinite(gamma) and gamma > 0):
-        raise ValueError(f"gamma must be positive and finite; got {gamma!r}.")
+    checks.positive(gamma, "gamma")
     found = targets(model, adapter)
     ranks = {name: target.B.shape[1] for name, target in found.items()}
     for name, target in found.items():
@@ -85,6 +85,9 @@ def lora_one_(
             raise ValueError(f"{name}: {error}") from None
     weights = {name: target.weight for name, target in found.items()}
 
+    def offset(target, B, A):
+        return (target.weight.double() - target.scale * (B.double() @ A.double())).to(target.weight.dtype)
+
     def start(name, G):
         target = found[name]
         try:
@@ -93,14 +96,8 @@ def lora_one_(
             raise ValueError(f"{name}: {error}") from None
         B, A = B.to(target.B.dtype), A.to(target.A.dtype)
         # slides also moves the base weight, which may be stored more coarsely
-        moved = target.weight.double() - target.scale * (B.double() @ A.double()) if form == "slides" else target.weight
-        if not bool(
-            torch.isfinite(B).all()
-            and torch.isfinite(A).all()
-            and torch.isfinite(moved.to(target.weight.dtype)).all()
-            and B.any()
-            and A.any()
-        ):
+        moved = offset(target, B, A) if form == "slides" else target.weight
+        if not all(bool(part.isfinite().all() and part.any()) for part in (B, A)) or not bool(moved.isfinite().all()):
             raise ValueError(f"{name}: the start does not fit into {target.B.dtype}; choose another gamma.")
         return B, A, s
 
@@ -121,7 +118,7 @@ def lora_one_(
             target.B.copy_(B)
             target.A.copy_(A)
             if form == "slides":
-                target.weight.copy_(target.weight.double() - target.scale * (target.B.double() @ target.A.double()))
+                target.weight.copy_(offset(target, target.B, target.A))
     return {name: s for name, (_, _, s) in ready.items()}
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class Target(NamedTuple):
-    """One adapted layer: ``W = base.weight + scale * B @ A``."""
+    """One adapted layer: ``W = W0 + scale * B @ A``."""
 
-    layer: nn.Module  # PEFT's layer
-    weight: nn.Parameter  # (m, n) of the base
-    B: nn.Parameter  # (m, r)
-    A: nn.Parameter  # (r, n)
+    layer: nn.Module  # PEFT's layer, or the base's own where the update was added to its weight
+    weight: nn.Parameter  # (m, n) of the base; its gradient is dL/dW
+    B: Tensor  # (m, r), as A in the dtype in which it is stored
+    A: Tensor  # (r, n)
     scale: float
 
 
