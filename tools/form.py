@@ -6,10 +6,8 @@ A cell whose code stays the same keeps its outputs; the prose of a text is left 
 
 import ast
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import jupytext
@@ -17,20 +15,29 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-# Imports follow the parameters, and the last line of a cell is its value.
-LINT = f"{BIN}/ruff check --quiet --ignore B018,E402,E501 --output-format concise"
+# Imports follow the parameters, the last line of a cell is its value, and only code has a length.
+LINT = ["check", "--quiet", "--ignore", "B018,E402,E501", "--output-format", "concise"]
 VERSIONS = re.compile(r"^    (format_version|jupytext_version): .*\n", re.M)
 
 
-def form_text(path):
-    """Give the cells of a text notebook their form; what ruff still complains of, or nothing."""
-    steps = ["--pipe", f"{LINT} --fix --exit-zero -", "--pipe", f"{BIN}/ruff format -", "--check", f"{LINT} -"]
-    ran = subprocess.run([BIN / "jupytext", *steps, str(path)], capture_output=True, text=True)
-    path.write_text(VERSIONS.sub("", path.read_text(encoding="utf-8")), encoding="utf-8")
-    if ran.returncode:
-        return "\n".join(line for line in (ran.stdout + ran.stderr).splitlines() if line.startswith("-:"))
-    cells = [cell.source for cell in jupytext.read(path).cells if cell.cell_type == "code"]
-    return "\n".join(f"longer than 120: {line}" for cell in cells for line in cell.splitlines() if len(line) > 120)
+def ruff(text, *arguments):
+    """What ruff makes of a text, or says of it."""
+    return subprocess.run([BIN / "ruff", *arguments, "-"], input=text, capture_output=True, text=True, cwd=ROOT).stdout
+
+
+def formed(text):
+    """A text notebook with its cells in form, and what ruff still complains of."""
+    notebook = jupytext.reads(text, "md:myst")
+    raw = jupytext.writes(notebook, "py:percent")
+    code = ruff(ruff(raw, *LINT, "--fix", "--exit-zero"), "format")
+    if not code:  # a cell that is no Python
+        return text, ruff(raw, *LINT).splitlines()
+    for old, new in zip(notebook.cells, jupytext.reads(code, "py:percent").cells, strict=True):
+        if old.cell_type == "code":
+            old.source = new.source
+    lines = [line for cell in notebook.cells if cell.cell_type == "code" for line in cell.source.splitlines()]
+    complaints = ruff(code, *LINT).splitlines() + [f"longer than 120: {line}" for line in lines if len(line) > 120]
+    return VERSIONS.sub("", jupytext.writes(notebook, "md:myst")), complaints
 
 
 def carry(text, outputs):
@@ -61,19 +68,17 @@ def main(check):
     wrong = [subprocess.run([BIN / "ruff", "check", *([] if check else ["--fix"]), "."], cwd=ROOT).returncode]
     wrong.append(subprocess.run([BIN / "ruff", "format", *(["--check"] if check else []), "."], cwd=ROOT).returncode)
     for path in sorted((ROOT / "notebooks").glob("*.md")):
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".form-") as folder:
-            formed = Path(shutil.copy(path, folder))
-            complaint = form_text(formed)
-            changed = formed.read_bytes() != path.read_bytes()
-            if complaint:
-                print(f"notebooks/{path.name}:\n{complaint}")
-            elif changed and check:
-                complaint = print(f"notebooks/{path.name} would be given another form: run make form") or True
-            elif changed:
-                formed.replace(path)
-        if not check and not complaint and not carry(path, path.with_suffix(".ipynb")):
+        text = path.read_text(encoding="utf-8")
+        better, complaints = formed(text)
+        if better != text and check:
+            complaints.append("its cells would be given another form: run make form")
+        elif better != text:
+            path.write_text(better, encoding="utf-8")
+        if not check and not carry(path, path.with_suffix(".ipynb")):
             print(f"notebooks/{path.stem}.ipynb has other code than its text: run make reference NOTEBOOKS={path.stem}")
-        wrong.append(int(bool(complaint)))
+        for complaint in complaints:
+            print(f"notebooks/{path.name}: {complaint}")
+        wrong.append(bool(complaints))
     return max(wrong)
 
 
