@@ -1,1 +1,19 @@
-"""lorabook: an executable companion to four sources on how low-rank adaptation learns."""
+"""An executable companion to four sources on how low-rank adaptation learns.
+
+- at the root, the mathematics of no source: ``checks device measure linalg flow descent linear_phase riccati``;
+- ``page``: what a page is made of; ``inputs``: what is read from outside;
+- ``mallada``, ``lora_one``, ``rushka``, ``kim``: one source each, none of which knows another;
+- ``adapters``: tools for adapters that HF PEFT makes and saves;
+- ``one_dynamics``, ``real_fine_tune``: the chapters of these names;
+- ``__main__``: the command ``lorabook``.
+"""
+
+from importlib.resources import files
+
+__version__ = "0.1.0"
+
+# Claim lists and published tables lie in the package where a wheel was installed, and beside it in a clone.  The place
+# of this very package decides, so a clone on PYTHONPATH reads its own and not those of another one that is installed.
+DATA = files(__name__) / "data"
+if not DATA.is_dir():
+    DATA = files(__name__).parent / "data"

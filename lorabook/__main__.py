@@ -1,4 +1,6 @@
-"""``python -m lorabook inspect PATH``: what a saved PEFT adapter is, and whether its training has ended.
+"""``lorabook inspect PATH``: what a saved PEFT adapter is, and whether its training has ended.
+
+``python -m lorabook`` is the same command.
 
 Exit code 0: the report was printed.  1: something could not be read, one sentence on stderr.  2: wrong options.
 """
@@ -10,10 +12,13 @@ import os
 import sys
 import time
 
+import lorabook
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m lorabook", description="Tools of the lorabook package.")
+    parser = argparse.ArgumentParser(prog="lorabook", description="Tools of the lorabook package.")
+    parser.add_argument("--version", action="version", version=f"lorabook {lorabook.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser(
         "inspect",
@@ -55,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains again at exit
         return 0
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"lorabook: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
 

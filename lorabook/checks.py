@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import numbers
+from types import ModuleType
 
 import torch
 
@@ -133,3 +135,20 @@ def together(*values) -> list[torch.Tensor]:
 def is_fake(value: torch.Tensor) -> bool:
     """True for tensors without data (``meta`` and fake tensors), on which no value can be checked."""
     return value.is_meta or type(value).__name__ == "FakeTensor"
+
+
+def package(module: str, extra: str, name: str = "") -> ModuleType:
+    """The top-level ``module`` of a package called ``name`` (default: as its module) that an extra of lorabook brings.
+
+    Raises:
+        ImportError: it is not installed; the sentence says what to install.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:  # it is there, and something that it needs is not
+            raise
+        name = name or module
+        raise ImportError(
+            f"This needs {name}: run `pip install {name}`, or install lorabook with its extra `{extra}`.", name=module
+        ) from None

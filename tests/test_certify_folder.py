@@ -289,7 +289,7 @@ def test_the_output_is_plain_text_for_a_file(plain, tmp_path):
 
 def test_the_command_on_the_page_runs_and_its_options_exist(root, plain, monkeypatch, capsys):
     page = (root / "book" / "adapter.md").read_text()
-    (line,) = re.findall(r"^python -m lorabook (inspect .*--model .*)$", page, re.M)
+    (line,) = re.findall(r"^lorabook (inspect .*--model .*)$", page, re.M)
     (plain / "train.jsonl").write_bytes((plain / "data.jsonl").read_bytes())
     monkeypatch.chdir(plain)
     assert main(shlex.split(line)) == 0 and "not stationary" in capsys.readouterr().out

@@ -175,3 +175,17 @@ def test_sizes_whose_fourth_power_leaves_float64_are_refused_and_zero_is_not():
             ValueError, match="^A0 must be 0 or of a size between 1e-75 and 1e.75; got .* Rescale the problem.$"
         ):
             checks.sizes(A0=torch.tensor([1.0, size], dtype=torch.float64))
+
+
+def test_a_package_that_is_missing_gets_one_sentence_with_its_name_and_its_extra():
+    assert checks.package("math", "book") is math
+    with pytest.raises(ImportError, match="needs no-lora: run `pip install no-lora`, .* extra `real`") as raised:
+        checks.package("no_lora", "real", "no-lora")
+    one_sentence(raised)
+
+
+def test_a_package_that_is_there_and_broken_keeps_its_own_error(tmp_path, monkeypatch):
+    (tmp_path / "half_there.py").write_text("import no_lora\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="No module named 'no_lora'"):
+        checks.package("half_there", "real")

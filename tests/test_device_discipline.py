@@ -29,6 +29,7 @@ NUMBERS = {
     "checks.count",
     "checks.is_fake",
     "checks.positive",
+    "checks.package",
     "device.default_device",
     "device.describe",
     "device.generator",

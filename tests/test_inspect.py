@@ -301,7 +301,7 @@ def test_the_example_on_the_page_prints_what_the_page_shows(root, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "adapter.md", "exec"), {})
     assert capsys.readouterr().out == shown[0]
-    assert "python -m lorabook inspect my-adapter\n" in page and run("my-adapter") == 0
+    assert "\nlorabook inspect my-adapter\n" in page and run("my-adapter") == 0
     assert capsys.readouterr().out == shown[1]
 
 

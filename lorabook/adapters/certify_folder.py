@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from lorabook.adapters.certificate import LayerVerdict, certify_layers
 from lorabook.adapters.inspect import MOVES_BASE, PREFIX, REPLACED, WEIGHTS, WHOLE, Adapter, AdapterError, printable
 from lorabook.adapters.targets import Target
+from lorabook.checks import package
 from lorabook.device import default_device
 
 TASKS = {"SEQ_CLS": "AutoModelForSequenceClassification", "CAUSAL_LM": "AutoModelForCausalLM"}
@@ -51,6 +52,7 @@ def certify_folder(
     Raises:
         AdapterError: files that are missing or do not fit each other.
         ValueError: labels out of range, no data.
+        ImportError: transformers is not installed.
     """
     task = _task(adapter)
     rows = _rows(Path(data), task)
@@ -138,10 +140,7 @@ def _row(line: str, number: int, task: str) -> dict:
 
 def _base(folder: Path, task: str, adapter: Adapter):
     """The base model in float32 with the adapter's whole weights in place, and its tokenizer."""
-    try:
-        import transformers
-    except ImportError:
-        raise AdapterError("The certificate needs transformers: run `pip install transformers`.") from None
+    transformers = package("transformers", "real")
     if not (folder / "config.json").is_file():
         raise AdapterError(f"{folder} is not a folder with a base model: it has no config.json.")
     if not any(True for pattern in TOKENIZERS for _ in folder.glob(pattern)):

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from lorabook.checks import package
+
 
 class Target(NamedTuple):
     """One adapted layer: ``W = W0 + scale * B @ A``."""
@@ -32,11 +34,9 @@ def targets(model: nn.Module, adapter: str | None = None) -> dict[str, Target]:
         ValueError: no PEFT model, several active adapters, or a layer that is not plain LoRA on ``nn.Linear``.
         ImportError: PEFT is not installed.
     """
-    try:
-        from peft import PeftModel
-        from peft.tuners.lora import Linear, LoraLayer
-    except ImportError:
-        raise ImportError("This needs PEFT: run `pip install peft`.") from None
+    PeftModel = package("peft", "real").PeftModel
+    from peft.tuners.lora import Linear, LoraLayer
+
     if not isinstance(model, PeftModel):
         raise ValueError(
             f"The model must be a PEFT model, as peft.get_peft_model makes it; got {type(model).__name__}."

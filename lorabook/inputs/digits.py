@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from lorabook.checks import package
 from lorabook.device import DTYPE, default_device, generator
 
 
@@ -23,6 +24,7 @@ class Digits(NamedTuple):
 
 def shuffled(source: torch.Generator, device=None) -> tuple[torch.Tensor, torch.Tensor]:
     """All images (1797, 8, 8) float64 in [0, 1] and their labels (1797,) int64, in an order that ``source`` draws."""
+    package("sklearn", "book", "scikit-learn")
     from sklearn.datasets import load_digits
 
     raw, device = load_digits(), default_device() if device is None else device

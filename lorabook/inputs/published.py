@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[2] / "data" / "published"
+import lorabook
+
+FOLDER = lorabook.DATA / "published"
 
 
 def read(name: str) -> list[dict]:

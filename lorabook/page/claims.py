@@ -20,9 +20,10 @@ import functools
 import html
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import yaml
+
+import lorabook
 
 HOLDS = "holds"
 CONSTANT = "holds with a constant"
@@ -32,7 +33,7 @@ UNTESTABLE = "not testable here"
 VERDICTS = {HOLDS: "holds", CONSTANT: "constant", RANGE: "range", FAILS: "fails", UNTESTABLE: "untestable"}
 KINDS = ("theorem", "equation", "figure", "table", "remark", "beyond")
 METADATA = "lorabook"  # key of the record in the metadata of a notebook's output
-LISTS = Path(__file__).resolve().parents[2] / "data" / "claims"
+LISTS = lorabook.DATA / "claims"
 
 
 class ClaimError(ValueError):

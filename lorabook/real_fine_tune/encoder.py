@@ -42,8 +42,7 @@ def tokenize(texts, length: int = 32, device=None) -> Tokens:
         ValueError: no texts, something that is no text, a length below 3.
         WeightsError: the tokenizer's file is missing or is not the pinned one.
     """
-    from tokenizers import Tokenizer
-
+    Tokenizer = checks.package("tokenizers", "book").Tokenizer
     texts = list(texts)
     if not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError("There must be at least one text, and nothing else.")

@@ -1,0 +1,17 @@
+"""What pyproject.toml cannot say: claim lists and published tables travel in the package, as ``lorabook/data``."""
+
+import tempfile
+
+from setuptools import find_packages, setup
+
+with tempfile.TemporaryDirectory() as scratch:  # or what a build leaves behind would travel in the next one
+    setup(
+        packages=[*find_packages(include=["lorabook*"]), "lorabook.data"],
+        package_dir={"lorabook.data": "data"},
+        package_data={
+            "lorabook.page": ["*.mplstyle"],
+            "lorabook.data": ["claims/*.yml", "published/*.csv", "published/PROVENANCE.md"],
+        },
+        include_package_data=False,
+        options={"build": {"build_base": scratch}, "egg_info": {"egg_base": scratch}},
+    )
