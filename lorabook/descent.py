@@ -89,14 +89,8 @@ def descend(
     status = torch.full(lead, DONE, device=B.device)
     steps = torch.zeros(lead, dtype=torch.int64, device=B.device)
     rule, memory = plain if rule is None else rule, None
-    at, seen = [], []
-
-    def look(iteration: int) -> None:
-        if observe is not None and (iteration % every == 0 or iteration == iterations):
-            at.append(iteration)
-            seen.append(tuple(_blank(value, alive) for value in observe(B, A)))
-
-    look(0)
+    at = [] if observe is None else sorted({*range(0, iterations, every), iterations})
+    seen = [tuple(_blank(value, alive) for value in observe(B, A))] if at else []
     for iteration in range(1, iterations + 1):
         F_B, F_A = forces(B, A)
         D_B, D_A, memory = rule(B, A, F_B, F_A, memory)
@@ -112,17 +106,10 @@ def descend(
         keep = alive[..., None, None]
         B, A = torch.where(keep, B_next, B), torch.where(keep, A_next, A)
         steps += alive
-        look(iteration)
+        if at and iteration == at[len(seen)]:
+            seen.append(tuple(_blank(value, alive) for value in observe(B, A)))
         if not bool(alive.any()):
-            later = [
-                k
-                for k in range(iteration + 1, iterations + 1)
-                if observe is not None and (k % every == 0 or k == iterations)
-            ]
-            at, seen = (
-                at + later,
-                seen + [tuple(torch.full_like(value, torch.nan) for value in row) for row in seen[-1:] * len(later)],
-            )
+            seen += [tuple(torch.full_like(value, torch.nan) for value in seen[0])] * (len(at) - len(seen))
             break
     observed = tuple(torch.stack(column) for column in zip(*seen, strict=True))
     return Descent(_blank(B, alive), _blank(A, alive), status, steps, torch.tensor(at, device=B.device), observed)
@@ -171,8 +158,8 @@ def signed(B, A, F_B, F_A, memory):
     return F_B.sign(), F_A.sign(), None
 
 
-def adam(first: float = 0.9, second: float = 0.999, epsilon: float = 1e-8) -> Callable:
-    """Adam with bias correction (Kingma & Ba 2015); decoupled decay would be ``after``."""
+def adam(first: float = 0.9, second: float = 0.999, epsilon: float = 1e-8, decay: float = 0.0) -> Callable:
+    """Adam with bias correction (Kingma & Ba 2015), and with AdamW's decoupled ``decay`` (Loshchilov & Hutter 2019)."""
 
     def rule(B, A, F_B, F_A, memory):
         count, means, squares = memory or (0, (0.0, 0.0), (0.0, 0.0))
@@ -182,7 +169,7 @@ def adam(first: float = 0.9, second: float = 0.999, epsilon: float = 1e-8) -> Ca
         D_B, D_A = (
             m / (1 - first**count) / ((v / (1 - second**count)).sqrt() + epsilon) for m, v in zip(means, squares)
         )
-        return D_B, D_A, (count, means, squares)
+        return D_B - decay * B, D_A - decay * A, (count, means, squares)
 
     return rule
 

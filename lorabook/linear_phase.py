@@ -10,8 +10,6 @@ Not here: which G a source means, and how long its early phase lasts.
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from lorabook import checks
@@ -67,8 +65,7 @@ def iterate(
             not whole.
     """
     checks.factors(B0, A0, G, "G")
-    if not isinstance(learning_rate, (int, float)) or not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate must be positive and finite; got {learning_rate!r}.")
+    checks.positive(learning_rate, "learning_rate")
     steps = checks.times(steps, G, "steps")
     if not checks.is_fake(steps) and bool((steps != steps.round()).any()):
         raise ValueError(f"steps must be whole numbers; got {steps[steps != steps.round()][0].item():g}.")

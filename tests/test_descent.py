@@ -112,6 +112,7 @@ def test_momentum_and_adam_agree_with_torch():
     for rule, optimiser in (
         (descent.momentum(0.9), lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9)),
         (descent.adam(), lambda p: torch.optim.Adam(p, lr=0.01)),
+        (descent.adam(decay=0.3), lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.3)),
     ):
         ours = descent.descend(factorisation(W), B, A, 0.01, 0.01, 30, rule=rule)
         parameters = [B.clone().requires_grad_(True), A.clone().requires_grad_(True)]

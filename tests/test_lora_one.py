@@ -515,7 +515,7 @@ def test_bad_input_is_refused_in_one_sentence():
         (lambda: lora_one.spectral_init(G, 6), "rank"),
         (lambda: lora_one.spectral_init(G, 2, 0.0), "gamma"),
         (lambda: lora_one.spectral_init(G, 2, math.inf), "gamma"),
-        (lambda: lora_one.spectral_init(G, 2, "a"), "gamma must be a positive finite number; got 'a'"),
+        (lambda: lora_one.spectral_init(G, 2, "a"), "gamma must be positive and finite; got 'a'"),
         (lambda: lora_one.spectral_init(G, "2"), "rank"),
         (lambda: lora_one.spectral_init([[1.0]], 1), "float64 tensor; got list"),
         (lambda: lora_one.lora_ga_init(G, 2, -1.0), "gamma"),

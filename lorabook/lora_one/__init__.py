@@ -17,8 +17,17 @@ House letters: B (d, r), A (r, k), update ``B A``; the source writes A for B and
 """
 
 from lorabook.lora_one import alignment, peers, planted, rates, runs, tables, toys
-from lorabook.lora_one.dynamics import Run, descend, largest_sine, leading_left, linear_phase, linear_residual, row_leak
-from lorabook.lora_one.problem import Regression, loss, mean_relu_gradient, negative_gradient, offset, reduced
+from lorabook.lora_one.dynamics import (
+    Run,
+    descend,
+    largest_sine,
+    leading_left,
+    linear_phase,
+    linear_residual,
+    row_leak,
+    trajectory,
+)
+from lorabook.lora_one.problem import Regression, forces, loss, mean_relu_gradient, negative_gradient, offset, reduced
 from lorabook.lora_one.starts import FORMS, algorithm_start, lora_ga_init, lora_init, pissa_init, spectral_init
 
 __all__ = [
@@ -28,6 +37,7 @@ __all__ = [
     "algorithm_start",
     "alignment",
     "descend",
+    "forces",
     "largest_sine",
     "leading_left",
     "linear_phase",
@@ -48,4 +58,5 @@ __all__ = [
     "spectral_init",
     "tables",
     "toys",
+    "trajectory",
 ]

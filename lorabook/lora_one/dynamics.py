@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,8 +20,7 @@ from torch import Tensor
 from lorabook import checks, descent
 from lorabook import linear_phase as shared_phase
 from lorabook.linalg import largest_sine, operator_norm
-from lorabook.lora_one.problem import Regression, _negative_gradient, check_problem, negative_gradient, reduced
-from lorabook.lora_one.starts import positive
+from lorabook.lora_one.problem import Regression, check_problem, forces, negative_gradient, reduced
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,6 @@ def descend(
     to_gradient = leading_left(negative_gradient(small, masked=masked), problem.rank)
     to_shift = leading_left(small.shift, problem.rank)
 
-    def forces(B, A):
-        J = _negative_gradient(small, B, A, masked)
-        return J @ A.mT, B.mT @ J
-
     def observe(B, A):
         leading = leading_left(B, problem.rank)
         return (
@@ -107,9 +103,16 @@ def descend(
         )
 
     rule = descent.preconditioned(ridge) if preconditioned else rule
-    run = descent.descend(forces, B0, A0, step_B, step_A, iterations, rule=rule, observe=observe, every=every)
+    pull = partial(forces, small, masked=masked)
+    run = descent.descend(pull, B0, A0, step_B, step_A, iterations, rule=rule, observe=observe, every=every)
     B, A = (bases[0] @ run.B, run.A @ bases[1].mT) if exact else (run.B, run.A)
     return Run(B, A, *run.observed, run.status, run.steps, run.at)
+
+
+def trajectory(problem: Regression, B0: Tensor, A0: Tensor, step, iterations: int) -> tuple[Tensor, Tensor]:
+    """Iterates of plain descent, ``B (T + 1, S, d, r)`` and ``A (T + 1, S, r, k)``."""
+    pull = partial(forces, problem)
+    return descent.descend(pull, B0, A0, step, step, iterations, observe=lambda B, A: (B, A)).observed
 
 
 def leading_left(M: Tensor, rank: int) -> Tensor:
@@ -146,7 +149,7 @@ def linear_phase(G: Tensor, B0: Tensor, A0: Tensor, step_B: float, step_A: float
     """
     checks.factors(B0, A0, G, "G")
     for name, value in (("step_B", step_B), ("step_A", step_A)):
-        positive(value, name)
+        checks.positive(value, name)
     lead = torch.broadcast_shapes(G.shape[:-2], B0.shape[:-2], A0.shape[:-2])
     G, B0, A0 = (x.expand(*lead, *x.shape[-2:]) for x in (G, B0, A0))
     c = (step_B / step_A) ** 0.25
@@ -173,13 +176,10 @@ def linear_residual(
     checks.factors(B0, A0, problem.shift, "shift")
     G = negative_gradient(problem)
 
-    def forces(B, A):
-        J = _negative_gradient(problem, B, A, True)
-        return J @ A.mT, B.mT @ J
+    def observe(B, A):
+        return (torch.cat([B, A.mT], -2),)
 
-    run = descent.descend(
-        forces, B0, A0, step, step, iterations, observe=lambda B, A: (torch.cat([B, A.mT], -2),), every=every
-    )
+    run = descent.descend(partial(forces, problem), B0, A0, step, step, iterations, observe=observe, every=every)
     B, A = linear_phase(G, B0, A0, step, step, run.at)
     linear = torch.cat([B, A.mT], -2)
     return operator_norm(run.observed[0] - linear), operator_norm(linear)

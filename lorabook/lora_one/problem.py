@@ -176,6 +176,12 @@ def _negative_gradient(problem, B, A, masked):
     return problem.X.mT @ residual / problem.X.shape[-2]
 
 
+def forces(problem: Regression, B: Tensor, A: Tensor, masked: bool = True) -> tuple[Tensor, Tensor]:
+    """Minus the gradients of both factors, ``(J A^T, B^T J)``; unchecked: every step calls it."""
+    J = _negative_gradient(problem, B, A, masked)
+    return J @ A.mT, B.mT @ J
+
+
 def mean_relu_gradient(W: Tensor, shift: Tensor) -> Tensor:
     """``E x [sigma(x^T (W + shift)) - sigma(x^T W)] * sigma'(x^T W)`` (..., d, k) for standard normal x.
 

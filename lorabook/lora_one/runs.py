@@ -15,7 +15,15 @@ from lorabook import descent, measure
 from lorabook.device import DTYPE, default_device, generator, normal
 from lorabook.linalg import truncate
 from lorabook.lora_one import alignment, rates, toys
-from lorabook.lora_one.dynamics import descend, largest_sine, leading_left, linear_phase, linear_residual, row_leak
+from lorabook.lora_one.dynamics import (
+    descend,
+    largest_sine,
+    leading_left,
+    linear_phase,
+    linear_residual,
+    row_leak,
+    trajectory,
+)
 from lorabook.lora_one.planted import planted, single, spectrum
 from lorabook.lora_one.problem import Regression, act, mean_relu_gradient, negative_gradient, offset
 from lorabook.lora_one.starts import algorithm_start, lora_ga_init, lora_init, spectral_init
@@ -401,7 +409,7 @@ def plane_distance(d: int, s: float, step: float, iterations: int, eigenvector: 
     problem = single(planted(d, d, None if eigenvector else 4 * d, s * spectrum(1, 1.0), 1, seed), 0)
     U, _, Vh = torch.linalg.svd(problem.shift)
     b0, a0 = torch.tensor([0.3], dtype=DTYPE, device=U.device), torch.tensor([-0.1], dtype=DTYPE, device=U.device)
-    B, A = toys.trajectory(problem, b0 * U[:, :1], a0 * Vh[:1], step, iterations)
+    B, A = trajectory(problem, b0 * U[:, :1], a0 * Vh[:1], step, iterations)
     b, a = toys.plane_map(b0, a0, s, step, iterations)
     expected = b[:, :, None] * a[:, :, None] * (U[:, :1] @ Vh[:1])
     return float((B @ A - expected).abs().max()) / s

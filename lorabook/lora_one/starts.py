@@ -110,12 +110,7 @@ def check_rank(rank: int, d: int, k: int) -> None:
         raise ValueError(f"The rank {rank!r} must be a whole number between 1 and the smaller dimension {min(d, k)}.")
 
 
-def positive(value, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a positive finite number; got {value!r}.")
-
-
 def _svd(G, rank, gamma):
     check_rank(rank, *checks.matrix(G, "G").shape[-2:])
-    positive(gamma, "gamma")
+    checks.positive(gamma, "gamma")
     return torch.linalg.svd(G, full_matrices=False)

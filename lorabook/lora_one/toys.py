@@ -14,9 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lorabook import descent
 from lorabook.device import default_device
-from lorabook.lora_one.problem import Regression, _negative_gradient
+from lorabook.lora_one.problem import Regression
 
 BETA = (2.0, 1.0)
 
@@ -30,16 +29,6 @@ def toy_problem(device=None) -> Regression:
     X = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 1.0]], dtype=torch.float64, device=device)
     shift = torch.tensor(BETA, dtype=torch.float64, device=device)[:, None]
     return Regression(X, torch.zeros_like(shift), shift)
-
-
-def trajectory(problem: Regression, B0: Tensor, A0: Tensor, step, iterations: int) -> tuple[Tensor, Tensor]:
-    """Iterates of plain descent, ``B (T + 1, S, d, r)`` and ``A (T + 1, S, r, k)``."""
-
-    def forces(B, A):
-        J = _negative_gradient(problem, B, A, True)
-        return J @ A.mT, B.mT @ J
-
-    return descent.descend(forces, B0, A0, step, step, iterations, observe=lambda B, A: (B, A)).observed
 
 
 def squared_label_direction(problem: Regression) -> Tensor:

@@ -10,8 +10,6 @@ All start from B1 = B2 = 0.  Times are flow times: learning rate x steps.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from scipy.integrate import solve_ivp
@@ -67,7 +65,7 @@ def flow(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor, times, rtol: flo
         ValueError: as :func:`linear_solution`; a clock or rtol that is not positive or does not fit.
     """
     A1, A2, lead = checked_start(problem, A1, A2)
-    times, rtol = increasing(times, A1), tolerance(rtol)
+    times, rtol = increasing(times, A1), checks.positive(rtol, "rtol")
     clock = checks.number(1.0 if clock is None else clock, "clock", A1)
     if checks.batch(start=lead, clock=clock.shape) != lead or not bool((clock > 0).all()):
         raise ValueError(
@@ -102,7 +100,7 @@ def stiff_flow(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor, times, rto
     A1, A2, lead = checked_start(problem, A1, A2)
     if lead:
         raise ValueError(f"stiff_flow takes one system at a time; got a batch of shape {tuple(lead)}.")
-    times, rtol = increasing(times, A1), tolerance(rtol)
+    times, rtol = increasing(times, A1), checks.positive(rtol, "rtol")
     if not bool(times[-1] > 0):
         raise ValueError("times must end after 0: at 0 the factors are those of the start.")
     W1, W2, shift = (t.detach().to("cpu") for t in (problem.W1, problem.W2, problem.shift))
@@ -221,10 +219,3 @@ def increasing(times, like: torch.Tensor) -> torch.Tensor:
             f"times must increase strictly; got {len(times)} from {times[0].item():g} to {times[-1].item():g}."
         )
     return times
-
-
-def tolerance(rtol) -> float:
-    """A relative tolerance > 0; else ValueError."""
-    if not isinstance(rtol, (int, float)) or not 0 < rtol < math.inf:
-        raise ValueError(f"rtol must be a positive number; got {rtol!r}.")
-    return float(rtol)

@@ -63,33 +63,6 @@ def window(ratio):
     return 1 / (5 - ratio), 0.5 + 0 * ratio
 
 
-def first_below(times: torch.Tensor, values: torch.Tensor, level: float) -> torch.Tensor:
-    """First time at which each column of ``values`` is at or below ``level``, between samples by interpolation.
-
-    Args:
-        times: (T,) increasing.
-        values: (T, ...) samples; NaN samples are not below anything.
-
-    Returns:
-        (...); the first time if a column starts below, NaN if it never gets there.
-    """
-    return _first(times, values, level, values <= level)
-
-
-def first_above(times: torch.Tensor, values: torch.Tensor, level: float) -> torch.Tensor:
-    """As :func:`first_below`, for the first passage upwards."""
-    return _first(times, values, level, values >= level)
-
-
-def _first(times, values, level, inside):
-    k = inside.to(torch.int8).argmax(0, keepdim=True)
-    before = (k - 1).clamp(min=0)
-    t = times.reshape(-1, *[1] * (values.ndim - 1)).expand_as(values)
-    (t0, t1), (y0, y1) = ((x.gather(0, before)[0], x.gather(0, k)[0]) for x in (t, values))
-    place = torch.where(y0.isfinite() & (y1 != y0), t0 + (level - y0) / (y1 - y0) * (t1 - t0), t1)
-    return torch.where(inside.any(0), torch.where(k[0] == 0, t1, place), torch.nan)
-
-
 def at(times: torch.Tensor, values: torch.Tensor, when: torch.Tensor) -> torch.Tensor:
     """``values`` (T, ...) at one time per column, ``when`` (...), by linear interpolation; NaN where ``when`` is."""
     k = torch.searchsorted(times, when.nan_to_num().contiguous()).clamp(1, len(times) - 1)

@@ -18,7 +18,7 @@ from lorabook.one_dynamics.angles import (
     worst_direction,
     worst_sine,
 )
-from lorabook.one_dynamics.course import factor_flow, learnt, regression_flow, regression_forces, six_starts
+from lorabook.one_dynamics.course import factor_flow, landscape_flow, learnt, regression_flow, six_starts
 from lorabook.one_dynamics.early import (
     Early,
     landscape_early,
@@ -38,6 +38,7 @@ __all__ = [
     "exact_relu_sine",
     "factor_flow",
     "landscape_early",
+    "landscape_flow",
     "learnt",
     "linear",
     "mean_sampled_sine_squared",
@@ -45,7 +46,6 @@ __all__ = [
     "misfit",
     "regression_early",
     "regression_flow",
-    "regression_forces",
     "relu_sine",
     "sampled_sine_squared",
     "sine",

@@ -8,13 +8,13 @@ Not here: what is selected (``races``).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from lorabook import checks, flow, lora_one, riccati, rushka
+from lorabook import checks, flow, kim, lora_one, riccati, rushka
 from lorabook.device import normal
 
 
@@ -37,13 +37,16 @@ def factor_flow(
 
 def regression_flow(problem: lora_one.Regression, B0: Tensor, A0: Tensor, times, **tolerances) -> tuple[Tensor, Tensor]:
     """:func:`factor_flow` of LoRA-One's loss, its gradient descent in the limit of small steps."""
-    return factor_flow(lambda *at: regression_forces(problem, *at), B0, A0, times, **tolerances)
+    return factor_flow(partial(lora_one.forces, problem), B0, A0, times, **tolerances)
 
 
-def regression_forces(problem: lora_one.Regression, B: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
-    """``(J A^T, B^T J)`` with ``J = -grad_W L(W + B A)``, (..., d, r) and (..., r, k)."""
-    J = lora_one.negative_gradient(problem, B, A)
-    return J @ A.mT, B.mT @ J
+def landscape_flow(problem, B0: Tensor, A0: Tensor, times, **tolerances) -> tuple[Tensor, Tensor]:
+    """:func:`factor_flow` of Kim, Kim & Ryu's factored objective, a loss of theirs with weight decay."""
+
+    def forces(B, A):
+        return tuple(-gradient for gradient in kim.landscape.factored_gradient(problem, B, A))
+
+    return factor_flow(forces, B0, A0, times, **tolerances)
 
 
 def learnt(target, x0, times, y0=0.0, clock=1.0) -> Tensor:
@@ -76,9 +79,7 @@ def six_starts(problem: lora_one.Regression, rank: int, size: float, large: floa
             start.
         large: standard deviation of both factors of the large start.
     """
-    for name, value in (("size", size), ("large", large)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive and finite; got {value!r}.")
+    checks.positive(size, "size"), checks.positive(large, "large")
     (d, k), where = problem.shift.shape[-2:], problem.shift.device
     G = lora_one.negative_gradient(problem)
     rows, columns = normal((rank, k), source, where), normal((d, rank), source, where)

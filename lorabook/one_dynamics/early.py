@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lorabook import checks, descent, kim, linear_phase, lora_one, mallada, rushka
-from lorabook.one_dynamics.course import factor_flow, regression_forces
+from lorabook import checks, kim, linear_phase, lora_one, mallada, rushka
+from lorabook.one_dynamics.course import landscape_flow
 
 
 class Early(NamedTuple):
@@ -114,17 +114,8 @@ def regression_early(problem: lora_one.Regression, B0: Tensor, scales, learning_
 
     def own(steps):
         steps = checks.times(steps, B, "steps").long()
-        look = lambda B, A: (B, A)
-        run = descent.descend(
-            lambda *at: regression_forces(problem, *at),
-            B,
-            A,
-            learning_rate,
-            learning_rate,
-            int(steps.max()),
-            observe=look,
-        )
-        return (tuple(part[steps] for part in run.observed),)
+        path = lora_one.trajectory(problem, B, A, learning_rate, int(steps.max()))
+        return (tuple(part[steps] for part in path),)
 
     return Early(((B, A),), (lora_one.negative_gradient(problem),), (problem.shift,), own, learning_rate=learning_rate)
 
@@ -138,11 +129,7 @@ def landscape_early(problem: kim.Quadratic, A0: Tensor, scales) -> Early:
 
     def own(times):
         # 1e-14: three digits below the smallest factors that are compared
-        return (
-            factor_flow(
-                lambda B, A: tuple(-g for g in kim.landscape.factored_gradient(problem, B, A)), B, A, times, atol=1e-14
-            ),
-        )
+        return (landscape_flow(problem, B, A, times, atol=1e-14),)
 
     return Early(((B, A),), (-problem.gradient(torch.zeros_like(problem.M)),), (problem.M,), own, decay=problem.lam)
 

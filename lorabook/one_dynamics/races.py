@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lorabook import checks, kim, lora_one, mallada
 from lorabook.device import DTYPE, default_device, generator, normal
-from lorabook.one_dynamics.course import factor_flow, regression_flow
+from lorabook.one_dynamics.course import landscape_flow, regression_flow
 
 KINDS = ("adapters", "subspaces", "minima")
 
@@ -85,14 +85,7 @@ def minimum_race(problem: kim.problem.DecoyFamily, B0: Tensor, A0: Tensor, times
         problem: pulls ``a + lambda`` and c at 0, each less the decay lambda.
         B0: (S, n, r).  A0: (S, r, n).  times: (T,) increasing flow times.
     """
-    B, A = factor_flow(
-        lambda B, A: tuple(-g for g in kim.landscape.factored_gradient(problem, B, A)),
-        B0,
-        A0,
-        times,
-        rtol=1e-8,
-        atol=1e-12,
-    )
+    B, A = landscape_flow(problem, B0, A0, times, rtol=1e-8, atol=1e-12)
     shares = (B @ A).diagonal(dim1=-2, dim2=-1)
     return Race(
         checks.times(times, A0), shares[..., 0], shares[..., 1] / problem.size, (problem.c - problem.lam) / problem.a
@@ -115,9 +108,7 @@ def staged_race(kind: str, pull: float, size: float, n: int, rank: int, draws: i
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}.")
-    for name, value in (("pull", pull), ("size", size)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive and finite; got {value!r}.")
+    checks.positive(pull, "pull"), checks.positive(size, "size")
     checks.count(n, "n", 2), checks.count(rank, "rank", 1), checks.count(draws, "draws", 1)
     source = generator(seed)
     # the slower rate is min(1, pull); what ln(1 / size) leaves of a candidate, eight more units finish
