@@ -61,7 +61,7 @@ def main() -> None:
         theirs = [lbfgs(problem, B[k], A[k]) for k in some]
         scipy = (time.perf_counter() - begun) / len(some)
         same = sum(abs(float(run.objective[0] - batch.objective[k])) < 1e-6 for k, run in zip(few, alone))
-        trapped = kim.laboratory.spurious(problem, batch, optimum)
+        trapped = kim.runs.spurious(problem, batch, optimum)
         print(
             f"{name}: 2000 starts in {ours * len(B):.1f} s, {float(trapped.double().mean()):.3f} trapped, "
             f"{int((batch.status != kim.descent.DONE).sum())} not converged"

@@ -8,8 +8,8 @@ One file per idea:
 - ``proximal``: the full problem with the nuclear norm;
 - ``theorem``: Theorems 1, 2, 3, A.1, Corollary 1, and the proof inequality by inequality;
 - ``constants``: restricted strong convexity and smoothness, exact, sampled and hunted;
-- ``laboratory``: named instances, random problems, trap rates;
-- ``survey``: the theorem held against every point that many starts reach;
+- ``laboratory``: named instances and random problems;
+- ``runs``: trap rates, and the theorem held against every point that many starts reach;
 - ``lemmas``: Lemmas B.1 and B.2;
 - ``decay``: Lemma 1, and AdamW;
 - ``network``: a small real network; ``certificate``: of a checkpoint, and the way out of a trap.
@@ -30,7 +30,7 @@ from lorabook.kim import (
     network,
     problem,
     proximal,
-    survey,
+    runs,
     theorem,
 )
 from lorabook.kim.descent import train
@@ -54,8 +54,8 @@ __all__ = [
     "prox_nuclear",
     "proximal",
     "proximal_gradient",
+    "runs",
     "stationarity",
-    "survey",
     "theorem",
     "theorem_1",
     "train",

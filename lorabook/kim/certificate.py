@@ -14,18 +14,15 @@ import math
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from lorabook import checks
 from lorabook.kim.descent import Descended, train
-from lorabook.kim.landscape import full_objective
-from lorabook.kim.problem import positive
 from lorabook.linalg import balance
 
-SILENT, OPTIMAL, SATURATED = (
-    "not stationary: the theorem is silent",
-    "optimality condition of the full problem met",
-    "rank-saturated: one more rank lowers the loss",
-)
+SILENT = "not stationary: the theorem is silent"
+OPTIMAL = "optimality condition of the full problem met"
+SATURATED = "rank-saturated: one more rank lowers the loss"
 
 
 class Certificate(NamedTuple):
@@ -38,9 +35,7 @@ class Certificate(NamedTuple):
     verdict: str
 
 
-def certify(
-    B: torch.Tensor, A: torch.Tensor, G: torch.Tensor, lam: float, scale: float = 1.0, tolerance: float = 1e-2
-) -> Certificate:
+def certify(B: Tensor, A: Tensor, G: Tensor, lam: float, scale: float = 1.0, tolerance: float = 1e-2) -> Certificate:
     """Is this checkpoint stationary, and if so, does one more rank help?
 
     Args:
@@ -60,9 +55,8 @@ def certify(
     effective = lam / scale
     size = math.sqrt(float(B.square().sum() + A.square().sum()))
     imbalance = float(balance(B, A).norm() / (A @ A.mT).norm().clamp(min=1e-300)) if size else 0.0
-    slope = float(torch.cat([(G @ A.mT + effective * B).flatten(), (B.mT @ G + effective * A).flatten()]).norm()) / max(
-        effective * size, 1e-300
-    )
+    pull = torch.cat([(G @ A.mT + effective * B).flatten(), (B.mT @ G + effective * A).flatten()])
+    slope = float(pull.norm()) / max(effective * size, 1e-300)
     top = float(torch.linalg.matrix_norm(G, 2))
     excess = top / effective
     if imbalance > tolerance or slope > tolerance:
@@ -72,28 +66,22 @@ def certify(
     return Certificate(imbalance, slope, excess, max(0.0, top - effective), verdict)
 
 
-def append_pair(B: torch.Tensor, A: torch.Tensor, G: torch.Tensor, size: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factors of rank r + 1 with ``size * (u, -v)`` from G's top singular pair appended: (..., m, r + 1), (..., r + 1,
-    n).
+def append_pair(B: Tensor, A: Tensor, G: Tensor, size: float) -> tuple[Tensor, Tensor]:
+    """Factors (..., m, r + 1), (..., r + 1, n) with ``size * (u, -v)`` from G's top singular pair appended.
 
     To second order the objective changes by ``- size^2 (||G||_2 - lambda)``.
 
     Raises:
         ValueError: shapes that do not fit, a size that is not positive, or factors that already have the full rank.
     """
-    checks.factors(B, A, G), positive(size, "size of a pair")
+    checks.factors(B, A, G), checks.positive(size, "The size of a pair")
     if B.shape[-1] == min(G.shape[-2:]):
         raise ValueError(f"Factors of rank {B.shape[-1]} already have every rank of a matrix {tuple(G.shape[-2:])}.")
     U, _, Vh = torch.linalg.svd(G, full_matrices=False)
     return torch.cat([B, size * U[..., :1]], -1), torch.cat([A, -size * Vh[..., :1, :]], -2)
 
 
-def restart_with_rank(problem, B: torch.Tensor, A: torch.Tensor, size: float = 1e-2, **options) -> Descended:
+def restart_with_rank(problem, B: Tensor, A: Tensor, size: float = 1e-2, **options) -> Descended:
     """Append the top pair and train on: the way out of a rank-saturated point, for a batch (S, ...)."""
     B, A = append_pair(B, A, problem.gradient(B @ A), size)
     return train(problem, B, A, **options)
-
-
-def gap_to_full(problem, trained: Descended, X_star: torch.Tensor) -> torch.Tensor:
-    """Objective reached minus the optimum of the full problem, (S,)."""
-    return trained.objective - full_objective(problem, X_star)

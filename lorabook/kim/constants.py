@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from lorabook import checks
 from lorabook.device import normal
@@ -46,20 +47,20 @@ def exact_constants(family: DecoyFamily) -> tuple[float, float]:
     return alpha, family.h
 
 
-def convexity_quotient(problem, X: torch.Tensor, X_star: torch.Tensor) -> torch.Tensor:
+def convexity_quotient(problem, X: Tensor, X_star: Tensor) -> Tensor:
     """``<grad L(X) - grad L(X*), X - X*> / ||X - X*||^2``, (...)."""
     ndim, D = len(problem.shape), X - X_star
     return ((problem.gradient(X) - problem.gradient(X_star)) * D).flatten(X.ndim - ndim).sum(-1) / squared_norm(D, ndim)
 
 
-def smoothness_quotient(problem, X: torch.Tensor, Z: torch.Tensor) -> torch.Tensor:
+def smoothness_quotient(problem, X: Tensor, Z: Tensor) -> Tensor:
     """``<Z, Hess L(X) Z> / ||Z||^2``, (...)."""
     return problem.curvature(X, Z) / squared_norm(Z, len(problem.shape))
 
 
 def sample(
-    problem, X_star: torch.Tensor, rank: int, radius: float, count: int, source: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
+    problem, X_star: Tensor, rank: int, radius: float, count: int, source: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Random X (count, m, n) of rank <= r within ``radius`` of X*, and random directions ``Z = U X + X V``.
 
     X is a product of Gaussian factors, scaled to a norm uniform in (0, radius - ||X*||): the source does not
@@ -79,15 +80,17 @@ def sample(
     X = normal((count, m, rank), source, device) @ normal((count, rank, n), source, device)
     lengths = torch.rand(count, generator=source, dtype=torch.float64, device="cpu").to(device)
     X = X * (reach * lengths / X.flatten(1).norm(dim=1))[:, None, None]
-    p, q, w, z = (normal((count, k), source, device) for k in (m, m, n, n))
-    unit = lambda v: v / v.norm(dim=-1, keepdim=True)
-    p, q, w, z = map(unit, (p, q, w, z))
-    Z = p[:, :, None] * (q[:, None, :] @ X) + (X @ w[:, :, None]) * z[:, None, :]
-    return X, Z
+    vectors = [normal((count, k), source, device) for k in (m, m, n, n)]
+    return X, _sandwich(X, *(v / v.norm(dim=-1, keepdim=True) for v in vectors))
+
+
+def _sandwich(X: Tensor, p: Tensor, q: Tensor, w: Tensor, z: Tensor) -> Tensor:
+    """``Z = U X + X V`` with ``U = p q^T`` and ``V = w z^T``, (S, m, n)."""
+    return p[:, :, None] * (q[:, None, :] @ X) + (X @ w[:, :, None]) * z[:, None, :]
 
 
 def monte_carlo(
-    problem, X_star: torch.Tensor, rank: int, radius: float, count: int, source: torch.Generator
+    problem, X_star: Tensor, rank: int, radius: float, count: int, source: torch.Generator
 ) -> tuple[float, float]:
     """The source's estimates: least sampled convexity quotient and largest sampled smoothness quotient."""
     X, Z = sample(problem, X_star, rank, radius, count, source)
@@ -99,7 +102,7 @@ def monte_carlo(
 
 
 def hunt(
-    problem, X_star: torch.Tensor, rank: int, radius: float, count: int, source: torch.Generator, steps: int = 200
+    problem, X_star: Tensor, rank: int, radius: float, count: int, source: torch.Generator, steps: int = 200
 ) -> tuple[float, float]:
     """Adversarial search from ``count`` sampled points: gradient steps that lower or raise the quotients.
 
@@ -119,14 +122,10 @@ def hunt(
 
     alpha = _climb(lambda B, A: -convexity_quotient(problem, B @ A, X_star), (B, A), steps, clipped)
     # rank-one U, V act on a full-rank X as any p (X^T q)^T + (X w) z^T: X and four vectors are free
-    p, q, w, z = (normal((count, k), source, X.device) for k in (problem.shape[0],) * 2 + (problem.shape[1],) * 2)
-
-    def curvature(B, A, p, q, w, z):
-        X = B @ A
-        Z = p[:, :, None] * (q[:, None, :] @ X) + (X @ w[:, :, None]) * z[:, None, :]
-        return smoothness_quotient(problem, X, Z)
-
-    beta = _climb(curvature, (B, A, p, q, w, z), steps, lambda B, A, *rest: (*clipped(B, A), *rest))
+    m, n = problem.shape
+    vectors = [normal((count, k), source, X.device) for k in (m, m, n, n)]
+    curvature = lambda B, A, *vectors: smoothness_quotient(problem, B @ A, _sandwich(B @ A, *vectors))
+    beta = _climb(curvature, (B, A, *vectors), steps, lambda B, A, *rest: (*clipped(B, A), *rest))
     return -alpha, beta
 
 
@@ -139,13 +138,7 @@ def _climb(score, state, steps, project) -> float:
         best = max(best, float(value.detach().max()))
         grads = torch.autograd.grad(value.sum(), state)
         rate = 0.3 * (1 - step / steps)
+        size = lambda x: x.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
         with torch.no_grad():
-            state = tuple(
-                x
-                + rate
-                * x.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
-                * g
-                / g.flatten(1).norm(dim=1).clamp(min=1e-30).view(-1, *[1] * (x.ndim - 1))
-                for x, g in zip(state, grads, strict=True)
-            )
+            state = tuple(x + rate * size(x) * g / size(g).clamp(min=1e-30) for x, g in zip(state, grads, strict=True))
     return best

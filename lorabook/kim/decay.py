@@ -14,10 +14,10 @@ import math
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from lorabook import checks
+from lorabook import checks, descent
 from lorabook.kim.descent import check_starts
-from lorabook.kim.problem import positive
 
 
 def rank_bound(batch: int, step: float, decay: float, eps: float) -> float:
@@ -34,26 +34,25 @@ def rank_bound(batch: int, step: float, decay: float, eps: float) -> float:
 
 
 def one_step(B, A, G, step: float, decay: float):
-    """One step of descent with decay on both factors: ``((1 - mu lambda) B - mu G A^T, (1 - mu lambda) A - mu B^T
-    G)``."""
+    """One step on both factors: ``((1 - mu lambda) B - mu G A^T, (1 - mu lambda) A - mu B^T G)``."""
     return (1 - step * decay) * B - step * G @ A.mT, (1 - step * decay) * A - step * B.mT @ G
 
 
 class SGD(NamedTuple):
     """End of a run of stochastic gradient descent."""
 
-    B: torch.Tensor  # (S, m, r)
-    A: torch.Tensor  # (S, r, n)
-    drift: torch.Tensor  # (S,) ||X_k - X_{k-1}|| / ||X_k|| in the last step
-    spread: torch.Tensor  # (S,) largest distance of the last updates from their mean, relative
+    B: Tensor  # (S, m, r)
+    A: Tensor  # (S, r, n)
+    drift: Tensor  # (S,) ||X_k - X_{k-1}|| / ||X_k|| in the last step
+    spread: Tensor  # (S,) largest distance of the last updates from their mean, relative
 
 
 @torch.no_grad()
 def stochastic_descent(
-    inputs: torch.Tensor,
-    targets: torch.Tensor,
-    B0: torch.Tensor,
-    A0: torch.Tensor,
+    inputs: Tensor,
+    targets: Tensor,
+    B0: Tensor,
+    A0: Tensor,
     batch: int,
     step: float,
     decay: float,
@@ -93,9 +92,7 @@ def stochastic_descent(
 
 
 @torch.no_grad()
-def adam(
-    problem, B0: torch.Tensor, A0: torch.Tensor, learning_rate: float, steps: int, decoupled: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
+def adam(problem, B0: Tensor, A0: Tensor, learning_rate: float, steps: int, decoupled: bool) -> tuple[Tensor, Tensor]:
     """Adam with the problem's ``lam`` as AdamW's decoupled decay, or as a penalty in the gradient.
 
     The learning rate falls to 0 along a cosine, so that the iterates settle.
@@ -112,16 +109,11 @@ def adam(
     Source: Kingma & Ba 2015; Loshchilov & Hutter 2019, with beta = (0.9, 0.999) and eps = 1e-8.
     """
     check_starts(problem, B0, A0)
-    checks.count(steps, "steps", 1), positive(learning_rate, "learning rate")
-    state = [B0.clone(), A0.clone()]
-    first, second = [torch.zeros_like(x) for x in state], [torch.zeros_like(x) for x in state]
+    checks.count(steps, "steps", 1), checks.positive(learning_rate, "The learning rate")
+    B, A, rule, memory = B0, A0, descent.adam(), None
     for k in range(1, steps + 1):
         rate = learning_rate * (1 + math.cos(math.pi * k / steps)) / 2
-        G = problem.gradient(state[0] @ state[1])
-        for i, gradient in enumerate((G @ state[1].mT, state[0].mT @ G)):
-            gradient = gradient if decoupled else gradient + problem.lam * state[i]
-            first[i].mul_(0.9).add_(gradient, alpha=0.1)
-            second[i].mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-            move = (first[i] / (1 - 0.9**k)) / ((second[i] / (1 - 0.999**k)).sqrt() + 1e-8)
-            state[i] = state[i] * (1 - rate * problem.lam * decoupled) - rate * move
-    return state[0], state[1]
+        G, penalty = problem.gradient(B @ A), 0.0 if decoupled else problem.lam
+        D_B, D_A, memory = rule(B, A, -(G @ A.mT + penalty * B), -(B.mT @ G + penalty * A), memory)
+        B, A = ((1 - rate * problem.lam * decoupled) * X + rate * D for X, D in ((B, D_B), (A, D_A)))
+    return B, A

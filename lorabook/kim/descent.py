@@ -16,11 +16,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from lorabook import checks
 from lorabook.device import normal
 from lorabook.kim.landscape import factored_gradient, factored_hessian, objective
-from lorabook.kim.problem import positive, squared_norm
+from lorabook.kim.problem import squared_norm, top_curvature
 
 DONE, SADDLE, UNCONVERGED = 0, 1, 2
 
@@ -28,18 +29,23 @@ DONE, SADDLE, UNCONVERGED = 0, 1, 2
 class Descended(NamedTuple):
     """What became of S starts."""
 
-    B: torch.Tensor  # (S, [L,] m, r)
-    A: torch.Tensor  # (S, [L,] r, n)
-    objective: torch.Tensor  # (S,)
-    status: torch.Tensor  # (S,) DONE, SADDLE or UNCONVERGED
-    gradient_norm: torch.Tensor  # (S,)
-    least_eigenvalue: torch.Tensor  # (S,) of the factored Hessian
-    steps: torch.Tensor  # (S,) gradient steps taken
+    B: Tensor  # (S, [L,] m, r)
+    A: Tensor  # (S, [L,] r, n)
+    objective: Tensor  # (S,)
+    status: Tensor  # (S,) DONE, SADDLE or UNCONVERGED
+    gradient_norm: Tensor  # (S,)
+    least_eigenvalue: Tensor  # (S,) of the factored Hessian
+    steps: Tensor  # (S,) gradient steps taken
 
     @property
-    def X(self) -> torch.Tensor:
+    def X(self) -> Tensor:
         """The updates B A."""
         return self.B @ self.A
+
+    @property
+    def done(self) -> Tensor:
+        """(S,) bool: which starts ended at a second-order stationary point."""
+        return self.status == DONE
 
 
 def starts(problem, rank: int, count: int, scale: float, source: torch.Generator, kind: str = "gaussian", device=None):
@@ -57,7 +63,7 @@ def starts(problem, rank: int, count: int, scale: float, source: torch.Generator
         raise ValueError(f"kind must be gaussian, zero or near; got {kind!r}.")
     if not 1 <= rank <= min(m, n):
         raise ValueError(f"The rank {rank} must lie between 1 and {min(m, n)}.")
-    positive(scale, "scale of a start")
+    checks.positive(scale, "The scale of a start")
     if kind == "near" and not hasattr(problem, "spurious_factors"):
         raise ValueError(
             f"The kind near needs a problem with a known spurious point; a {type(problem).__name__} has none."
@@ -75,8 +81,8 @@ def starts(problem, rank: int, count: int, scale: float, source: torch.Generator
 @torch.no_grad()
 def train(
     problem,
-    B0: torch.Tensor,
-    A0: torch.Tensor,
+    B0: Tensor,
+    A0: Tensor,
     steps: int = 4000,
     tolerance: float = 1e-9,
     smoothness: float | None = None,
@@ -104,13 +110,8 @@ def train(
     """
     check_starts(problem, B0, A0)
     checks.count(steps, "steps", 0), checks.count(newton, "newton", 0)
-    positive(tolerance, "tolerance"), positive(safety, "safety")
-    ndim = len(problem.shape)
-    if smoothness is None:
-        if not hasattr(problem, "H"):
-            raise ValueError("A loss that is not quadratic needs a bound on its smoothness.")
-        smoothness = float(torch.linalg.eigvalsh(problem.H)[-1])
-    positive(smoothness, "smoothness")
+    checks.positive(tolerance, "The tolerance"), checks.positive(safety, "The safety")
+    ndim, smoothness = len(problem.shape), top_curvature(problem, smoothness)
     B, A = B0.clone(), A0.clone()
     taken = torch.zeros(len(B), dtype=torch.int64, device=B.device)
     live = torch.arange(len(B), device=B.device)
@@ -137,7 +138,7 @@ def train(
 
 
 @torch.no_grad()
-def line_search(problem, B0: torch.Tensor, A0: torch.Tensor, evaluations: int) -> tuple[torch.Tensor, torch.Tensor]:
+def line_search(problem, B0: Tensor, A0: Tensor, evaluations: int) -> tuple[Tensor, Tensor]:
     """Gradient descent on F with Armijo's rule, a rate for each start of a batch; no Newton step.
 
     A step is taken if the objective falls by half of what its slope foretells, and the next one is a tenth
@@ -172,15 +173,11 @@ def line_search(problem, B0: torch.Tensor, A0: torch.Tensor, evaluations: int) -
     return B, A
 
 
-def check_starts(problem, B0: torch.Tensor, A0: torch.Tensor) -> None:
+def check_starts(problem, B0: Tensor, A0: Tensor) -> None:
     """Raise ValueError unless B0, A0 are a batch of at least one start for the problem."""
     checks.factors(B0, A0)
-    if (
-        B0.ndim != len(problem.shape) + 1
-        or (B0 @ A0).shape[1:] != torch.Size(problem.shape)
-        or len(B0) != len(A0)
-        or len(B0) == 0
-    ):
+    fits = B0.ndim == len(problem.shape) + 1 and (B0 @ A0).shape[1:] == torch.Size(problem.shape)
+    if not (fits and len(B0) == len(A0) > 0):
         raise ValueError(
             f"A batch of starts (S, ...) of shape {problem.shape}, S >= 1, was wanted; got B {tuple(B0.shape)} "
             f"and A {tuple(A0.shape)}."

@@ -1,22 +1,19 @@
-"""Instances with known answers, and the rate at which random starts end in a trap.
+"""Problems with known answers.
 
 - :func:`instance` names the members of the decoy family that the chapter uses;
 - :func:`random_quadratic` draws a loss of given condition whose nuclear-norm minimiser is known;
-- :func:`coupled` makes two members of the family one problem in two matrices (Theorem 2);
-- :func:`trap_rate` counts, with a binomial interval, and keeps apart what did not converge.
+- :func:`coupled` makes two members of the family one problem in two matrices (Theorem 2).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from lorabook import checks
-from lorabook.device import generator, normal
-from lorabook.kim.descent import DONE, SADDLE, UNCONVERGED, Descended, starts, train
-from lorabook.kim.landscape import full_objective
+from lorabook.device import normal
 from lorabook.kim.problem import DecoyFamily, Quadratic, decoy_family
 
 INSTANCES = {
@@ -50,7 +47,7 @@ def instance(name: str, device: torch.device | str = "cpu", **changes) -> DecoyF
 class Known(Quadratic):
     """A quadratic whose nuclear-norm minimiser is known by construction."""
 
-    solution: torch.Tensor
+    solution: Tensor
 
 
 def random_quadratic(
@@ -93,8 +90,7 @@ def random_quadratic(
 
 
 def coupled(first, second, strength: float) -> Known:
-    """Two problems with known solutions as one, coupled by ``strength <X1 - X1*, X2 - X2*>``; the pair of minimisers
-    stays.
+    """Two problems as one, coupled by ``strength <X1 - X1*, X2 - X2*>``; the pair of known minimisers stays.
 
     Raises:
         ValueError: shapes or decays differ, or the coupled H is not positive definite.
@@ -114,11 +110,10 @@ def coupled(first, second, strength: float) -> Known:
 
 @dataclass(frozen=True)
 class Batch:
-    """Quadratics with targets of their own, solved as one batch: ``H (S, p, p)``, ``M (S, n, n)``, one ``lam`` for
-    all."""
+    """Quadratics solved as one batch: ``H (S, p, p)``, targets ``M (S, n, n)``, one ``lam`` for all."""
 
-    H: torch.Tensor
-    M: torch.Tensor
+    H: Tensor
+    M: Tensor
     lam: float = 0.0
 
     @property
@@ -126,7 +121,7 @@ class Batch:
         """Shape of one X."""
         return tuple(self.M.shape[-2:])
 
-    def gradient(self, X: torch.Tensor) -> torch.Tensor:
+    def gradient(self, X: Tensor) -> Tensor:
         """(S, n, n)."""
         return (self.H @ (X - self.M).flatten(1)[..., None]).reshape(X.shape)
 
@@ -134,8 +129,7 @@ class Batch:
 def random_batch(
     count: int, n: int, condition: float, rank: int, source: torch.Generator, device: torch.device | str = "cpu"
 ) -> Batch:
-    """``count`` quadratics with Haar eigenvectors, eigenvalues 1 to ``condition``, and Gaussian targets of the given
-    rank.
+    """``count`` quadratics with Haar eigenvectors, eigenvalues 1 to ``condition``, Gaussian targets of a given rank.
 
     Raises:
         ValueError: no problems, a rank above the side, or a condition below 1.
@@ -150,90 +144,6 @@ def random_batch(
     M = normal((count, n, rank), source, device) @ normal((count, rank, n), source, device)
     H = (Q * d) @ Q.mT
     return Batch((H + H.mT) / 2, M)
-
-
-class Rate(NamedTuple):
-    """Outcome of a batch of starts."""
-
-    rate: float  # spurious minima among the starts
-    low: float  # Wilson interval, 95 %
-    high: float
-    unconverged: int  # starts about which nothing is said
-    saddles: int
-    trained: Descended
-    spurious: torch.Tensor  # (S,) bool
-
-
-def spurious(problem, trained: Descended, optimum: float, tolerance: float = 1e-6) -> torch.Tensor:
-    """(S,) converged second-order stationary points whose objective lies above the optimum."""
-    return (trained.status == DONE) & (trained.objective > optimum + tolerance * (1 + abs(optimum)))
-
-
-def trap_rates(problem, rank: int, count: int, settings, seed: int = 0, **options) -> list[Rate]:
-    """Share of ``count`` random starts that end in a spurious minimum, for each (kind, scale) in ``settings``, all in
-    one batch.
-
-    Every setting draws from the same seed, so that curves against the scale are smooth.
-
-    The rank may lie below that of the solution; then no start can reach it, and every end counts as spurious.
-
-    Raises:
-        ValueError: no settings, a problem whose solution is not known, and as :func:`starts` and :func:`train` do.
-    """
-    _known(problem)
-    if not len(settings):
-        raise ValueError("Rates need at least one setting, a kind and a scale of start; got none.")
-    drawn = [starts(problem, rank, count, scale, generator(seed), kind, problem.M.device) for kind, scale in settings]
-    everything = train(problem, *(torch.cat(parts) for parts in zip(*drawn, strict=True)), **options)
-    optimum = float(full_objective(problem, problem.solution))
-    answers = []
-    for part in zip(*(field.split(count) for field in everything), strict=True):
-        trained = Descended(*part)
-        found = spurious(problem, trained, optimum)
-        low, high = wilson(int(found.sum()), count)
-        answers.append(
-            Rate(
-                float(found.double().mean()),
-                low,
-                high,
-                int((trained.status == UNCONVERGED).sum()),
-                int((trained.status == SADDLE).sum()),
-                trained,
-                found,
-            )
-        )
-    return answers
-
-
-def trap_rate(problem, rank: int, count: int, scale: float, seed: int = 0, kind: str = "gaussian", **options) -> Rate:
-    """:func:`trap_rates` for one kind and scale of start.
-
-    Raises:
-        ValueError: a rank below that of the solution, and as :func:`trap_rates` does.
-    """
-    rank_star = int(torch.linalg.matrix_rank(_known(problem), rtol=1e-9).max())
-    if rank < rank_star:
-        raise ValueError(
-            f"A start can only be trapped if it could arrive: the rank {rank} is below r* = {rank_star}, the "
-            "rank of the solution."
-        )
-    return trap_rates(problem, rank, count, [(kind, scale)], seed, **options)[0]
-
-
-def _known(problem) -> torch.Tensor:
-    if not hasattr(problem, "solution"):
-        raise ValueError(
-            f"A rate of traps needs a problem whose solution is known; a {type(problem).__name__} has none."
-        )
-    return problem.solution
-
-
-def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval for a binomial rate."""
-    if not 0 <= hits <= count or count < 1:
-        raise ValueError(f"A rate needs 0 <= hits <= count and a count >= 1; got {hits} of {count}.")
-    centre, spread = hits + z**2 / 2, z * (hits * (count - hits) / count + z**2 / 4) ** 0.5
-    return max(0.0, (centre - spread) / (count + z**2)), min(1.0, (centre + spread) / (count + z**2))
 
 
 def family_ratio(rank: int) -> float:

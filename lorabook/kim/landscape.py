@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from lorabook import checks
 from lorabook.kim.problem import squared_norm
@@ -20,34 +21,34 @@ from lorabook.kim.problem import squared_norm
 class Stationarity(NamedTuple):
     """What certifies a stationary point, one entry per pair of factors."""
 
-    gradient_norm: torch.Tensor  # (...) norm of the gradient of F
-    least_eigenvalue: torch.Tensor  # (...) of the factored Hessian
-    excess: torch.Tensor  # (...) ||grad L(X)||_2 / lambda; infinite for lambda = 0
-    flat: torch.Tensor  # (...) number of Hessian eigenvalues within rounding of 0
+    gradient_norm: Tensor  # (...) norm of the gradient of F
+    least_eigenvalue: Tensor  # (...) of the factored Hessian
+    excess: Tensor  # (...) ||grad L(X)||_2 / lambda; infinite for lambda = 0
+    flat: Tensor  # (...) number of Hessian eigenvalues within rounding of 0
     gauge: (
-        torch.Tensor
-    )  # (...) flat directions that rotations of the factors explain: k (2 r - k - 1) / 2 per layer at rank k
+        Tensor  # (...) flat directions that rotations of the factors explain: k (2 r - k - 1) / 2 per layer at rank k
+    )
 
 
-def objective(problem, B: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
+def objective(problem, B: Tensor, A: Tensor) -> Tensor:
     """F(B, A), (...)."""
     ndim = len(problem.shape)
     return problem.loss(B @ A) + problem.lam / 2 * (squared_norm(B, ndim) + squared_norm(A, ndim))
 
 
-def full_objective(problem, X: torch.Tensor) -> torch.Tensor:
+def full_objective(problem, X: Tensor) -> Tensor:
     """L(X) + lambda ||X||_*, (...)."""
     nuclear = torch.linalg.svdvals(X).sum(-1)
     return problem.loss(X) + problem.lam * (nuclear if len(problem.shape) == 2 else nuclear.sum(-1))
 
 
-def factored_gradient(problem, B: torch.Tensor, A: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def factored_gradient(problem, B: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient of F: ``(G A^T + lambda B, B^T G + lambda A)``."""
     G = problem.gradient(B @ A)
     return G @ A.mT + problem.lam * B, B.mT @ G + problem.lam * A
 
 
-def factored_hessian(problem, B: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
+def factored_hessian(problem, B: Tensor, A: Tensor) -> Tensor:
     """Hessian of F, (..., q, q) with q = L r (m + n); coordinates are vec(B), then vec(A)."""
     *_, m, r = B.shape
     n, ndim = A.shape[-1], len(problem.shape)
@@ -69,7 +70,7 @@ def factored_hessian(problem, B: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
     return hessian + problem.lam * eye(hessian.shape[-1])
 
 
-def stationarity(problem, B: torch.Tensor, A: torch.Tensor) -> Stationarity:
+def stationarity(problem, B: Tensor, A: Tensor) -> Stationarity:
     """Gradient norm, least Hessian eigenvalue and spectral excess at (B, A).
 
     Args:

@@ -8,11 +8,12 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from lorabook import checks
 
 
-def shared_rotation(B: torch.Tensor, A: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def shared_rotation(B: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
     """The Q of Lemma B.1 and how far the factors are from its form, relative.
 
     Q is built without the uniqueness of singular vectors, so repeated singular values do no harm: take
@@ -36,7 +37,7 @@ def shared_rotation(B: torch.Tensor, A: torch.Tensor) -> tuple[torch.Tensor, tor
     return Q, torch.maximum(norm(rebuilt - A) / norm(A), norm(V - nearest) / Q.shape[-1] ** 0.5)
 
 
-def aligned_gap(s: torch.Tensor, Q: torch.Tensor, R: torch.Tensor, blocks: bool) -> float:
+def aligned_gap(s: Tensor, Q: Tensor, R: Tensor, blocks: bool) -> float:
     """How far two decompositions are from agreeing, after the freedom that one grants them.
 
     The printed proof of Lemma B.1 takes a decomposition of each factor, ``B = U s^{1/2} Q`` and
@@ -63,7 +64,7 @@ def aligned_gap(s: torch.Tensor, Q: torch.Tensor, R: torch.Tensor, blocks: bool)
     return float((overlap - signed).norm()) / len(s) ** 0.5
 
 
-def orthogonal_part(G: torch.Tensor, U: torch.Tensor, V: torch.Tensor, lam: float) -> tuple[torch.Tensor, torch.Tensor]:
+def orthogonal_part(G: Tensor, U: Tensor, V: Tensor, lam: float) -> tuple[Tensor, Tensor]:
     """S of Lemma B.2 and the residual of ``G = -lambda U V^T + S``, relative.
 
     Args:

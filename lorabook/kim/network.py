@@ -4,7 +4,6 @@ A network with two hidden layers of tanh learns to read handwritten digits.  It 
 mirror writing: first its head alone is trained (linear probing, appendix C.1), then the update X of
 its second hidden layer, by LoRA or in full.  Everything but X is frozen, so the problem is ``L(X)`` =
 mean cross-entropy, with ``shape (width, features)``.
-
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from lorabook.device import DTYPE, generator, normal
 from lorabook.inputs import digits
@@ -22,15 +22,15 @@ from lorabook.kim.problem import decay
 class DigitNetwork:
     """``L(X)`` = mean cross-entropy of ``head tanh((W0 + X) h + bias) + offset`` over the samples h."""
 
-    features: torch.Tensor  # (N, n) what the first layer hands on
-    labels: torch.Tensor  # (N,) int64
-    W0: torch.Tensor  # (m, n)
-    bias: torch.Tensor  # (m,)
-    head: torch.Tensor  # (classes, m)
-    offset: torch.Tensor  # (classes,)
+    features: Tensor  # (N, n) what the first layer hands on
+    labels: Tensor  # (N,) int64
+    W0: Tensor  # (m, n)
+    bias: Tensor  # (m,)
+    head: Tensor  # (classes, m)
+    offset: Tensor  # (classes,)
     lam: float
-    test_features: torch.Tensor
-    test_labels: torch.Tensor
+    test_features: Tensor
+    test_labels: Tensor
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -38,36 +38,31 @@ class DigitNetwork:
         return tuple(self.W0.shape)
 
     @property
-    def M(self) -> torch.Tensor:
+    def M(self) -> Tensor:
         """A zero update, which gives solvers their shape and device."""
         return torch.zeros_like(self.W0)
-
-    def with_decay(self, lam: float) -> DigitNetwork:
-        """The same network with another weight decay."""
-        return DigitNetwork(**{**self.__dict__, "lam": decay(lam)})
 
     def _logits(self, X, features):
         T = torch.tanh(features @ (self.W0 + X).mT + self.bias)
         return T, T @ self.head.mT + self.offset
 
-    def loss(self, X: torch.Tensor) -> torch.Tensor:
+    def loss(self, X: Tensor) -> Tensor:
         """Mean cross-entropy (...) at X (..., m, n)."""
         logits = self._logits(X, self.features)[1]
-        return (
-            torch.logsumexp(logits, -1) - logits[..., torch.arange(len(self.labels), device=X.device), self.labels]
-        ).mean(-1)
+        rows = torch.arange(len(self.labels), device=X.device)
+        return (torch.logsumexp(logits, -1) - logits[..., rows, self.labels]).mean(-1)
 
     def _errors(self, X):
         T, logits = self._logits(X, self.features)
         p = torch.softmax(logits, -1)
         return T, p, p - torch.nn.functional.one_hot(self.labels, len(self.head)).to(p.dtype)
 
-    def gradient(self, X: torch.Tensor) -> torch.Tensor:
+    def gradient(self, X: Tensor) -> Tensor:
         """dL/dX, (..., m, n)."""
         T, _, e = self._errors(X)
         return ((e @ self.head) * (1 - T**2)).mT @ self.features / len(self.features)
 
-    def hessian(self, X: torch.Tensor) -> torch.Tensor:
+    def hessian(self, X: Tensor) -> Tensor:
         """Second derivative (..., m n, m n), rows and columns in row-major order of X."""
         T, p, e = self._errors(X)
         slope = 1 - T**2
@@ -81,7 +76,7 @@ class DigitNetwork:
         H = K.reshape(*K.shape[:-2], m * m).mT @ outer / N  # (..., m m, n n)
         return H.reshape(*X.shape[:-2], m, m, n, n).transpose(-3, -2).reshape(*X.shape[:-2], m * n, m * n)
 
-    def curvature(self, X: torch.Tensor, Z: torch.Tensor) -> torch.Tensor:
+    def curvature(self, X: Tensor, Z: Tensor) -> Tensor:
         """``<Z, Hess L(X) Z>`` (...) without building the Hessian."""
         T, p, e = self._errors(X)
         slope, move = 1 - T**2, self.features @ Z.mT
@@ -100,7 +95,7 @@ class DigitNetwork:
         widest = float((self.head.amax(0) - self.head.amin(0)).max())
         return spread * (top / 2 + 0.77 * widest)
 
-    def accuracy(self, X: torch.Tensor) -> torch.Tensor:
+    def accuracy(self, X: Tensor) -> Tensor:
         """Share of the test digits that are recognised, (...)."""
         guess = self._logits(X, self.test_features)[1].argmax(-1)
         return (guess == self.test_labels).to(DTYPE).mean(-1)
@@ -149,28 +144,20 @@ def pretrained(
     handed_on, labels = torch.tanh(mirrored @ W1.mT + b1), labels[half:]
     top = torch.tanh(handed_on[:samples] @ W2.mT + b2)
     head, offset = _fit(lambda W, b: top @ W.mT + b, labels[:samples], (torch.zeros_like(W3), torch.zeros_like(b3)))
-    return DigitNetwork(
-        handed_on[:samples], labels[:samples], W2, b2, head, offset, decay(lam), handed_on[samples:], labels[samples:]
-    )
+    tuned, held_out = ((handed_on[part], labels[part]) for part in (slice(samples), slice(samples, None)))
+    return DigitNetwork(*tuned, W2, b2, head, offset, decay(lam), *held_out)
 
 
 def _fit(model, labels, weights, penalty: float = 1e-3):
     """Weights that minimise cross-entropy plus a small penalty, by L-BFGS."""
     weights = [w.clone().requires_grad_() for w in weights]
-    optimiser = torch.optim.LBFGS(
-        weights,
-        max_iter=300,
-        history_size=20,
-        line_search_fn="strong_wolfe",
-        tolerance_grad=1e-9,
-        tolerance_change=1e-12,
-    )
+    exact = dict(line_search_fn="strong_wolfe", tolerance_grad=1e-9, tolerance_change=1e-12)
+    optimiser = torch.optim.LBFGS(weights, max_iter=300, history_size=20, **exact)
 
     def closure():
         optimiser.zero_grad()
-        value = torch.nn.functional.cross_entropy(model(*weights), labels) + penalty / 2 * sum(
-            w.square().sum() for w in weights
-        )
+        size = sum(w.square().sum() for w in weights)
+        value = torch.nn.functional.cross_entropy(model(*weights), labels) + penalty / 2 * size
         value.backward()
         return value
 

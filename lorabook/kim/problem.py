@@ -17,16 +17,17 @@ import numbers
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from lorabook import checks
 
 
-def vec(X: torch.Tensor, ndim: int) -> torch.Tensor:
+def vec(X: Tensor, ndim: int) -> Tensor:
     """The last ``ndim`` dimensions as one, in row-major order."""
     return X.flatten(X.ndim - ndim)
 
 
-def squared_norm(X: torch.Tensor, ndim: int = 2) -> torch.Tensor:
+def squared_norm(X: Tensor, ndim: int = 2) -> Tensor:
     """Sum of squares over the last ``ndim`` dimensions."""
     return vec(X, ndim).square().sum(-1)
 
@@ -44,8 +45,8 @@ class Quadratic:
         ValueError: H is not symmetric positive definite, a shape does not fit, lambda is negative.
     """
 
-    H: torch.Tensor
-    M: torch.Tensor
+    H: Tensor
+    M: Tensor
     lam: float
 
     def __post_init__(self):
@@ -55,53 +56,58 @@ class Quadratic:
                 f"H {tuple(self.H.shape)} does not act on M {tuple(self.M.shape)}, which has {self.M.numel()} entries."
             )
         decay(self.lam)
-        if checks.is_fake(self.H):
-            return
-        if bool((self.H - self.H.mT).abs().max() > 1e-12 * self.H.abs().max()):
+        if not checks.is_fake(self.H) and bool((self.H - self.H.mT).abs().max() > 1e-12 * self.H.abs().max()):
             raise ValueError("H must be symmetric.")
-        least = float(torch.linalg.eigvalsh(self.H)[0])
-        if least <= 0:
-            raise ValueError(f"H must be positive definite; its least eigenvalue is {least:.3g}.")
+        _definite(self.H)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of X."""
         return tuple(self.M.shape)
 
-    def loss(self, X: torch.Tensor) -> torch.Tensor:
+    def loss(self, X: Tensor) -> Tensor:
         """L (...) at X (..., *shape)."""
         return ((X - self.M) * self.gradient(X)).flatten(X.ndim - self.M.ndim).sum(-1) / 2
 
-    def gradient(self, X: torch.Tensor) -> torch.Tensor:
+    def gradient(self, X: Tensor) -> Tensor:
         """``H (X - M)``, (..., *shape)."""
         return (vec(X - self.M, self.M.ndim) @ self.H).reshape(X.shape)
 
-    def curvature(self, X: torch.Tensor, Z: torch.Tensor) -> torch.Tensor:
+    def curvature(self, X: Tensor, Z: Tensor) -> Tensor:
         """``<Z, H Z>``, (...)."""
         Z = vec(Z, self.M.ndim)
         return (Z * (Z @ self.H)).sum(-1)
 
-    def hessian(self, X: torch.Tensor) -> torch.Tensor:
+    def hessian(self, X: Tensor) -> Tensor:
         """H (..., p, p), the same at every X."""
         return self.H.expand(*X.shape[: X.ndim - self.M.ndim], *self.H.shape)
 
 
 def decay(lam: float) -> float:
     """``lam`` if it is a weight decay; ValueError else."""
-    if not _real(lam) or lam < 0:
+    if isinstance(lam, bool) or not isinstance(lam, numbers.Real) or not 0 <= lam < math.inf:
         raise ValueError(f"The weight decay lambda must not be negative; got {lam!r}.")
     return lam
 
 
-def positive(value: float, name: str) -> float:
-    """``value`` if it is a finite number above 0; ValueError else."""
-    if not _real(value) or value <= 0:
-        raise ValueError(f"The {name} must be positive and finite; got {value!r}.")
-    return value
+def top_curvature(problem, smoothness: float | None = None) -> float:
+    """The bound on ``||Hess L||_2`` that is given, or that of a quadratic, from its H.
+
+    Raises:
+        ValueError: none is given and the loss is not quadratic, or it is not positive and finite.
+    """
+    if smoothness is None:
+        if not hasattr(problem, "H"):
+            raise ValueError("A loss that is not quadratic needs a bound on its smoothness.")
+        smoothness = float(torch.linalg.eigvalsh(problem.H)[..., -1].max())
+    return checks.positive(smoothness, "The smoothness")
 
 
-def _real(value) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+def _definite(H: Tensor) -> None:
+    """Raise ValueError unless H is positive definite.  Tensors without data pass."""
+    least = 1.0 if checks.is_fake(H) else float(torch.linalg.eigvalsh(H)[0])
+    if least <= 0:
+        raise ValueError(f"H must be positive definite; its least eigenvalue is {least:.3g}.")
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ class DecoyFamily(Quadratic):
     h2: float
 
     @property
-    def solution(self) -> torch.Tensor:
+    def solution(self) -> Tensor:
         """X* = E_00, (n, n)."""
         X = torch.zeros_like(self.M)
         X[0, 0] = 1
@@ -144,7 +150,7 @@ class DecoyFamily(Quadratic):
         """The lambda above which the candidate is no trap: ``c - a b / (r c + h)``."""
         return self.c - self.a * self.b / (self.rank * self.c + self.h)
 
-    def spurious_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def spurious_factors(self) -> tuple[Tensor, Tensor]:
         """Balanced factors B (n, r), A (r, n) of the candidate ``s diag(0, 1_r, 0)``."""
         B = self.M.new_zeros(self.M.shape[0], self.rank)
         B[1 : self.rank + 1] = math.sqrt(self.size) * torch.eye(self.rank, dtype=B.dtype, device=B.device)
@@ -185,7 +191,7 @@ def decoy_family(
     for name, value in (("n", n), ("rank", rank), ("decoys", decoys)):
         checks.count(value, name, 1)
     for name, value in (("a", a), ("b", b), ("c", c), ("h", h), ("h2", 1.0 if h2 is None else h2)):
-        positive(value, name)
+        checks.positive(value, f"The {name}")
     h2 = max(b, 1.0) if h2 is None else h2
     if not 1 <= rank <= decoys < n:
         raise ValueError(f"The family needs 1 <= rank <= decoys < n; got rank {rank}, decoys {decoys}, n {n}.")
@@ -195,9 +201,8 @@ def decoy_family(
     H = torch.eye(n * n, dtype=torch.float64, device=device)
 
     def add(left, right, weight):
-        H.add_(
-            weight * (torch.outer(left.flatten(), right.flatten()) + torch.outer(right.flatten(), left.flatten())) / 2
-        )
+        product = torch.outer(left.flatten(), right.flatten())
+        H.add_(weight * (product + product.mT) / 2)
 
     add(entry[0, 0], entry[0, 0], a - 1)
     for i in range(1, decoys + 1):
@@ -207,8 +212,6 @@ def decoy_family(
             pair = (entry[i, j] + entry[j, i]) / math.sqrt(2)
             add(pair, pair, (h if j == 0 else h2) - 1)
     truth = entry[0, 0].flatten()
-    least = float(torch.linalg.eigvalsh(H)[0]) if H.device.type != "meta" else 1.0
-    if least <= 0:
-        raise ValueError(f"H must be positive definite; its least eigenvalue is {least:.3g}.")
+    _definite(H)
     M = (truth + lam * torch.linalg.solve(H, truth)).reshape(n, n)
     return DecoyFamily(H, M, lam, rank, a, b, c, h, decoys, h2)

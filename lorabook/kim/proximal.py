@@ -6,25 +6,26 @@ On a loss that is not convex (a network) it is a stationary point and no more.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from lorabook import checks
-from lorabook.kim.landscape import full_objective
-from lorabook.kim.problem import decay, squared_norm
+from lorabook.kim.problem import decay, squared_norm, top_curvature
 
 
 class Proximal(NamedTuple):
     """What became of the solve."""
 
-    X: torch.Tensor  # (..., *shape)
-    residual: torch.Tensor  # (...) ||X - prox(X - step grad L(X))|| / step
-    converged: torch.Tensor  # (...) bool: residual below the tolerance
+    X: Tensor  # (..., *shape)
+    residual: Tensor  # (...) ||X - prox(X - step grad L(X))|| / step
+    converged: Tensor  # (...) bool: residual below the tolerance
     steps: int
 
 
-def prox_nuclear(X: torch.Tensor, tau) -> torch.Tensor:
+def prox_nuclear(X: Tensor, tau) -> Tensor:
     """Singular value soft-thresholding, the proximal map of ``tau ||.||_*``.
 
     Args:
@@ -48,11 +49,7 @@ def prox_nuclear(X: torch.Tensor, tau) -> torch.Tensor:
 
 @torch.no_grad()
 def solve(
-    problem,
-    start: torch.Tensor | None = None,
-    steps: int = 20_000,
-    tolerance: float = 1e-10,
-    smoothness: float | None = None,
+    problem, start: Tensor | None = None, steps: int = 20_000, tolerance: float = 1e-10, smoothness: float | None = None
 ) -> Proximal:
     """Accelerated proximal gradient with a restart whenever the momentum points uphill.
 
@@ -76,13 +73,9 @@ def solve(
         raise ValueError(
             f"A start of shape {tuple(problem.M.shape)}, or a batch of them, was wanted; got {tuple(start.shape)}."
         )
-    if smoothness is None:
-        if not hasattr(problem, "H"):
-            raise ValueError("A loss that is not quadratic needs a bound on its smoothness.")
-        smoothness = float(torch.linalg.eigvalsh(problem.H)[..., -1].max())
-    ndim = len(problem.shape)
+    ndim, step = len(problem.shape), 1.0 / top_curvature(problem, smoothness)
     X = torch.zeros_like(problem.M) if start is None else start.clone()
-    Y, weight, step = X, 1.0, 1.0 / smoothness
+    Y, weight = X, 1.0
     tau = torch.as_tensor(problem.lam, dtype=X.dtype, device=X.device) * step
     for k in range(1, steps + 1):
         new = prox_nuclear(Y - step * problem.gradient(Y), tau)
@@ -99,7 +92,7 @@ def solve(
     return Proximal(new, residual, converged, steps)
 
 
-def proximal_gradient(problem, start: torch.Tensor | None = None, **options) -> torch.Tensor:
+def proximal_gradient(problem, start: Tensor | None = None, **options) -> Tensor:
     """The minimiser X of ``L(X) + lambda ||X||_*`` (..., *shape); see :func:`solve` for the options.
 
     Raises:
@@ -114,13 +107,13 @@ def proximal_gradient(problem, start: torch.Tensor | None = None, **options) -> 
     return answer.X
 
 
-def numerical_rank(X: torch.Tensor, cut: float = 1e-6) -> torch.Tensor:
+def numerical_rank(X: Tensor, cut: float = 1e-6) -> Tensor:
     """Number of singular values above ``cut`` times the largest, (...); 0 for the zero matrix."""
     s = torch.linalg.svdvals(checks.matrix(X, "X"))
     return ((s > cut * s[..., :1]) & (s > 1e-12)).sum(-1)
 
 
-def rank_path(problem, decays, **options) -> tuple[torch.Tensor, torch.Tensor]:
+def rank_path(problem, decays, **options) -> tuple[Tensor, Tensor]:
     """Rank of the minimiser for each decay of a grid, each solve warm-started from the one before.
 
     Args:
@@ -137,34 +130,12 @@ def rank_path(problem, decays, **options) -> tuple[torch.Tensor, torch.Tensor]:
         raise ValueError("A path of ranks needs at least one decay.")
     X, found = None, []
     for lam in decays:
-        X = proximal_gradient(_Redecayed(problem, float(lam)), X, **options)
+        X = proximal_gradient(redecayed(problem, float(lam)), X, **options)
         found.append(X)
     X = torch.stack(found)
     return numerical_rank(X), X
 
 
-class _Redecayed:
-    """The same loss with another weight decay."""
-
-    def __init__(self, problem, lam):
-        self._problem, self.lam = problem, decay(lam)
-
-    def __getattr__(self, name):
-        return getattr(self._problem, name)
-
-
 def redecayed(problem, lam: float):
     """``problem`` with the weight decay ``lam`` >= 0 and the same loss (the target M stays)."""
-    return _Redecayed(problem, lam)
-
-
-__all__ = [
-    "Proximal",
-    "full_objective",
-    "numerical_rank",
-    "prox_nuclear",
-    "proximal_gradient",
-    "rank_path",
-    "redecayed",
-    "solve",
-]
+    return dataclasses.replace(problem, lam=decay(lam))

@@ -14,9 +14,10 @@ import math
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from lorabook import checks
-from lorabook.kim.problem import positive
+from lorabook.kim.lemmas import orthogonal_part
 
 
 class Theorem1(NamedTuple):
@@ -30,7 +31,7 @@ class Theorem1(NamedTuple):
 
 
 def theorem_1(
-    alpha: float, beta: float, X: torch.Tensor, X_star: torch.Tensor, rank: int, rank_star: int, tolerance: float = 1e-6
+    alpha: float, beta: float, X: Tensor, X_star: Tensor, rank: int, rank_star: int, tolerance: float = 1e-6
 ) -> Theorem1:
     """Which case of Theorem 1 a second-order stationary point X falls into.
 
@@ -66,7 +67,7 @@ def theorem_1(
     return Theorem1(regime, left, right, "spurious, as the theorem allows" if allowed else "excluded by the theorem")
 
 
-def bound(kappa, s: torch.Tensor, rank: int, rank_star: int) -> torch.Tensor:
+def bound(kappa, s: Tensor, rank: int, rank_star: int) -> Tensor:
     """Least squared distance to X* that the theorem leaves a spurious point with singular values s (..., k).
 
     ``sum_{i > r*} s_i^2 / (1 - kappa s_{r*} / s_r)``, infinite where ``s_r <= kappa s_{r*}``; for r = r* it is 0.
@@ -83,7 +84,7 @@ def bound(kappa, s: torch.Tensor, rank: int, rank_star: int) -> torch.Tensor:
     return torch.where(room > 0, tail / room.clamp(min=1e-300), torch.inf)
 
 
-def least_norm(kappa, s: torch.Tensor, star_norm, rank: int, rank_star: int) -> torch.Tensor:
+def least_norm(kappa, s: Tensor, star_norm, rank: int, rank_star: int) -> Tensor:
     """Corollary 1 (ii): a spurious point has ``||X|| >= sqrt(bound) - ||X*||``, (...); may be negative."""
     return bound(kappa, s, rank, rank_star).sqrt() - star_norm
 
@@ -103,24 +104,17 @@ class Spine(NamedTuple):
     """Slacks of the proof's inequalities, (...) each, the least over the layers; a negative one would be a
     violation."""
 
-    balance: torch.Tensor  # - ||B^T B - A A^T|| / (||B||^2 + ||A||^2), an equality
-    splitting: torch.Tensor  # - ||G + lambda U V^T off the orthogonal part|| / ||G||, an equality
-    excess: torch.Tensor  # beta sigma_r - max(0, ||G||_2 - lambda): the second-order inequality
-    eckart_young: torch.Tensor  # (beta rho / 2)(||X - X_low||^2 - p^2) - <Z, X_low>
-    convexity: torch.Tensor  # <G - G*, X - X*> - alpha d^2
-    monotone: torch.Tensor  # <Z, X*> - <G - G*, X - X*>
-    conclusion: torch.Tensor  # (beta rho / 2)((d + delta)^2 - p^2) + beta sigma_r nu - alpha d^2
+    balance: Tensor  # - ||B^T B - A A^T|| / (||B||^2 + ||A||^2), an equality
+    splitting: Tensor  # - ||G + lambda U V^T off the orthogonal part|| / ||G||, an equality
+    excess: Tensor  # beta sigma_r - max(0, ||G||_2 - lambda): the second-order inequality
+    eckart_young: Tensor  # (beta rho / 2)(||X - X_low||^2 - p^2) - <Z, X_low>
+    convexity: Tensor  # <G - G*, X - X*> - alpha d^2
+    monotone: Tensor  # <Z, X*> - <G - G*, X - X*>
+    conclusion: Tensor  # (beta rho / 2)((d + delta)^2 - p^2) + beta sigma_r nu - alpha d^2
 
 
 def spine(
-    problem,
-    B: torch.Tensor,
-    A: torch.Tensor,
-    X_star: torch.Tensor,
-    alpha: float,
-    beta,
-    rank_star: int,
-    X_low: torch.Tensor | None = None,
+    problem, B: Tensor, A: Tensor, X_star: Tensor, alpha: float, beta, rank_star: int, X_low: Tensor | None = None
 ) -> Spine:
     """Every inequality of the proofs of Theorems 1, 2, 3 and A.1 at stationary pairs (B, A), as slacks.
 
@@ -137,7 +131,7 @@ def spine(
         Eckart and Young divides by ``sigma_r`` and is infinite where X has a lower rank; there Z = 0.
     """
     checks.factors(B, A)
-    positive(problem.lam, "decay lambda of the proof's inequalities")
+    checks.positive(problem.lam, "The decay lambda of the proof's inequalities")
     X, rank = B @ A, B.shape[-1]
     X_low = X_star if X_low is None else X_low
     _ranks(X, X_star, rank, rank_star)
@@ -152,8 +146,7 @@ def spine(
     U, s, Vh = torch.linalg.svd(X, full_matrices=False)
     nonzero = s > 1e-7 * s[..., :1].clamp(min=1e-3)
     U, V = U * nonzero.to(X.dtype)[..., None, :], Vh.mT * nonzero.to(X.dtype)[..., None, :]
-    eye_m, eye_n = (torch.eye(k, dtype=X.dtype, device=X.device) for k in X.shape[-2:])
-    S = (eye_m - U @ U.mT) @ G @ (eye_n - V @ V.mT)
+    S, _ = orthogonal_part(G, U, V, problem.lam)
     left, middle, right = torch.linalg.svd(-S, full_matrices=False)
     Z = (left * (middle - problem.lam).clamp(min=0)[..., None, :]) @ right
     sigma_r = torch.where(nonzero[..., rank - 1], s[..., rank - 1], 0.0)
@@ -173,9 +166,7 @@ def spine(
     )
 
 
-def approximate_slack(
-    alpha, beta, X: torch.Tensor, X_star: torch.Tensor, X_low: torch.Tensor, rank: int, rank_star: int
-) -> torch.Tensor:
+def approximate_slack(alpha, beta, X: Tensor, X_star: Tensor, X_low: Tensor, rank: int, rank_star: int) -> Tensor:
     """Theorem 3 as its proof gives it: ``rho ((d + delta)^2 - p^2) + 2 sigma_r nu - kappa d^2`` (...), not negative.
 
     Args:
@@ -192,14 +183,8 @@ def approximate_slack(
 
 
 def several_slack(
-    alpha: float,
-    betas: torch.Tensor,
-    X: torch.Tensor,
-    X_star: torch.Tensor,
-    rank: int,
-    ranks_star,
-    X_low: torch.Tensor | None = None,
-) -> torch.Tensor:
+    alpha: float, betas: Tensor, X: Tensor, X_star: Tensor, rank: int, ranks_star, X_low: Tensor | None = None
+) -> Tensor:
     """Theorems 2 and A.1 with joint convexity: sum over the layers of right minus left side, (...), not negative.
 
     ``alpha sum_l d_l^2 <= sum_l (beta_l rho_l / 2)((d_l + delta_l)^2 - p_l^2) + beta_l sigma_{r,l} nu_l``.

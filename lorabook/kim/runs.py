@@ -1,0 +1,158 @@
+"""Runs of the pages: many starts on many instances, their share in traps, the theorem at every point they reach."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lorabook.device import generator
+from lorabook.kim.constants import exact_constants
+from lorabook.kim.descent import SADDLE, UNCONVERGED, Descended, starts, train
+from lorabook.kim.laboratory import instance
+from lorabook.kim.landscape import full_objective
+from lorabook.kim.problem import DecoyFamily
+from lorabook.kim.theorem import Spine, bound, least_norm, spine
+
+
+class Rate(NamedTuple):
+    """Outcome of a batch of starts."""
+
+    rate: float  # spurious minima among the starts
+    low: float  # Wilson interval, 95 %
+    high: float
+    unconverged: int  # starts about which nothing is said
+    saddles: int
+    trained: Descended
+    spurious: Tensor  # (S,) bool
+
+
+def spurious(problem, trained: Descended, optimum: float, tolerance: float = 1e-6) -> Tensor:
+    """(S,) second-order stationary points whose objective lies above the optimum."""
+    return trained.done & (trained.objective > optimum + tolerance * (1 + abs(optimum)))
+
+
+def trap_rates(problem, rank: int, count: int, settings, seed: int = 0, **options) -> list[Rate]:
+    """Share of ``count`` starts that end in a spurious minimum, by (kind, scale) of ``settings``, all in one batch.
+
+    Every setting draws from the same seed, so that curves against the scale are smooth.
+
+    The rank may lie below that of the solution; then no start can reach it, and every end counts as spurious.
+
+    Raises:
+        ValueError: no settings, a problem whose solution is not known, and as :func:`starts` and :func:`train` do.
+    """
+    optimum = float(full_objective(problem, _known(problem)))
+    if not len(settings):
+        raise ValueError("Rates need at least one setting, a kind and a scale of start; got none.")
+    drawn = [starts(problem, rank, count, scale, generator(seed), kind, problem.M.device) for kind, scale in settings]
+    everything = train(problem, *(torch.cat(parts) for parts in zip(*drawn, strict=True)), **options)
+    answers = []
+    for part in zip(*(field.split(count) for field in everything), strict=True):
+        trained = Descended(*part)
+        found = spurious(problem, trained, optimum)
+        hits = int(found.sum())
+        lost, saddles = (int((trained.status == kind).sum()) for kind in (UNCONVERGED, SADDLE))
+        answers.append(Rate(hits / count, *wilson(hits, count), lost, saddles, trained, found))
+    return answers
+
+
+def trap_rate(problem, rank: int, count: int, scale: float, seed: int = 0, kind: str = "gaussian", **options) -> Rate:
+    """:func:`trap_rates` for one kind and scale of start.
+
+    Raises:
+        ValueError: a rank below that of the solution, and as :func:`trap_rates` does.
+    """
+    rank_star = int(torch.linalg.matrix_rank(_known(problem), rtol=1e-9).max())
+    if rank < rank_star:
+        raise ValueError(
+            f"A start can only be trapped if it could arrive: the rank {rank} is below r* = {rank_star}, the "
+            "rank of the solution."
+        )
+    return trap_rates(problem, rank, count, [(kind, scale)], seed, **options)[0]
+
+
+def _known(problem) -> Tensor:
+    if not hasattr(problem, "solution"):
+        raise ValueError(
+            f"A rate of traps needs a problem whose solution is known; a {type(problem).__name__} has none."
+        )
+    return problem.solution
+
+
+def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval for a binomial rate."""
+    if not 0 <= hits <= count or count < 1:
+        raise ValueError(f"A rate needs 0 <= hits <= count and a count >= 1; got {hits} of {count}.")
+    centre, spread = hits + z**2 / 2, z * (hits * (count - hits) / count + z**2 / 4) ** 0.5
+    return max(0.0, (centre - spread) / (count + z**2)), min(1.0, (centre + spread) / (count + z**2))
+
+
+class Surveyed(NamedTuple):
+    """One batch of starts on a member of the family, of which r* = 1."""
+
+    name: str
+    kind: str
+    scale: float
+    problem: DecoyFamily
+    rate: Rate
+
+    @property
+    def kappa(self) -> float:
+        """2 alpha / beta, exact."""
+        alpha, beta = exact_constants(self.problem)
+        return 2 * alpha / beta
+
+
+def survey(names, kinds, scales, count: int, seed: int, device="cpu", **options) -> list[Surveyed]:
+    """``count`` starts for every instance, kind of start and scale; each at the instance's own rank."""
+    settings, runs = [(kind, scale) for kind in kinds for scale in scales], []
+    for name in names:
+        problem = instance(name, device)
+        rates = trap_rates(problem, problem.rank, count, settings, seed, **options)
+        runs += [Surveyed(name, *setting, problem, rate) for setting, rate in zip(settings, rates, strict=True)]
+    return runs
+
+
+def worst_ratio(runs) -> float:
+    """Largest right side over left side of Theorem 1's inequality at the spurious points, with the exact constants."""
+    distance = lambda run, X: (X - run.problem.solution).square().sum((-2, -1))
+    return _worst(runs, lambda run, X, s: bound(run.kappa, s, run.problem.rank, 1) / distance(run, X), 0.0)
+
+
+def worst_norm_ratio(runs) -> float:
+    """Largest ratio of Corollary 1's least norm to the norm, at the spurious points of rank above r* = 1."""
+    least = lambda run, s: least_norm(run.kappa, s, 1.0, run.problem.rank, 1)
+    wide = [run for run in runs if run.problem.rank > 1]
+    return _worst(wide, lambda run, X, s: least(run, s) / X.square().sum((-2, -1)).sqrt(), -float("inf"))
+
+
+def _worst(runs, ratio, least: float) -> float:
+    """The largest ``ratio(run, X, s)`` over the spurious points X (S, m, n) with singular values s, or ``least``."""
+    ends = ((run, run.rate.trained.X[run.rate.spurious]) for run in runs)
+    return max([least, *(float(ratio(run, X, torch.linalg.svdvals(X)).max()) for run, X in ends if len(X))])
+
+
+def corollary_violations(runs) -> tuple[int, int, float]:
+    """How many second-order stationary points with ``sigma_r <= kappa sigma_1`` (r > 1) are spurious, how many there
+    are, and their largest sigma_r."""
+    wrong, seen, largest = 0, 0, 0.0
+    for run in (run for run in runs if run.problem.rank > 1):
+        s = torch.linalg.svdvals(run.rate.trained.X)
+        low = run.rate.trained.done & (s[:, run.problem.rank - 1] <= run.kappa * s[:, 0])
+        wrong, seen = wrong + int((low & run.rate.spurious).sum()), seen + int(low.sum())
+        largest = max([largest, *s[low, run.problem.rank - 1].tolist()])
+    return wrong, seen, largest
+
+
+def slacks(runs) -> dict[str, Tensor]:
+    """Slack of each inequality of the proof at every second-order stationary point reached, (points,) each.
+
+    Infinite where the inequality says nothing: that of Eckart and Young at points of lower rank.
+    """
+    found = []
+    for run in runs:
+        B, A = (factor[run.rate.trained.done] for factor in run.rate.trained[:2])
+        found.append(spine(run.problem, B, A, run.problem.solution, *exact_constants(run.problem), rank_star=1))
+    return {name: torch.cat(parts) for name, parts in zip(Spine._fields, zip(*found, strict=True), strict=True)}
