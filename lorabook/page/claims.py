@@ -123,13 +123,10 @@ class Verdict:
         return {"id": self.claim.id} | {key: getattr(self, key) for key in keys if getattr(self, key)}
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
-        card = (
-            f'<div class="lb-verdict lb-{VERDICTS[self.verdict]}"><span class="lb-badge">{self.verdict}</span> '
-            f'<span class="lb-claim">{self.claim.id}</span> <span '
-            f'class="lb-where">{html.escape(self.claim.where)}</span>'
-            + "".join(f"<p>{html.escape(line)}</p>" for line in self.lines())
-            + "</div>"
-        )
+        spans = {"badge": self.verdict, "claim": self.claim.id, "where": html.escape(self.claim.where)}
+        head = " ".join(f'<span class="lb-{name}">{text}</span>' for name, text in spans.items())
+        body = "".join(f"<p>{html.escape(line)}</p>" for line in self.lines())
+        card = f'<div class="lb-verdict lb-{VERDICTS[self.verdict]}">{head}{body}</div>'
         plain = f"[{self.verdict}] {self.claim.id}: {self.sentence()}"
         return {"text/plain": plain, "text/html": card}, {METADATA: self.record()}
 
@@ -211,12 +208,9 @@ def _parse(source: str, raw: dict) -> Claim:
         )
     except (TypeError, ValueError) as error:
         raise ClaimError(f"The claim {name} is malformed: {error}.") from None
-    complete = claim.where and claim.statement and claim.kind in KINDS and claim.scope in ("exact", "sampled")
-    if claim.reason:
-        complete = complete and claim.band is None
-    else:
-        complete = complete and claim.band and claim.measured and claim.band_reason and (claim.probe or claim.right)
-    if not complete:
+    known = claim.where and claim.statement and claim.kind in KINDS and claim.scope in ("exact", "sampled")
+    tested = claim.band and claim.measured and claim.band_reason and (claim.probe or claim.right)
+    if not known or not (claim.band is None if claim.reason else tested):
         raise ClaimError(
             f"The claim {name} is incomplete: it needs a place, a statement, a kind, a band with its reason and "
             "a probe or a correction."
@@ -269,27 +263,24 @@ def check(
         if bool(declared) != (numbers[name] is not None):
             raise ClaimError(f"{identifier}: the list and the call disagree on whether there is a {name}.")
     word, note = _judge(claim, **{name: numbers[name] for name in ("value", "probe", "repair")})
-    return Verdict(
-        claim, word, **{name: claim.reading(number) for name, number in numbers.items()}, over=over, note=note
-    )
+    read = {name: claim.reading(number) for name, number in numbers.items()}
+    return Verdict(claim, word, **read, over=over, note=note)
 
 
-_ALIKE = "In this setting the printed and the corrected statement cannot be told apart."
+_NOTHING = "in this setting the check shows nothing."
 
 
 def _judge(claim: Claim, value: float, probe: float | None, repair: float | None) -> tuple[str, str]:
     if probe is not None and claim.contains(probe):
-        return UNTESTABLE, "The counter-probe lies in the band too, so in this setting the check shows nothing."
+        return UNTESTABLE, f"The counter-probe lies in the band too, so {_NOTHING}"
     if not claim.contains(value):
         if repair is None:
             return FAILS, "No corrected statement was measured: this setting may lie outside the statement's range."
         return FAILS, "" if claim.contains(repair) else "The corrected statement misses the band as well."
+    if probe is None and repair is not None and claim.contains(repair):
+        return UNTESTABLE, "In this setting the printed and the corrected statement cannot be told apart."
     if probe is None:
-        alike = repair is not None and claim.contains(repair)
-        return (
-            UNTESTABLE,
-            _ALIKE if alike else "Nothing lay outside the band, so in this setting the check shows nothing.",
-        )
+        return UNTESTABLE, f"Nothing lay outside the band, so {_NOTHING}"
     return CONSTANT if claim.constant else HOLDS if claim.scope == "exact" else RANGE, ""
 
 

@@ -11,6 +11,7 @@ import html
 import io
 import re
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,6 +19,7 @@ import numpy as np
 import seaborn
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba_array
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
 plt.style.use(Path(__file__).with_name("lorabook.mplstyle"))
@@ -29,6 +31,14 @@ COLOURS = {
     "lora_one": "#009E73",
     "kim": "#CC79A7",
     "one_dynamics": "#8A6FC4",
+}
+#: Hue, from 0 to 360, and lightness of the families, up to 100, in seaborn's HUSL.
+HUSL = {
+    "rushka": (244.9, 46.0),
+    "mallada": (25.9, 54.2),
+    "lora_one": (153.6, 57.7),
+    "kim": (335.3, 61.0),
+    "one_dynamics": (276.1, 52.7),
 }
 MARKERS = "osD^vP*X"
 
@@ -43,10 +53,10 @@ def panel(xlabel: str, ylabel: str, title: str = "", width: float = 4.0, height:
 
 def family(source: str, count: int) -> list:
     """``count`` colours around a source's own, of one lightness so that all read on light and dark pages."""
-    hue, lightness, saturation = seaborn.external.husl.hex_to_husl(COLOURS[source])
-    turns = np.linspace(0, 300, count, endpoint=False) if count > 1 else [0]
-    to_hex = seaborn.external.husl.husl_to_hex
-    return [COLOURS[source], *(to_hex((hue + turn) % 360, 58, min(saturation, 85)) for turn in turns[1:])]
+    hue, lightness = HUSL[source]
+    # seaborn counts hues up to 359 and the rest up to 99
+    turned = lambda by: seaborn.husl_palette(1, (hue + by) % 360 / 359, 58 / 99, lightness / 99).as_hex()[0]
+    return [COLOURS[source], *(turned(300 * k / count) for k in range(1, count))]
 
 
 def curves(ax: Axes, x, measured, labels, source: str, predicted=None, every: int = 1) -> Axes:
@@ -63,41 +73,27 @@ def curves(ax: Axes, x, measured, labels, source: str, predicted=None, every: in
     measured, x = _numpy(measured), np.broadcast_to(_numpy(x), _numpy(measured).shape)
     for k, (colour, label) in enumerate(zip(family(source, len(measured)), labels, strict=True)):
         if predicted is None:
-            ax.plot(
-                x[k],
-                measured[k],
-                color=colour,
-                label=label or None,
-                marker=MARKERS[k % 8],
-                markevery=max(1, len(x[k]) // 9),
-            )
+            _curve(ax, x[k], measured[k], colour, MARKERS[k % 8], label)
         else:
             ax.plot(x[k][::every], measured[k][::every], MARKERS[k % 8], color=colour, label=label or None)
-            ax.plot(
-                x[k],
-                _numpy(predicted)[k],
-                color=INK,
-                linestyle="--",
-                linewidth=1.0,
-                zorder=5,
-                label="prediction" if k == len(measured) - 1 else None,
-            )
+            _dashed(ax, x[k], _numpy(predicted)[k], "prediction" if k == len(measured) - 1 else "")
     return _legend(ax, labels)
 
 
+def _curve(ax: Axes, x, y, colour: str, marker: str, label: str) -> None:
+    """A coloured curve with about nine markers."""
+    ax.plot(x, y, color=colour, label=label or None, marker=marker, markevery=max(1, len(x) // 9))
+
+
+def _dashed(ax: Axes, x, y, label: str) -> None:
+    ax.plot(x, y, color=INK, linestyle="--", linewidth=1.0, zorder=5, label=label)
+
+
 def by_source(ax: Axes, x, measured: dict, names: dict) -> Axes:
-    """One curve (T,) per source, in its own colour and with its own marker; ``x`` is (T,) or, as the others, a
-    dictionary by source."""
+    """One curve (T,) per source, in its own colour and with its own marker; ``x`` is (T,), or a dictionary too."""
     for source, values in measured.items():
         across, marker = _numpy(x[source] if isinstance(x, dict) else x), MARKERS[list(COLOURS).index(source)]
-        ax.plot(
-            across,
-            _numpy(values),
-            color=COLOURS[source],
-            marker=marker,
-            markevery=max(1, len(across) // 9),
-            label=names[source],
-        )
+        _curve(ax, across, _numpy(values), COLOURS[source], marker, names[source])
     return _legend(ax, names.values())
 
 
@@ -110,21 +106,17 @@ def scatter(ax: Axes, x, y, labels, source: str) -> Axes:
 
 def reference(ax: Axes, x, y, label: str) -> Axes:
     """A prediction: dashed ink, drawn on top."""
-    ax.plot(_numpy(x), _numpy(y), color=INK, linestyle="--", linewidth=1.0, zorder=5, label=label)
+    _dashed(ax, _numpy(x), _numpy(y), label)
     return _legend(ax, [label])
 
 
 def spread(ax: Axes, x, samples, source: str, label: str) -> Axes:
-    """Median and the band from the 5th to the 95th percentile of ``samples`` (X, D) over D draws."""
-    low, middle, high = np.quantile(_numpy(samples), [0.05, 0.5, 0.95], axis=-1)
-    ax.fill_between(_numpy(x), low, high, color=COLOURS[source], alpha=0.25, linewidth=0)
-    ax.plot(_numpy(x), middle, "o", color=COLOURS[source], label=label)
-    return _legend(ax, [label])
+    """:func:`bands` for one label and ``samples`` (X, D), its median as points."""
+    return bands(ax, x, [samples], [label], source, "o")
 
 
 def bars(ax: Axes, labels, values, source: str, floor_at: float | None = None) -> Axes:
-    """Horizontal bars with their names on the left, first on top; ``floor_at`` is the shortest length shown on a log
-    axis."""
+    """Horizontal bars with names on the left, first on top; ``floor_at`` is the shortest length on a log axis."""
     values = _numpy(values)
     shown = np.maximum(values, floor_at) if floor_at else values
     ax.barh(range(len(labels)), shown, color=COLOURS[source], alpha=0.75)
@@ -139,16 +131,12 @@ def intervals(ax: Axes, labels, values, half_widths, source: str, marked=()) -> 
     values, half_widths = _numpy(values), _numpy(half_widths)
     for row in range(len(labels)):
         strong = row in marked
-        ax.errorbar(
-            values[row],
-            row,
-            xerr=half_widths[row],
-            fmt="s" if strong else "o",
-            color=COLOURS[source] if strong else GREY,
-            markersize=5.5 if strong else 4.5,
-            capsize=2,
-            linewidth=1.2,
+        look = (
+            dict(fmt="s", color=COLOURS[source], markersize=5.5)
+            if strong
+            else dict(fmt="o", color=GREY, markersize=4.5)
         )
+        ax.errorbar(values[row], row, xerr=half_widths[row], **look, capsize=2, linewidth=1.2)
     ax.set_yticks(range(len(labels)), labels, fontsize="small")
     ax.invert_yaxis()
     return ax
@@ -156,10 +144,10 @@ def intervals(ax: Axes, labels, values, half_widths, source: str, marked=()) -> 
 
 def heat(ax: Axes, rows, columns, values, texts, source: str) -> Axes:
     """A table as coloured cells, each with its text; ``values`` (R, C) in [0, 1] set the strength of the colour."""
-    red, green, blue = (int(COLOURS[source][k : k + 2], 16) / 255 for k in (1, 3, 5))
-    strength = np.clip(np.nan_to_num(_numpy(values)), 0, 1)
-    image = np.stack([np.full_like(strength, c) for c in (red, green, blue)] + [0.08 + 0.5 * strength], -1)
-    ax.imshow(image, aspect="auto")
+    strength = 0.08 + 0.5 * np.clip(np.nan_to_num(_numpy(values)), 0, 1)
+    ax.imshow(
+        to_rgba_array([COLOURS[source]] * strength.size, strength.ravel()).reshape(*strength.shape, 4), aspect="auto"
+    )
     for r, line in enumerate(texts):
         for c, text in enumerate(line):
             ax.text(c, r, text, ha="center", va="center", fontsize="small", color=INK)
@@ -181,29 +169,25 @@ def stream(ax: Axes, x, y, u, v, level=None) -> Axes:
 def table(header, rows) -> Table:
     """A small table for a page: texts and numbers, numbers at three digits."""
 
-    def text(value):
-        if isinstance(value, (str, int)):
-            return str(value)
-        return f"{float(value):.3g}".replace("e-0", "e-").replace("e+0", "e")
-
+    short = lambda number: f"{float(number):.3g}".replace("e-0", "e-").replace("e+0", "e")
+    text = lambda value: str(value) if isinstance(value, (str, int)) else short(value)
     return Table(tuple(map(text, header)), tuple(tuple(map(text, row)) for row in rows))
 
 
+@dataclass(frozen=True)
 class Table:
     """What :func:`table` shows: Markdown on a page, aligned columns elsewhere."""
 
-    def __init__(self, header: tuple[str, ...], rows: tuple[tuple[str, ...], ...]):
-        self.header, self.rows = header, rows
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         lines = [self.header, *self.rows]
         widths = [max(len(line[c]) for line in lines) for c in range(len(self.header))]
         plain = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
         mark = lambda line: "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
-        return {
-            "text/plain": plain,
-            "text/markdown": "\n".join([mark(self.header), "|" + "---|" * len(self.header), *map(mark, self.rows)]),
-        }
+        marked = [mark(self.header), "|" + "---|" * len(self.header), *map(mark, self.rows)]
+        return {"text/plain": plain, "text/markdown": "\n".join(marked)}
 
 
 def rates(ax: Axes, x, rate, low, high, labels, source: str) -> Axes:
@@ -218,9 +202,8 @@ def rates(ax: Axes, x, rate, low, high, labels, source: str) -> Axes:
     x, rate, low, high = (_numpy(values) for values in (x, rate, low, high))
     for k, (colour, label) in enumerate(zip(family(source, len(labels)), labels, strict=True)):
         bars = np.maximum(np.stack([rate[k] - low[k], high[k] - rate[k]]), 0)
-        ax.errorbar(
-            x, rate[k], bars, color=colour, marker=MARKERS[k % 8], label=label or None, capsize=2, elinewidth=1.0
-        )
+        look = dict(color=colour, marker=MARKERS[k % 8], capsize=2, elinewidth=1.0)
+        ax.errorbar(x, rate[k], bars, label=label or None, **look)
     return _legend(ax, labels)
 
 
@@ -241,13 +224,12 @@ def contours(ax: Axes, x, y, height, points, source: str, levels: int = 14) -> A
     return _legend(ax, list(points))
 
 
-def bands(ax: Axes, x, samples, labels, source: str) -> Axes:
-    """Median curve and the band from the 5th to the 95th percentile for each of K labels; samples (K, X, D) over D
-    draws."""
+def bands(ax: Axes, x, samples, labels, source: str, style: str = "-") -> Axes:
+    """Median and the band from the 5th to the 95th percentile, for K labels and ``samples`` (K, X, D) of D draws."""
     for colour, label, draws in zip(family(source, len(labels)), labels, _numpy(samples), strict=True):
         low, middle, high = np.nanquantile(draws, [0.05, 0.5, 0.95], axis=-1)
         ax.fill_between(_numpy(x), low, high, color=colour, alpha=0.25, linewidth=0)
-        ax.plot(_numpy(x), middle, color=colour, label=label or None)
+        ax.plot(_numpy(x), middle, style, color=colour, label=label or None)
     return _legend(ax, labels)
 
 
@@ -263,9 +245,8 @@ def phases(ax: Axes, edges, names) -> Axes:
     down = ScaledTranslation(0, -52 / 72, ax.figure.dpi_scale_trans)
     where = blended_transform_factory(ax.transData, ax.transAxes + down)
     for k, (name, low, high) in enumerate(zip(names, edges[:-1], edges[1:], strict=True)):
-        ax.fill_betweenx(
-            [0, 0.09], low, high, color=GREY, alpha=(0.45, 0.2)[k % 2], linewidth=0, transform=where, clip_on=False
-        )
+        look = dict(color=GREY, alpha=(0.45, 0.2)[k % 2], linewidth=0, clip_on=False)
+        ax.fill_betweenx([0, 0.09], low, high, transform=where, **look)
         middle = (low * high) ** 0.5 if ax.get_xscale() == "log" else (low + high) / 2
         ax.text(middle, 0.045, name, transform=where, ha="center", va="center", fontsize="small")
     return ax
@@ -297,23 +278,22 @@ def row(*panels: Axes, caption: str, alt: list[str] | tuple[str, ...]) -> Row:
     return Row(caption, tuple(alt), tuple(_svg(ax) for ax in panels))
 
 
+@dataclass(frozen=True)
 class Row:
     """Panels as one HTML figure; what a notebook cell shows."""
 
-    def __init__(self, caption: str, alt: tuple[str, ...], drawings: tuple[str, ...]):
-        self.caption, self.alt, self.drawings = caption, alt, drawings
+    caption: str
+    alt: tuple[str, ...]
+    drawings: tuple[str, ...]
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         parts = []
         for number, (text, drawing) in enumerate(zip(self.alt, self.drawings, strict=True)):
-            prefix = f"f{_stable_hash(self.caption)}-{number}-"
+            prefix = f"f{zlib.crc32(self.caption.encode())}-{number}-"
             drawing = re.sub(r'\bid="', f'id="{prefix}', drawing)
             drawing = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}", drawing)
-            label = html.escape(text, quote=True)
-            parts.append(
-                "<div "
-                f'class="lb-panel">{drawing.replace("<svg", f"""<svg role="img" aria-label="{label}" """, 1)}</div>'
-            )
+            named = f'<svg role="img" aria-label="{html.escape(text, quote=True)}" '
+            parts.append(f'<div class="lb-panel">{drawing.replace("<svg", named, 1)}</div>')
         page = f'<figure class="lb-row">{"".join(parts)}<figcaption>{html.escape(self.caption)}</figcaption></figure>'
         return {"text/plain": f"Figure: {self.caption}", "text/html": page}
 
@@ -325,13 +305,9 @@ def _svg(ax: Axes) -> str:
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.S)
-    drawing = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", drawing)
-    drawing = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", drawing)
+    for size in ("width", "height"):
+        drawing = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", drawing)
     return re.sub(r"\n\s*", "\n", drawing.replace(INK, "currentColor"))
-
-
-def _stable_hash(text: str) -> int:
-    return zlib.crc32(text.encode())
 
 
 def _legend(ax: Axes, labels) -> Axes:

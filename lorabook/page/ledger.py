@@ -22,14 +22,7 @@ MARKS = {
     claims.FAILS: "✗ fails as printed",
     claims.UNTESTABLE: "– not testable here",
 }
-CHAPTERS = [
-    "mallada",
-    "lora_one",
-    "rushka",
-    "kim",
-    "one_dynamics",
-    "real_fine_tune",
-]  # the sources in the order of the book
+CHAPTERS = "mallada lora_one rushka kim one_dynamics real_fine_tune".split()  # in the order of the book
 HOLDING = (claims.HOLDS, claims.CONSTANT, claims.RANGE)
 
 
@@ -69,22 +62,12 @@ def loose_ends(verdicts: list[tuple[str, Verdict]]) -> list[str]:
 
 def counts(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
     """How many claims of each source got which verdict, and how many of ours beside them hold."""
-    tally, ours = {source: Counter() for source in in_order()}, {source: [] for source in in_order()}
-    for _, verdict in verdicts:
-        if printed(verdict):
-            tally[_source(verdict)][verdict.verdict] += 1
-        else:
-            ours[_source(verdict)].append(verdict.verdict in HOLDING)
-    rows = [
-        [
-            claims.title(source),
-            *(of[word] for word in claims.VERDICTS),
-            of.total(),
-            sum(ours[source]),
-            len(ours[source]),
-        ]
-        for source, of in tally.items()
-    ]
+    rows = []
+    for source in in_order():
+        found = [verdict for _, verdict in verdicts if verdict.claim.id.split(".", 1)[0] == source]
+        of = Counter(verdict.verdict for verdict in found if printed(verdict))
+        ours = [verdict.verdict in HOLDING for verdict in found if not printed(verdict)]
+        rows.append([claims.title(source), *(of[word] for word in claims.VERDICTS), of.total(), sum(ours), len(ours)])
     if len(rows) > 1:
         rows.append(["all", *(sum(row[k] for row in rows) for k in range(1, len(rows[0])))])
     rows = [[*row[:-2], f"{row[-2]} of {row[-1]}"] for row in rows]
@@ -106,17 +89,8 @@ def table(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
             name = f"[[{claim.id.split('.', 1)[1]}](#{target(claim)})]{{#{target(claim, 'row')}}}"
             word = f"[{mark}](#{target(claim, 'erratum')})" if verdict.verdict == claims.FAILS else mark
             needs = f" *Hypotheses:* {typeset(_sentence(claim.hypotheses))}" if claim.hypotheses else ""
-            rows.append(
-                [
-                    name,
-                    short(source),
-                    claim.kind,
-                    word,
-                    typeset(claim.statement) + needs,
-                    typeset(_capital(claim.where)),
-                    verdict.value,
-                ]
-            )
+            said, where = typeset(claim.statement) + needs, typeset(_capital(claim.where))
+            rows.append([name, short(source), claim.kind, word, said, where, verdict.value])
     return figures.table(["claim", "source", "kind", "verdict", "statement", "where", "measured"], rows)
 
 
@@ -165,19 +139,14 @@ def short(source: str) -> str:
 
 def in_order() -> list[str]:
     """The sources that have a claim list, in the order of the book."""
-    return sorted(
-        claims.sources(), key=lambda source: (CHAPTERS.index(source) if source in CHAPTERS else len(CHAPTERS), source)
-    )
+    place = {source: number for number, source in enumerate(CHAPTERS)}
+    return sorted(claims.sources(), key=lambda source: (place.get(source, len(place)), source))
 
 
 def _of(source: str, verdicts: list[tuple[str, Verdict]]) -> list[Verdict]:
     """The verdicts on one source, in the order of its claim list."""
     found = {verdict.claim.id: verdict for _, verdict in verdicts}
     return [found[name] for name in (claims.load(source) if source in claims.sources() else ()) if name in found]
-
-
-def _source(verdict: Verdict) -> str:
-    return verdict.claim.id.split(".", 1)[0]
 
 
 def _capital(text: str) -> str:

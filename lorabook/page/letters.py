@@ -9,25 +9,8 @@ from __future__ import annotations
 import html
 import re
 
-GREEK = {
-    "alpha": "α",
-    "beta": "β",
-    "gamma": "γ",
-    "delta": "δ",
-    "epsilon": "ε",
-    "eta": "η",
-    "theta": "θ",
-    "kappa": "κ",
-    "lambda": "λ",
-    "mu": "μ",
-    "nu": "ν",
-    "rho": "ρ",
-    "sigma": "σ",
-    "tau": "τ",
-    "omega": "ω",
-    "Delta": "Δ",
-    "Sigma": "Σ",
-}
+NAMES = "alpha beta gamma delta epsilon eta theta kappa lambda mu nu rho sigma tau omega Delta Sigma"
+GREEK = dict(zip(NAMES.split(), "αβγδεηθκλμνρστωΔΣ"))
 UNTOUCHED = re.compile(r"(\$[^$]*\$|`[^`]*`)")
 # On text that is escaped for HTML, in this order.
 RULES = [

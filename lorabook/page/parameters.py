@@ -50,21 +50,13 @@ def check(namespace: dict, **declared) -> None:
 
 def _number(name: str, value, rule: tuple, namespace: dict) -> None:
     kind, low, high = rule
-    allowed = int if kind is int else (int, float)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, allowed)
-        or isinstance(value, float)
-        and not math.isfinite(value)
-    ):
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, kind)) or not finite:
         raise ParameterError(f"{name} must be a {'whole ' if kind is int else 'finite '}number; got {value!r}.")
-    low_value, high_value = (namespace.get(edge) if isinstance(edge, str) else edge for edge in (low, high))
-    for edge, number in ((low, low_value), (high, high_value)):
+    edges = [(edge, namespace.get(edge) if isinstance(edge, str) else edge) for edge in (low, high)]
+    for edge, number in edges:
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise ParameterError(f"{edge}, which bounds {name}, must be a number; got {number!r}.")
-    if not low_value <= value <= high_value:
-        label = [
-            f"{edge} = {number}" if isinstance(edge, str) else f"{number}"
-            for edge, number in ((low, low_value), (high, high_value))
-        ]
-        raise ParameterError(f"{name} must lie between {label[0]} and {label[1]}; got {value!r}.")
+    if not edges[0][1] <= value <= edges[1][1]:
+        said = " and ".join(f"{edge} = {number}" if isinstance(edge, str) else f"{number}" for edge, number in edges)
+        raise ParameterError(f"{name} must lie between {said}; got {value!r}.")
