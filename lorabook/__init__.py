@@ -9,11 +9,12 @@
 """
 
 from importlib.resources import files
+from pathlib import Path
 
 __version__ = "0.1.0"
 
 # Claim lists and published tables lie in the package where a wheel was installed, and beside it in a clone.  The place
 # of this very package decides, so a clone on PYTHONPATH reads its own and not those of another one that is installed.
-DATA = files(__name__) / "data"
+DATA = Path(str(files(__name__)), "data")
 if not DATA.is_dir():
-    DATA = files(__name__).parent / "data"
+    DATA = DATA.parents[1] / "data"

@@ -106,7 +106,8 @@ def count(value, name: str, least: int) -> int:
 
 def positive(value, name: str) -> float:
     """``value`` if it is a finite number above 0; else ValueError."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not 0 < value < math.inf:
         raise ValueError(f"{name} must be positive and finite; got {value!r}.")
     return value
 

@@ -17,7 +17,7 @@ are the whole training set, without dropout.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,8 @@ def certify(
     found = targets(model, adapter)
     if any(target.layer.disable_adapters for target in found.values()):
         raise ValueError("The adapter is disabled: the gradient must be taken with it in force.")
-    active = list(model.base_model.active_adapters)
+    peft: Any = model.base_model
+    active = list(peft.active_adapters)
     if len(active) != 1 or adapter not in (None, active[0]):
         raise ValueError(
             f"The gradient is that of the active adapters ({', '.join(active)}): activate {adapter!r} alone first."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -55,7 +56,7 @@ def certify_folder(
         ImportError: transformers is not installed.
     """
     task = _task(adapter)
-    rows = _rows(Path(data), task)
+    rows: Any = _rows(Path(data), task)
     model, tokenizer = _base(Path(model_folder), task, adapter)
     longest = tokenizer.model_max_length
     positions = min(getattr(model.config, "max_position_embeddings", None) or longest, longest)

@@ -192,7 +192,7 @@ def _pairs(path: Path, config: dict):
     halves, skipped = {"A": {}, "B": {}}, {}
     for key, (shape, dtype) in header.items():
         match = re.fullmatch(r"(.+)\.lora_([AB])(?:\.[^.]+)?\.weight", key)
-        name = match and match[1].removeprefix(PREFIX)
+        name = match[1].removeprefix(PREFIX) if match else key
         if "lora_magnitude_vector" in key:
             raise AdapterError("The adapter holds magnitude vectors (DoRA), so its update is not scale * B A.")
         if "lora_embedding_" in key:

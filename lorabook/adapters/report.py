@@ -7,6 +7,7 @@ import math
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from lorabook.adapters.certificate import LayerVerdict
 from lorabook.adapters.inspect import PREFIX, Adapter, AdapterError, Measured, printable
@@ -94,7 +95,7 @@ def write_plot(path: str | Path, measured: list[Measured]) -> None:
     path = plot_file(path)
     x = list(range(1, len(measured) + 1))
     # linear up to 1, so that an untrained module stands at 0
-    scale = dict(yscale="symlog", ylim=(0, None), width=7.0, height=3.6)
+    scale: dict[str, Any] = dict(yscale="symlog", ylim=(0, None), width=7.0, height=3.6)
     ax = figures.panel("module, in the order of the table", "directions", **scale)
     ranks, leading, stable, allowed = zip(
         *((one.rank, one.energy_90, one.stable_rank, one.allowed) for one in measured)

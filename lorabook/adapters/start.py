@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +103,7 @@ def lora_one_(
         return B, A, s
 
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    switched = [target.layer for target in found.values() if not target.layer.disable_adapters]
+    switched: list[Any] = [target.layer for target in found.values() if not target.layer.disable_adapters]
     try:
         for layer in switched:
             layer.enable_adapters(False)

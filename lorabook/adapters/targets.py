@@ -6,7 +6,7 @@ Everything else is refused by name, because its update is not ``scale * B @ A`` 
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -79,7 +79,7 @@ def alone(model: nn.Module, weights: dict[str, nn.Parameter]) -> None:
             )
 
 
-def _trouble(layer, adapter: str, linear: type) -> str:
+def _trouble(layer, adapter: str, linear: type[Any]) -> str:
     base = layer.get_base_layer()
     if adapter in layer.lora_variant or layer.use_dora.get(adapter):
         return (

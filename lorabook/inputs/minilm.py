@@ -37,7 +37,7 @@ class WeightsError(RuntimeError):
 def locate() -> Path:
     """Path of the weights file inside the installed package; WeightsError if it is not installed."""
     try:
-        path = Path(importlib.metadata.distribution(PACKAGE).locate_file(FILE))
+        path = Path(str(importlib.metadata.distribution(PACKAGE).locate_file(FILE)))
     except importlib.metadata.PackageNotFoundError:
         path = None
     if path is None or not path.is_file():

@@ -151,8 +151,14 @@ def pretrained(
 def _fit(model, labels, weights, penalty: float = 1e-3):
     """Weights that minimise cross-entropy plus a small penalty, by L-BFGS."""
     weights = [w.clone().requires_grad_() for w in weights]
-    exact = dict(line_search_fn="strong_wolfe", tolerance_grad=1e-9, tolerance_change=1e-12)
-    optimiser = torch.optim.LBFGS(weights, max_iter=300, history_size=20, **exact)
+    optimiser = torch.optim.LBFGS(
+        weights,
+        max_iter=300,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=1e-9,
+        tolerance_change=1e-12,
+    )
 
     def closure():
         optimiser.zero_grad()

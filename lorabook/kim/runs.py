@@ -47,7 +47,8 @@ def trap_rates(problem, rank: int, count: int, settings, seed: int = 0, **option
     if not len(settings):
         raise ValueError("Rates need at least one setting, a kind and a scale of start; got none.")
     drawn = [starts(problem, rank, count, scale, generator(seed), kind, problem.M.device) for kind, scale in settings]
-    everything = train(problem, *(torch.cat(parts) for parts in zip(*drawn, strict=True)), **options)
+    B0, A0 = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    everything = train(problem, B0, A0, **options)
     answers = []
     for part in zip(*(field.split(count) for field in everything), strict=True):
         trained = Descended(*part)

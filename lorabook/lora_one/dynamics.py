@@ -106,13 +106,15 @@ def descend(
     pull = partial(forces, small, masked=masked)
     run = descent.descend(pull, B0, A0, step_B, step_A, iterations, rule=rule, observe=observe, every=every)
     B, A = (bases[0] @ run.B, run.A @ bases[1].mT) if exact else (run.B, run.A)
-    return Run(B, A, *run.observed, run.status, run.steps, run.at)
+    error, sine_to_gradient, sine_to_shift = run.observed
+    return Run(B, A, error, sine_to_gradient, sine_to_shift, run.status, run.steps, run.at)
 
 
 def trajectory(problem: Regression, B0: Tensor, A0: Tensor, step, iterations: int) -> tuple[Tensor, Tensor]:
     """Iterates of plain descent, ``B (T + 1, S, d, r)`` and ``A (T + 1, S, r, k)``."""
     pull = partial(forces, problem)
-    return descent.descend(pull, B0, A0, step, step, iterations, observe=lambda B, A: (B, A)).observed
+    B, A = descent.descend(pull, B0, A0, step, step, iterations, observe=lambda B, A: (B, A)).observed
+    return B, A
 
 
 def leading_left(M: Tensor, rank: int) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -171,7 +172,7 @@ def imbalance_defect(
         descend(problem, B, A, step, step, iterations, every=iterations) for B, A in ((B0 / c, c * A0), (B0, A0))
     )
     target = uneven.B @ uneven.A
-    return tuple(_distance(run.B @ run.A, target) for run in (rescaled, plain))
+    return _distance(rescaled.B @ rescaled.A, target), _distance(plain.B @ plain.A, target)
 
 
 def row_overlap(A: Tensor, G: Tensor, rank: int) -> Tensor:
@@ -290,7 +291,7 @@ def relu_sweep(
         operator; ``prefactor``, the largest ``error / ((1 - step/4)^t s_r*)`` over the run.
     """
     found = {"rate": [], "predicted": [], "edge": [], "prefactor": []}
-    options = {"preconditioned": preconditioned, "masked": False, "every": 4}
+    options: dict[str, Any] = {"preconditioned": preconditioned, "masked": False, "every": 4}
     for index, ratio in enumerate(ratios):
         problem = planted(d, k, ratio * d, spectrum(rank, kappas), seeds, seed + index, "relu")
         half = iterations // 2
@@ -548,7 +549,8 @@ def jacobian_distances(n: int, seed: int) -> tuple[float, float]:
     W_t = moved.detach()
     printed = (X.mT / n @ (problem.labels - X.mT / n @ act(X @ W_t, "relu"))) * (X @ W_t > 0)
     ours = negative_gradient(replace(problem, W=W_t, shift=W + shift - W_t))
-    return tuple(float(torch.linalg.matrix_norm(J - truth) / torch.linalg.matrix_norm(truth)) for J in (printed, ours))
+    size = torch.linalg.matrix_norm
+    return float(size(printed - truth) / size(truth)), float(size(ours - truth) / size(truth))
 
 
 def slides_start_error(

@@ -50,7 +50,8 @@ def plane_map(b: Tensor, a: Tensor, s: float, step: float, iterations: int) -> t
         rest = s - b * a
         b, a = b + step * rest * a, a + step * rest * b
         path.append((b, a))
-    return tuple(torch.stack(column) for column in zip(*path, strict=True))
+    left, right = zip(*path, strict=True)
+    return torch.stack(left), torch.stack(right)
 
 
 def plane_field(b: Tensor, a: Tensor, s: float) -> tuple[Tensor, Tensor, Tensor]:

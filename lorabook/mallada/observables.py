@@ -62,9 +62,8 @@ def one_sided(problem: TwoLayer, factors) -> tuple[torch.Tensor, torch.Tensor]:
         ValueError: as :func:`observe`.
     """
     u1, _, v1 = _first(update(problem, factors))
-    return tuple(
-        misalignment(found, found, wanted, wanted) for found, wanted in zip((u1, v1), _target(problem), strict=True)
-    )
+    u, v = _target(problem)
+    return misalignment(u1, u1, u, u), misalignment(v1, v1, v, v)
 
 
 def shares(problem: TwoLayer, factors) -> torch.Tensor:

@@ -96,7 +96,10 @@ def tangent_kernel(problem: TwoLayer, factors) -> torch.Tensor:
     def eye(size):
         return torch.eye(size, dtype=A1.dtype, device=A1.device)
 
-    return sum(_kron(eye(m) if left is None else left, eye(n) if right is None else right) for left, right in pairs)
+    first, *others = (
+        _kron(eye(m) if left is None else left, eye(n) if right is None else right) for left, right in pairs
+    )
+    return sum(others, first)
 
 
 def _kron(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

@@ -62,7 +62,7 @@ def loose_ends(verdicts: list[tuple[str, Verdict]]) -> list[str]:
 
 def counts(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
     """How many claims of each source got which verdict, and how many of ours beside them hold."""
-    rows = []
+    rows: list[list] = []
     for source in in_order():
         found = [verdict for _, verdict in verdicts if verdict.claim.id.split(".", 1)[0] == source]
         of = Counter(verdict.verdict for verdict in found if printed(verdict))

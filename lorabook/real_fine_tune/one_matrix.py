@@ -30,7 +30,8 @@ class OneMatrix:
 
     @property
     def shape(self) -> tuple[int, int]:
-        return tuple(self.stack.shape[-2:])
+        m, n = self.stack.shape[-2:]
+        return m, n
 
     @property
     def M(self) -> Tensor:

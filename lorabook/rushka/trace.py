@@ -95,11 +95,11 @@ def trace_limit(trace, B0: torch.Tensor, A0: torch.Tensor) -> torch.Tensor:
     return up * (S.mT @ S) - down * (D.mT @ D) + (S.mT @ D - D.mT @ S)
 
 
-def full_rank_flow(trace: float, start: torch.Tensor, times) -> torch.Tensor:
+def full_rank_flow(trace, start: torch.Tensor, times) -> torch.Tensor:
     """Gradient flow of the unconstrained problem (17): equation (20).
 
     Args:
-        trace: c = Tr W0.
+        trace: c = Tr W0, a number or a tensor that broadcasts with the batch.
         start: (..., n, n) initial update, ``B0 @ A0`` for a fair comparison.
         times: (T,) flow times, >= 0.
 
