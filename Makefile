@@ -3,13 +3,15 @@
 #
 #   make book PROFILE=full                        larger sizes, more seeds
 #   make reference NOTEBOOKS="rushka_low_rank"    rewrite the reference outputs of some notebooks
+#   make form                                     give code its form, carry prose to the notebooks with outputs
+#   make test-slow                                the tests that take long
 
 PYTHON  ?= python3
 PROFILE ?= quick
-DOIT     = $(PYTHON) tools/environment.py && .venv/bin/doit
+DOIT     = $(PYTHON) tools/environment.py && exec .venv/bin/python tools/follow.py doit
 
-.PHONY: book test reference bench clean
-book test bench:
+.PHONY: book test test-slow reference form bench clean
+book test test-slow form bench:
 	@$(DOIT) -n 2 $@ profile=$(PROFILE)
 reference:
 	@$(DOIT) reference $(NOTEBOOKS)

@@ -3,81 +3,127 @@
     notebooks/X.ipynb  --papermill-->  _build/pages/notebooks/X.ipynb  --collected by-->  ledger, errata
     book/, data cards, _config.yml, _toc.yml  --copied-->  _build/pages/  --jupyter-book-->  _build/pages/_build/html
 
-Nothing that did not change runs again: doit compares the contents of what each task depends on.
+Nothing that did not change runs again. What a task depends on is hashed before it runs (tools/closure.py says what
+that is for a notebook), so that an edit during the run counts for the next one.
 """
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import nbformat
 from doit import get_var
 from doit.exceptions import TaskFailed
 from doit.tools import config_changed
 
-from tools import editions, notebooks
+from tools import closure, editions, guard, notebooks
 
 PAGES = Path("_build/pages")
 SITE = PAGES / "_build/html"
-ASIDE = Path("_build/aside")
+NOTES = Path("_build/doit.json")
+guard.begin(NOTES)
 # Notebooks that read the executed ones and show what they found, so they run last.
 COLLECTORS = ["ledger", "errata"]
-NOTEBOOKS = sorted(
-    (path.stem for path in Path("notebooks").glob("*.ipynb")), key=lambda name: (name in COLLECTORS, name)
-)
-TEXTS = sorted((path.stem for path in Path("notebooks").glob("*.md")), key=lambda name: (name in COLLECTORS, name))
-PROFILES = ["quick"] + sorted(path.name for path in Path("notebooks/profiles").glob("*") if path.is_dir())
+
+
+def stems(pattern):
+    """The names of files, those that collect last."""
+    return sorted((Path(path).stem for path in closure.files(pattern)), key=lambda name: (name in COLLECTORS, name))
+
+
+NOTEBOOKS, TEXTS = stems("notebooks/*.ipynb"), stems("notebooks/*.md")
+PROFILES = ["quick"] + sorted({Path(path).parent.name for path in closure.files("notebooks/profiles/*/*")} - {"quick"})
 PROFILE = get_var("profile", "quick")
 if PROFILE not in PROFILES:
     sys.exit(f"There is no profile '{PROFILE}': choose one of {', '.join(PROFILES)}.")
 
+SETTINGS = closure.files(f"notebooks/profiles/{PROFILE}/*")
+for path in map(Path, SETTINGS):
+    if path.suffix != ".yml" or path.stem not in NOTEBOOKS:
+        sys.exit(f"{path} belongs to no notebook: its name has to be one of {', '.join(NOTEBOOKS)}, with .yml.")
+    try:
+        notebooks.profile_values(path, nbformat.read(f"notebooks/{path.stem}.ipynb", as_version=4))
+    except notebooks.Trouble as trouble:
+        sys.exit(f"{trouble}.")
+
 # Two notebooks run at once, so each may use half of the cores.
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
-Path("_build").mkdir(exist_ok=True)
-DOIT_CONFIG = {"default_tasks": ["book"], "dep_file": "_build/doit.json", "backend": "json", "verbosity": 2}
+DOIT_CONFIG = {
+    "default_tasks": ["book"],
+    "dep_file": str(NOTES),
+    "backend": "json",
+    "verbosity": 2,
+    "par_type": "thread",  # no process of doit's own is left behind when it is killed
+}
+PROSE = closure.files("book/**/*", "data/*.md", "_config.yml", "_toc.yml", "CITATION.cff")
 
 
-def files(*patterns):
-    """The files that match, as doit wants them: sorted texts."""
-    return sorted(
-        str(path)
-        for pattern in patterns
-        for path in Path().glob(pattern)
-        if path.is_file() and "__pycache__" not in path.parts
-    )
-
-
-PACKAGE = files("lorabook/**/*", "data/**/*", "requirements*.lock", "tools/notebooks.py")
-PROSE = files("book/**/*", "data/*.md", "_config.yml", "_toc.yml", "CITATION.cff")
+def unchanged(*paths, **settings):
+    """Whether files and settings are as they were when the task last began; read now, before anything runs."""
+    return config_changed({"files": closure.state(paths), **settings})
 
 
 def tell(action, *args, **kwargs):
-    """Run a step; its trouble fails the task with one sentence."""
+    """Run a step; its trouble, and that of the disk, fails the task with one sentence."""
     try:
-        action(*args, **kwargs)
+        return action(*args, **kwargs)
     except notebooks.Trouble as trouble:
         return TaskFailed(str(trouble))
+    except OSError as error:
+        if not guard.sentence(error):
+            raise
+        return TaskFailed(guard.sentence(error))
+
+
+def step(action, *args, **kwargs):
+    """What a task does: two of them share the screen, so nothing of it is held back."""
+    return {"actions": [(tell, [action, *args], kwargs)], "io": {"capture": False}}
+
+
+def agree(name):
+    """Fail where the text and the notebook with outputs differ, and say what to type."""
+    from tools import form
+
+    advice = form.advice(Path(f"notebooks/{name}.md"), Path(f"notebooks/{name}.ipynb"))
+    return TaskFailed(advice) if advice else None
+
+
+def task_pair():
+    """see that the text people edit and the notebook with outputs have the same cells"""
+    for name in TEXTS:
+        yield {
+            "name": name,
+            "doc": f"compare notebooks/{name}.md and .ipynb",
+            **step(agree, name),
+            "uptodate": [unchanged(*closure.files(f"notebooks/{name}.md", f"notebooks/{name}.ipynb"))],
+        }
 
 
 def task_notebook():
     """execute a notebook with papermill, with the parameters of the profile"""
     for name in NOTEBOOKS:
         source, destination = f"notebooks/{name}.ipynb", f"{PAGES}/notebooks/{name}.ipynb"
-        profile_file = Path(f"notebooks/profiles/{PROFILE}/{name}.yml")
-        profile_file = profile_file if profile_file.exists() else None
-        extra, before, others = {}, [], []
+        setting = f"notebooks/profiles/{PROFILE}/{name}.yml"
+        setting = [setting] if setting in SETTINGS else []
+        extra, before, others = {}, [f"pair:{name}"] if name in TEXTS else [], []
         if name in COLLECTORS:
             extra = {"executed": os.path.relpath(PAGES / "notebooks", "notebooks")}
-            before = ["pages"]
+            before.append("pages")
             others = [f"{PAGES}/notebooks/{other}.ipynb" for other in NOTEBOOKS if other not in COLLECTORS]
         yield {
             "name": name,
             "doc": f"execute notebooks/{name}.ipynb",
-            "actions": [(tell, [notebooks.run, source, destination, profile_file], extra)],
-            "file_dep": [source, *PACKAGE, *([str(profile_file)] if profile_file else []), *others],
+            **step(notebooks.run, source, destination, *map(Path, setting), **extra),
+            "file_dep": others,
             "task_dep": before,
-            "uptodate": [config_changed(os.environ.get("LORABOOK_DEVICE", "")), (notebooks.was_run, [destination])],
+            "uptodate": [
+                unchanged(*closure.needs(name), *setting, device=os.environ.get("LORABOOK_DEVICE", "")),
+                (notebooks.was_run, [destination]),
+            ],
             "targets": [destination],
         }
 
@@ -98,38 +144,41 @@ def copy_pages():
 def task_pages():
     """copy the prose and the configuration of the book"""
     return {
-        "actions": [copy_pages],
-        "file_dep": PROSE,
-        "uptodate": [config_changed({"prose": PROSE, "notebooks": NOTEBOOKS})],
+        **step(copy_pages),
+        "uptodate": [unchanged(*PROSE, notebooks=NOTEBOOKS)],
         "targets": [f"{PAGES}/{path}" for path in PROSE],
     }
 
 
 def build_site():
     """Build aside and swap, so that a failure leaves the previous site."""
-    shutil.rmtree(ASIDE, ignore_errors=True)
-    command = ["jupyter-book", "build", str(PAGES), "--path-output", str(ASIDE), "-W", "-n", "--keep-going", "-q"]
-    command[0] = str(Path(sys.executable).parent / command[0])
+    for old in NOTES.parent.glob("aside-*"):
+        shutil.rmtree(old, ignore_errors=True)
+    aside = Path(tempfile.mkdtemp(prefix="aside-", dir=NOTES.parent))
+    command = [sys.executable, "tools/follow.py", "jupyter-book", "build", str(PAGES), "--path-output", str(aside)]
+    command += ["-W", "-n", "--keep-going", "-q"]
     built = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if built.returncode:
+        if os.strerror(errno.ENOSPC) in built.stdout:
+            raise OSError(errno.ENOSPC, "", "The site")
         return TaskFailed(
             f"{built.stdout}\nThe site was not built; the warnings above say why. The previous site stays."
         )
-    editions.make(ASIDE / "_build/html", PAGES / "_toc.yml", editions.chromium())
+    editions.make(aside / "_build/html", PAGES / "_toc.yml", editions.chromium())
     shutil.rmtree(SITE, ignore_errors=True)
     SITE.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(ASIDE / "_build/html", SITE)
-    shutil.rmtree(ASIDE)
+    os.replace(aside / "_build/html", SITE)
+    shutil.rmtree(aside)
 
 
 def task_site():
     """build the site from the executed notebooks and the prose, with the book in one file and as a PDF"""
+    code = closure.closure(["tools/editions.py", *closure.files("book/**/*.py")])
     return {
-        "actions": [build_site],
-        "file_dep": [f"{PAGES}/{path}" for path in PROSE]
-        + [f"{PAGES}/notebooks/{name}.ipynb" for name in NOTEBOOKS]
-        + files("tools/edition*"),
-        "uptodate": [config_changed({"printed by": editions.chromium()})],
+        **step(build_site),
+        "file_dep": [f"{PAGES}/{path}" for path in PROSE] + [f"{PAGES}/notebooks/{name}.ipynb" for name in NOTEBOOKS],
+        "task_dep": [f"pair:{name}" for name in TEXTS],
+        "uptodate": [unchanged(*code, *closure.files("tools/edition*.css"), printed_by=editions.chromium())],
         "targets": [f"{SITE}/index.html"],
     }
 
@@ -143,11 +192,22 @@ def task_book():
     }
 
 
+PYTEST = [sys.executable, "tools/follow.py", "pytest", "-n", "2", "--dist", "loadfile"]
+
+
 def task_test():
-    """run every test: the package, the notebooks' numbers, the build, the site in a browser"""
-    return {
-        "actions": [[sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--nbval", "tests", "notebooks"]]
-    }
+    """run the tests: the package, the notebooks' numbers, the build, the site in a browser"""
+    return {"actions": [[*PYTEST, "-m", "not slow", "--nbval", "tests", "notebooks"]], "uptodate": [False]}
+
+
+def task_test_slow():
+    """run the tests that take long: hundreds of kernels, builds that are killed"""
+    return {"basename": "test-slow", "actions": [[*PYTEST, "-m", "slow", "tests"]], "uptodate": [False]}
+
+
+def task_form():
+    """give all code its form, and carry the prose of the texts over to the notebooks with outputs"""
+    return {"actions": [[sys.executable, "tools/form.py"]], "uptodate": [False]}
 
 
 def rewrite(chosen):
@@ -157,17 +217,15 @@ def rewrite(chosen):
         return TaskFailed(f"There is no notebook {', '.join(unknown)}: choose from {', '.join(TEXTS)}.")
     for name in TEXTS:
         if not chosen or name in chosen or name in COLLECTORS:
-            failed = tell(notebooks.reference, f"notebooks/{name}.md", f"notebooks/{name}.ipynb")
-            if failed:
-                return failed
+            notebooks.reference(f"notebooks/{name}.md", f"notebooks/{name}.ipynb")
 
 
 def task_reference():
     """rewrite the reference outputs in notebooks/X.ipynb from the text in notebooks/X.md"""
-    return {"actions": [rewrite], "pos_arg": "chosen", "uptodate": [False]}
+    return {"actions": [(lambda chosen: tell(rewrite, chosen))], "pos_arg": "chosen", "uptodate": [False]}
 
 
 def task_bench():
     """time the package against its peers"""
-    for path in files("benchmarks/*.py"):
+    for path in closure.files("benchmarks/*.py"):
         yield {"name": Path(path).stem, "doc": f"run {path}", "actions": [[sys.executable, path]], "uptodate": [False]}

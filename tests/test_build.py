@@ -1,7 +1,9 @@
 """The graph on a small book of its own: what runs, what does not, and what a failure leaves behind."""
 
+import contextlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -11,9 +13,10 @@ import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 
-HOUSE = ["dodo.py", "tools", "book", "_config.yml", "requirements.lock"]
+HOUSE = ["dodo.py", "Makefile", "pyproject.toml", "tools", "book", "_config.yml", "requirements.lock"]
 
 ALPHA = """---
 kernelspec: {display_name: Python 3, name: python3}
@@ -90,6 +93,55 @@ class Book:
         text = (self.folder / path).read_text()
         assert old in text
         self.write(path, text.replace(old, new))
+
+    def edit(self, name, old, new):
+        """Change both halves of a pair, as `make reference` or `make form` would."""
+        self.replace(f"notebooks/{name}.md", old, new)
+        path = self.folder / f"notebooks/{name}.ipynb"
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            cell.source = cell.source.replace(old, new)
+        nbformat.write(notebook, path)
+
+    def start(self, *command):
+        """A build in a session of its own, left running; Ctrl-C works in it even where the tests ignore it."""
+        return subprocess.Popen(
+            command or [sys.executable, "-m", "doit", "book"],
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+
+    def sleeping(self, *command):
+        """A build that is at work in a cell of alpha."""
+        self.edit("alpha", "import lorabook", "import lorabook, time; time.sleep(60)")
+        process = self.start(*command)
+        self.wait(lambda: self.unfinished.exists() and '"running"' in self.unfinished.read_text())
+        return process
+
+    @property
+    def unfinished(self):
+        return self.folder / "_build/unfinished/alpha.ipynb"
+
+    def wait(self, condition, seconds=60):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.1)
+
+    def processes(self):
+        """The processes that run in the folder of the book, kernels among them."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                inside = Path(process.cwd()).is_relative_to(self.folder)
+                if inside and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(" ".join(process.cmdline()))
+        return found
 
     def page(self, name):
         return (self.folder / f"_build/pages/_build/html/notebooks/{name}.html").read_text()
@@ -173,12 +225,12 @@ def test_a_second_build_runs_nothing_in_less_than_five_seconds(built):
     "path, old, new, printed",
     [
         ("lorabook/__init__.py", "10", "11", "width 4 rank 2 11"),
-        ("notebooks/alpha.ipynb", "rank = 2", "rank = 3", "width 4 rank 3 10"),
+        ("alpha", "rank = 2", "rank = 3", "width 4 rank 3 10"),
         ("requirements.lock", "numpy==", "numpy===", "width 4 rank 2 10"),
     ],
 )
 def test_a_change_of_package_notebook_or_lock_runs_the_notebook_again(book, path, old, new, printed):
-    book.replace(path, old, new)
+    (book.edit if path == "alpha" else book.replace)(path, old, new)
     run = book.doit("notebook:alpha")
     assert ".  notebook:alpha" in run.stdout
     assert printed in book.printed("_build/pages/notebooks/alpha.ipynb")
@@ -225,7 +277,7 @@ def test_the_download_is_the_executed_notebook(book):
 
 def test_a_cell_that_raises_fails_the_build_by_name_and_leaves_the_previous_site(book):
     page, executed = book.page("alpha"), book.executed("alpha").read_bytes()
-    book.replace("notebooks/alpha.ipynb", "import lorabook", "raise ValueError('rank above the dimension')")
+    book.edit("alpha", "import lorabook", "raise ValueError('rank above the dimension')")
     run = book.doit("-n", "2", "book")
     assert run.returncode != 0
     assert "notebooks/alpha.ipynb, cell 3 stopped with ValueError: rank above the dimension" in run.stdout + run.stderr
@@ -236,16 +288,16 @@ def test_a_cell_that_raises_fails_the_build_by_name_and_leaves_the_previous_site
 
 
 def test_the_cell_number_counts_the_cells_of_the_notebook_under_a_profile_too(book):
-    book.replace("notebooks/alpha.ipynb", "import lorabook", "raise ValueError('no')")
+    book.edit("alpha", "import lorabook", "raise ValueError('no')")
     assert "notebooks/alpha.ipynb, cell 3 stopped with" in book.doit("book", "profile=full").stdout
 
 
 def test_a_page_whose_data_cannot_be_had_says_so_and_the_build_goes_on_until_they_come(book):
     absent = (
-        "import lorabook, pathlib\\nif not pathlib.Path('../data').exists(): raise type('SentencesError', "
+        "import lorabook, pathlib\nif not pathlib.Path('../data').exists(): raise type('SentencesError', "
         "(OSError,), {})('No network.')"
     )
-    book.replace("notebooks/alpha.ipynb", "import lorabook", absent)
+    book.edit("alpha", "import lorabook", absent)
     for _ in range(2):  # it is tried again each time
         run = book.doit("book")
         assert run.returncode == 0, run.stdout + run.stderr
@@ -271,8 +323,24 @@ def test_an_unknown_name_in_a_profile_is_refused_with_one_sentence(book):
     book.write("notebooks/profiles/full/alpha.yml", "rnak: 3\n")
     run = book.doit("book", "profile=full")
     assert run.returncode != 0
-    assert "notebooks/profiles/full/alpha.yml sets rnak, and the notebook knows only n, rank" in run.stdout
-    assert "Traceback" not in run.stdout
+    assert run.stderr.strip() == "notebooks/profiles/full/alpha.yml sets rnak, and the notebook knows only n, rank."
+
+
+@pytest.mark.parametrize("text", ["n: [4\n", "- n\n", "n: 4\n\tm: 3\n", "4\n"])
+def test_a_profile_that_cannot_be_read_is_named_in_one_sentence(book, text):
+    book.write("notebooks/profiles/full/alpha.yml", text)
+    run = book.doit("book", "profile=full")
+    assert run.returncode != 0 and ".  " not in run.stdout
+    assert run.stderr.startswith("notebooks/profiles/full/alpha.yml cannot be read: ") and run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["alhpa.yml", "alpha.yaml", "alpha.txt"])
+def test_a_profile_of_no_notebook_is_named_in_one_sentence(book, name):
+    book.write(f"notebooks/profiles/full/{name}", "n: 5\n")
+    run = book.doit("book", "profile=full")
+    assert run.returncode != 0 and ".  " not in run.stdout
+    assert run.stderr.startswith(f"notebooks/profiles/full/{name} belongs to no notebook: its name has to be one of")
+    assert run.stderr.count("\n") == 1
 
 
 def test_an_unknown_profile_is_refused_with_one_sentence(book):
@@ -283,24 +351,11 @@ def test_an_unknown_profile_is_refused_with_one_sentence(book):
 
 def test_a_killed_run_leaves_no_half_written_notebook(book):
     executed = book.executed("alpha").read_bytes()
-    book.replace("notebooks/alpha.ipynb", "import lorabook", "import time; time.sleep(60)")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "doit", "book"],
-        cwd=book.folder,
-        env=book.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    unfinished = book.folder / "_build/unfinished/alpha.ipynb"
-    deadline = time.monotonic() + 60
-    while not (unfinished.exists() and '"running"' in unfinished.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    process = book.sleeping()
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert unfinished.exists(), "the run was killed before it began"
+    process.communicate()
     assert book.executed("alpha").read_bytes() == executed
-    book.replace("notebooks/alpha.ipynb", "import time; time.sleep(60)", "import lorabook")
+    book.edit("alpha", ", time; time.sleep(60)", "")
     assert book.doit("book").returncode == 0
 
 
@@ -364,3 +419,178 @@ def test_a_text_whose_cell_raises_leaves_the_reference_outputs(book):
     assert run.returncode != 0
     assert "notebooks/alpha.md, cell 3 stopped with ZeroDivisionError: division by zero" in run.stdout
     assert (book.folder / "notebooks/alpha.ipynb").read_bytes() == before
+
+
+# ------------------------------------------------------------ only what changed
+def ran(run):
+    """The notebooks, and the site, that a build ran."""
+    tasks = [line.removeprefix(".  ") for line in run.stdout.splitlines() if line.startswith(".  ")]
+    return {task.removeprefix("notebook:") for task in tasks if task.startswith(("notebook:", "site"))}
+
+
+def test_a_module_that_no_notebook_reaches_runs_nothing(book):
+    book.write("lorabook/apart.py", '"""Nobody reads this."""\n')
+    book.write("data/claims/other.yml", "claims: []\n")
+    assert ran(book.doit("book")) == set()
+
+
+LEFT_BEHIND = ["alpha.md~", ".#alpha.md", "#alpha.md#", ".alpha.md.swp", "alpha.yml~", "__pycache__/alpha.py"]
+LEFT_BEHIND += [".DS_Store", "alpha.ipynb~", ".~alpha.ipynb", ".ipynb_checkpoints/alpha-checkpoint.ipynb"]
+
+
+@pytest.mark.parametrize(
+    "place", ["", "lorabook", "lorabook/page", "notebooks", "notebooks/profiles/full", "book", "data"]
+)
+def test_what_editors_and_systems_leave_behind_runs_nothing(built, place, tmp_path):
+    book = Book(shutil.copytree(built.folder, tmp_path / "book"))
+    for name in LEFT_BEHIND:
+        book.write(Path(place, name), "left behind")
+    for profile in ("quick", "full"):
+        listed = book.doit("list", "--all", "--status", f"profile={profile}")
+        assert listed.returncode == 0 and "left behind" not in listed.stdout, listed.stderr
+        if profile == "quick":
+            assert {line.split()[0] for line in listed.stdout.splitlines() if "notebook:" in line} == {"U"}
+
+
+def test_an_edit_while_a_notebook_runs_counts_for_the_next_build(book):
+    slow = "import lorabook, time, pathlib; pathlib.Path('../seen').touch(); time.sleep(3)"
+    book.edit("alpha", "import lorabook", slow)
+    process = book.start(sys.executable, "-m", "doit", "notebook:alpha")
+    book.wait(lambda: (book.folder / "seen").exists())
+    book.write("lorabook/__init__.py", "FACTOR = 13\n")
+    assert process.wait() == 0
+    assert "width 4 rank 2 10" in book.printed("_build/pages/notebooks/alpha.ipynb"), "the edit came too early"
+    assert ran(book.doit("notebook:alpha")) == {"alpha"}
+    assert "width 4 rank 2 13" in book.printed("_build/pages/notebooks/alpha.ipynb")
+    assert ran(book.doit("notebook:alpha")) == set()
+
+
+# ------------------------------------------------------------ the two halves of a pair
+def test_a_text_that_was_edited_alone_stops_the_build_with_what_to_type(book):
+    book.replace("notebooks/alpha.md", "rank = 2", "rank = 3")
+    for _ in range(2):  # it is not forgotten
+        run = book.doit("-n", "2", "book")
+        assert run.returncode != 0 and ran(run) == set()
+        advice = "differ in their code or cells: type make reference NOTEBOOKS=alpha"
+        assert f"notebooks/alpha.md and alpha.ipynb {advice}" in run.stdout
+    assert book.doit("reference", "alpha").returncode == 0
+    assert book.doit("book").returncode == 0 and "rank 3" in book.page("alpha")
+
+
+@pytest.mark.parametrize("old, new", [("# Alpha", "# Another title"), ('print("width", n', "print('width',   n")])
+def test_prose_and_form_are_carried_over_without_a_run(book, old, new):
+    book.replace("notebooks/alpha.md", old, new)
+    run = book.doit("book")
+    assert run.returncode != 0 and "prose or in the form of code alone: type make form" in run.stdout
+    outputs = book.printed("notebooks/alpha.ipynb")
+    assert book.doit("form").returncode == 0
+    assert book.printed("notebooks/alpha.ipynb") == outputs
+    assert book.doit("book").returncode == 0
+
+
+def test_a_text_without_a_notebook_stops_the_build_with_what_to_type(book):
+    book.write("notebooks/beta.md", ALPHA)
+    run = book.doit("book")
+    assert run.returncode != 0
+    assert "notebooks/beta.md has no beta.ipynb with its outputs: type make reference NOTEBOOKS=beta" in run.stdout
+
+
+def test_a_notebook_that_a_merge_has_broken_stops_the_build_with_what_to_type(book):
+    book.replace("notebooks/alpha.ipynb", '"cells": [', '<<<<<<< HEAD\n"cells": [')
+    run = book.doit("book")
+    assert run.returncode != 0 and "Traceback" not in run.stdout + run.stderr
+    assert "notebooks/alpha.ipynb is no notebook any more: type make reference NOTEBOOKS=alpha" in run.stdout
+
+
+# ------------------------------------------------------------ what can befall a build
+def by_make(book):
+    """`make book`, with an environment that is there already."""
+    python = book.folder / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    return "make", "book", "PYTHON=true"
+
+
+def test_a_second_build_leaves_with_one_sentence_and_a_killed_one_does_not_stand_in_the_way(book):
+    first = book.sleeping()
+    second = book.doit("book")
+    assert second.returncode != 0 and second.stdout == ""
+    said = f"Another build is at work in this folder (process {first.pid}): wait until it is done."
+    assert second.stderr.strip() == said
+    assert book.doit("list").returncode == 0, "looking is allowed"
+    first.kill()
+    first.communicate()
+    book.edit("alpha", ", time; time.sleep(60)", "")
+    assert book.doit("book").returncode == 0
+
+
+@pytest.mark.parametrize("victim", ["make", "doit"])
+def test_a_build_that_is_killed_leaves_no_process_behind(book, victim):
+    process = book.sleeping(*by_make(book))
+    assert sum("ipykernel" in line for line in book.processes()) == 1
+    chosen = psutil.Process(process.pid)
+    if victim == "doit":
+        (chosen,) = (child for child in chosen.children(recursive=True) if "tools/follow.py" in child.cmdline())
+    chosen.kill()
+    process.communicate()
+    book.wait(lambda: book.processes() == [], seconds=10)
+
+
+def test_ctrl_c_stops_everything_with_one_sentence(book):
+    process = book.sleeping(*by_make(book))
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate()[0]
+    assert process.returncode != 0
+    assert "Stopped. What was finished is kept; the same command goes on from there." in said
+    assert "Traceback" not in said and "Error" not in said.replace("Error 130", ""), said
+    book.wait(lambda: book.processes() == [], seconds=10)
+
+
+@pytest.mark.parametrize("left", ["", '{"notebook:alpha": {"check', "[]"])
+def test_notes_that_were_cut_short_are_begun_anew_with_one_sentence(book, left):
+    book.write("_build/doit.json", left)
+    run = book.doit("notebook:alpha")
+    assert run.returncode == 0
+    assert run.stdout.startswith("_build/doit.json, the list of what was done, had been cut short: every notebook runs")
+    assert ran(run) == {"alpha"} and ran(book.doit("notebook:alpha")) == set()
+
+
+FULL = "there is no space left on the disk"
+
+
+def test_a_full_disk_is_named_when_a_notebook_is_written(book):
+    book.write("lorabook/__init__.py", "FACTOR = 12\n")
+    book.unfinished.parent.mkdir(exist_ok=True)
+    book.unfinished.symlink_to("/dev/full")
+    run = book.doit("book")
+    assert run.returncode != 0 and FULL in run.stdout and "Traceback" not in run.stdout + run.stderr
+
+
+def test_a_full_disk_is_named_when_the_site_is_built_and_the_previous_site_stays(book):
+    before = book.page("alpha")
+    book.write("book/index.md", "# Another\n\n<!-- editions -->\n\n{cite:t}`hu2022lora`\n")
+    book.write("tools/follow.py", "raise OSError(28, 'No space left on device')\n")
+    run = book.doit("book")
+    assert run.returncode != 0 and f"The site could not be written: {FULL}." in run.stdout
+    assert "Traceback" not in run.stdout + run.stderr and book.page("alpha") == before
+
+
+def test_a_full_disk_is_named_when_the_notes_are_written_and_the_old_ones_stay(book):
+    notes = book.folder / "_build/doit.json"
+    before = notes.read_bytes()
+    (book.folder / "_build/doit.json.part").symlink_to("/dev/full")
+    book.write("lorabook/__init__.py", "FACTOR = 12\n")
+    run = book.doit("notebook:alpha")
+    assert run.returncode != 0 and FULL in run.stderr and "Traceback" not in run.stdout + run.stderr
+    assert notes.read_bytes() == before
+
+
+def test_a_folder_that_may_not_be_written_is_named(book):
+    shutil.rmtree(book.folder / "_build")
+    (book.folder / "_build").symlink_to("/sys")  # nobody may write there
+    run = book.doit("book")
+    assert run.returncode != 0 and run.stdout == ""
+    assert re.fullmatch(
+        "_build/lock could not be written: (it is read-only|you may not write there).", run.stderr.strip()
+    )

@@ -52,15 +52,40 @@ def carry(text, outputs):
 
 
 def same(left, right):
-    """Whether two cells hold the same text, or the same code in another form."""
-    if left.cell_type != "code" or left.source == right.source:
-        return left.source == right.source and left.cell_type == right.cell_type
-    return meaning(left.source) == meaning(right.source)
+    """Whether two cells are prose, or the same code in perhaps another form."""
+    if left.cell_type != right.cell_type or tags(left) != tags(right):
+        return False
+    return left.cell_type != "code" or left.source == right.source or meaning(left.source) == meaning(right.source)
+
+
+def tags(cell):
+    return sorted(cell.metadata.get("tags", []))
+
+
+def advice(text, outputs):
+    """What to type where the halves of a pair differ; None where they agree."""
+    if not outputs.exists():
+        return f"{text} has no {outputs.name} with its outputs: type make reference NOTEBOOKS={text.stem}"
+    try:
+        left, right = jupytext.read(text).cells, nbformat.read(outputs, as_version=4).cells
+    except nbformat.reader.NotJSONError:
+        return f"{outputs} is no notebook any more: type make reference NOTEBOOKS={text.stem}"
+    if [(tags(cell), cell.cell_type, cell.source.strip()) for cell in left] == [
+        (tags(cell), cell.cell_type, cell.source.strip()) for cell in right
+    ]:
+        return None
+    if len(left) == len(right) and all(map(same, left, right)):
+        return f"{text} and {outputs.name} differ in prose or in the form of code alone: type make form"
+    return f"{text} and {outputs.name} differ in their code or cells: type make reference NOTEBOOKS={text.stem}"
 
 
 def meaning(source):
-    """The syntax of a cell without its imports, which ruff may sort or drop."""
-    return [ast.dump(node) for node in ast.parse(source).body if not isinstance(node, ast.Import | ast.ImportFrom)]
+    """The syntax of a cell without its imports, which ruff may sort or drop; what does not parse, as it stands."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return source
+    return [ast.dump(node) for node in body if not isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def main(check):

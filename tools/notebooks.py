@@ -49,9 +49,14 @@ def defaults(notebook):
 
 def profile_values(profile_file, notebook):
     """What a profile sets, none of it unknown to the notebook; no file means no change."""
-    values = (yaml.safe_load(profile_file.read_text()) or {}) if profile_file else {}
+    try:
+        values = (yaml.safe_load(profile_file.read_text(encoding="utf-8")) or {}) if profile_file else {}
+        if not isinstance(values, dict):
+            raise TypeError("it is not a list of `name: value`")
+    except (yaml.YAMLError, UnicodeError, TypeError) as error:
+        raise Trouble(f"{profile_file} cannot be read: {' '.join(str(error).split())}") from None
     known = defaults(notebook)
-    unknown = sorted(set(values) - set(known))
+    unknown = sorted(map(str, set(values) - set(known)))
     if unknown:
         raise Trouble(f"{profile_file} sets {', '.join(unknown)}, and the notebook knows only {', '.join(known)}")
     return values
@@ -69,6 +74,8 @@ def run(source, destination, profile_file=None, **extra):
     import nbformat
     import papermill
 
+    from tools import kernels
+
     source, destination = Path(source), Path(destination)
     unfinished = Path("_build/unfinished") / source.name
     unfinished.parent.mkdir(parents=True, exist_ok=True)
@@ -78,13 +85,14 @@ def run(source, destination, profile_file=None, **extra):
     if values:
         values = defaults(notebook) | values
     try:
-        executed = papermill.execute_notebook(
+        executed = kernels.patient(papermill.execute_notebook)(
             str(source),
             str(unfinished),
             values,
             kernel_name=KERNEL,
-            cwd=str(source.parent),
+            resources={"metadata": {"path": str(source.parent)}},  # cwd= would move every thread of the build
             extra_arguments=QUIET,
+            kernel_manager_class=kernels.AsyncManager,
             progress_bar={
                 "desc": source.stem,
                 "mininterval": 5,
@@ -109,6 +117,8 @@ def run(source, destination, profile_file=None, **extra):
         raise Trouble(
             f"{source}: its kernel died, perhaps for want of memory (as far as it ran: {unfinished})"
         ) from None
+    except RuntimeError as error:
+        raise Trouble(f"{source}: its kernel did not start: {error}") from None
     if values:
         show_once(executed)
     nbformat.write(executed, unfinished)
@@ -150,6 +160,8 @@ def reference(text, destination):
     import nbclient
     import nbformat
 
+    from tools import kernels
+
     text, destination = Path(text), Path(destination)
     fresh = jupytext.read(text)
     fresh.metadata = nbformat.from_dict(
@@ -162,6 +174,7 @@ def reference(text, destination):
     client = nbclient.NotebookClient(
         fresh,
         kernel_name=KERNEL,
+        kernel_manager_class=kernels.AsyncManager,
         extra_arguments=QUIET,
         timeout=None,
         record_timing=False,
@@ -172,7 +185,7 @@ def reference(text, destination):
         ),
     )
     try:
-        client.execute()
+        kernels.patient(client.execute)()
     except nbclient.exceptions.CellExecutionError as error:
         last = f"{error.ename}: {error.evalue}".strip().splitlines()[-1]
         number = next(
