@@ -485,7 +485,7 @@ def test_prose_and_form_are_carried_over_without_a_run(book, old, new):
     outputs = book.printed("notebooks/alpha.ipynb")
     assert book.doit("form").returncode == 0
     assert book.printed("notebooks/alpha.ipynb") == outputs
-    assert book.doit("book").returncode == 0
+    assert book.doit("pair:alpha").returncode == 0
 
 
 def test_a_text_without_a_notebook_stops_the_build_with_what_to_type(book):

@@ -143,19 +143,14 @@ def test_links_to_binder_colab_and_github_are_all_seen():
 
 
 def test_without_a_network_set_up_says_so_and_leaves_no_half_made_environment(root, tmp_path):
-    (tmp_path / "tools").mkdir()
-    for name in ("tools/environment.py", "requirements.lock", "requirements-weights.lock", "pyproject.toml"):
-        shutil.copy(root / name, tmp_path / name)
-    cut_off = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
-    cut_off |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1"}
-    run = subprocess.run(
-        [sys.executable, tmp_path / "tools/environment.py"], env=cut_off, capture_output=True, text=True
-    )
+    clone = a_clone(root, tmp_path / "clone")
+    shutil.rmtree(clone / ".venv")
+    run = set_up(clone)
     assert run.returncode == 1
     assert (
         run.stderr.strip() == "No .venv was made: the packages could not be installed; is there a network connection?"
     )
-    assert not (tmp_path / ".venv").exists()
+    assert not (clone / ".venv").exists()
 
 
 def test_an_old_python_is_refused_with_one_sentence(monkeypatch):
@@ -169,3 +164,66 @@ def test_an_old_python_is_refused_with_one_sentence(monkeypatch):
 def test_the_oldest_python_of_set_up_is_the_one_of_the_package(root, project):
     oldest = project["project"]["requires-python"].removeprefix(">=").replace(".", ", ")
     assert f"sys.version_info < ({oldest})" in (root / "tools/environment.py").read_text()
+
+
+def a_clone(root, folder):
+    """What set-up needs, with an environment that was made there; set-up finds no network."""
+    (folder / "tools").mkdir(parents=True)
+    for name in ("tools/environment.py", "requirements.lock", "requirements-weights.lock", "pyproject.toml"):
+        shutil.copy(root / name, folder / name)
+    locks = [(folder / name).read_text() for name in ("requirements.lock", "requirements-weights.lock")]
+    (folder / ".venv").mkdir()
+    (folder / ".venv/made-from.txt").write_text("\n".join([str(folder), *locks]))
+    return folder
+
+
+def set_up(folder, **environment):
+    cut_off = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
+    cut_off |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1"} | environment
+    return subprocess.run(
+        [sys.executable, folder / "tools/environment.py"], env=cut_off, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("move", [shutil.copytree, shutil.move])
+def test_a_copied_or_renamed_clone_makes_an_environment_of_its_own(root, tmp_path, move):
+    first = a_clone(root, tmp_path / "first")
+    run = set_up(first)
+    assert (run.returncode, run.stdout) == (0, ""), "the clone where it was made is left alone"
+    run = set_up(move(first, tmp_path / "second"))
+    assert "Making .venv" in run.stdout and run.returncode == 1
+
+
+def test_an_environment_is_made_by_one_process_at_a_time(root, tmp_path):
+    from tools import environment
+
+    clone = a_clone(root, tmp_path / "clone")
+    (clone / ".venv/made-from.txt").unlink()
+    (clone / "_build").mkdir()
+    with environment.alone(clone / "_build/lock"):
+        run = set_up(clone)
+    assert run.returncode == 1 and run.stdout == ""
+    assert run.stderr.strip() == (
+        f"Another build is at work in this folder (process {os.getpid()}): wait until it is done."
+    )
+    assert (clone / ".venv").exists(), "the environment that the other one makes is left alone"
+
+
+def test_a_folder_that_may_not_be_written_is_not_blamed_on_python_or_the_network(root, tmp_path):
+    clone = a_clone(root, tmp_path / "clone")
+    shutil.rmtree(clone / ".venv")
+    (clone / "_build").symlink_to("/sys")  # nobody may write there
+    run = set_up(clone)
+    assert run.returncode == 1
+    assert re.fullmatch(r"No .venv was made: (Permission denied|Read-only file system)\.?", run.stderr.strip())
+
+
+def test_a_full_disk_is_not_blamed_on_the_network(root, monkeypatch, tmp_path):
+    from tools import environment
+
+    pip = tmp_path / "bin/python"
+    pip.parent.mkdir()
+    pip.write_text("#!/bin/sh\necho 'ERROR: Could not install: [Errno 28] No space left on device'\nexit 1\n")
+    pip.chmod(0o755)
+    monkeypatch.setattr(environment, "VENV", tmp_path)
+    assert environment.pip("numpy") == "No space left on device."

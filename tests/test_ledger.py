@@ -1,7 +1,10 @@
 """The ledger: verdicts as the notebooks recorded them, none twice, none lost, in tables that stay tables."""
 
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -265,3 +268,17 @@ def test_the_table_of_the_reference_outputs_keeps_its_columns():
     for row in rows:
         # a TeX command outside dollars would be read as it stands
         assert not any(re.search(r"\\[a-zA-Z]", "".join(cell.split("$")[::2])) for cell in row)
+
+
+@pytest.mark.parametrize("name, at_the_root", [("ledger", True), ("errata", False)])
+def test_the_pages_that_collect_run_from_every_folder(name, at_the_root, root, tmp_path):
+    command = [sys.executable, "-m", "papermill", root / f"notebooks/{name}.ipynb", tmp_path / "out.ipynb"]
+    surroundings = os.environ | {"PYTHONPATH": str(root)}
+    folder = root if at_the_root else tmp_path
+    run = subprocess.run(command, cwd=folder, env=surroundings, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ClaimError, match="There is no folder .*gone: clone the repository"):
+        ledger.collect(tmp_path / "gone")

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import lorabook
 from lorabook.page import claims, figures
 from lorabook.page.claims import Claim, ClaimError, Verdict
 from lorabook.page.letters import typeset
@@ -26,16 +27,20 @@ CHAPTERS = "mallada lora_one rushka kim one_dynamics real_fine_tune".split()  # 
 HOLDING = (claims.HOLDS, claims.CONSTANT, claims.RANGE)
 
 
-def collect(folder: str | Path = ".") -> list[tuple[str, Verdict]]:
+def collect(folder: str | Path = "") -> list[tuple[str, Verdict]]:
     """Every verdict recorded in the executed notebooks of ``folder``, as (notebook name, verdict).
 
+    Without a folder: in the notebooks that lie beside the package, wherever the caller stands.
     Order: notebooks by name, verdicts as they stand on the page.
 
     Raises:
-        ClaimError: a notebook records a claim that no list has, or one claim is recorded twice.
+        ClaimError: there is no such folder, a notebook records a claim that no list has, or one claim twice.
     """
+    folder = Path(folder or Path(lorabook.__file__).resolve().parent.parent / "notebooks")
+    if not folder.is_dir():
+        raise ClaimError(f"There is no folder {folder}: clone the repository, or name one with the parameter executed.")
     found, seen = [], {}
-    for path in sorted(Path(folder).glob("*.ipynb")):
+    for path in sorted(folder.glob("*.ipynb")):
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             for output in cell.get("outputs", []):
                 record = dict(output.get("metadata", {}).get(claims.METADATA, {}))
