@@ -44,8 +44,7 @@ def certify_folder(
     Args:
         adapter: from :func:`lorabook.adapters.inspect.read`, of the task SEQ_CLS or CAUSAL_LM.
         model_folder: config.json, tokenizer files, model.safetensors.
-        data: lines of JSON, ``{"text": ..., "label": 0}`` for SEQ_CLS, ``{"text": ...}`` for CAUSAL_LM: the training
-            set.
+        data: training set, lines of JSON: ``{"text": ..., "label": 0}`` for SEQ_CLS, ``{"text": ...}`` for CAUSAL_LM.
         weight_decay: lambda that the factors were trained with.
         batch_size, max_length: sentences at once, tokens of a sentence (default LENGTH, or the model's positions).
         tolerance, reading: as for ``certify``, whose ``passes`` and ``progress`` they are.

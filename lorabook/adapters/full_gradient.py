@@ -67,13 +67,11 @@ def reduced(
         reduce: what is needed of G, which is float32, or float64 for a float64 weight, on the weight's device.
         loss: ``loss(model, batch)``, the mean over the batch, or a pair of it and the number of items; default the
             model's own loss, which counts the labels other than -100.
-        passes: over about how many passes the layers are shared; default as many as keep the sums within the largest
-            gradient.
+        passes: about how many share the layers; default as many as keep the sums within the largest gradient.
         progress: takes one line of text per batch.
 
     Returns:
-        By name, in the order of ``weights``.  The w_b are the batches' shares of the items: G belongs to the mean over
-        all.
+        By name, in the order of ``weights``.  w_b is the batch's share of the items: G belongs to the mean over all.
 
     Raises:
         ValueError: no batch, a batch or label that does not fit, a weight that the loss does not reach, NaN.

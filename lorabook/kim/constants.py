@@ -26,8 +26,7 @@ def exact_constants(family: DecoyFamily) -> tuple[float, float]:
     with the right t, and no X of rank r has a smaller one.  beta is h: the quotient of ``E_0i + E_i0``.
 
     Raises:
-        ValueError: no member of the family, or the parameters do not make these the extremes (then :func:`hunt` gives
-            bounds only).
+        ValueError: no member of the family, or parameters that do not make these the extremes (:func:`hunt` bounds).
     """
     if not isinstance(family, DecoyFamily):
         raise ValueError(f"Exact constants are known for the decoy family only; got a {type(family).__name__}.")

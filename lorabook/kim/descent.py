@@ -54,8 +54,7 @@ def starts(problem, rank: int, count: int, scale: float, source: torch.Generator
     "near" adds the draw to the factors of a known spurious point (``problem.spurious_factors``).
 
     Raises:
-        ValueError: an unknown kind, no starts, a scale that is not positive, a rank that does not fit,
-            or no known spurious point.
+        ValueError: an unknown kind, no starts, a scale not above 0, a rank that does not fit, no known spurious point.
     """
     checks.count(count, "count", 1)
     *layers, m, n = problem.shape

@@ -25,9 +25,7 @@ class Stationarity(NamedTuple):
     least_eigenvalue: Tensor  # (...) of the factored Hessian
     excess: Tensor  # (...) ||grad L(X)||_2 / lambda; infinite for lambda = 0
     flat: Tensor  # (...) number of Hessian eigenvalues within rounding of 0
-    gauge: (
-        Tensor  # (...) flat directions that rotations of the factors explain: k (2 r - k - 1) / 2 per layer at rank k
-    )
+    gauge: Tensor  # (...) of them explained by rotations of the factors: k (2 r - k - 1) / 2 per layer at rank k
 
 
 def objective(problem, B: Tensor, A: Tensor) -> Tensor:

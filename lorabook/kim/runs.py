@@ -136,8 +136,7 @@ def _worst(runs, ratio, least: float) -> float:
 
 
 def corollary_violations(runs) -> tuple[int, int, float]:
-    """How many second-order stationary points with ``sigma_r <= kappa sigma_1`` (r > 1) are spurious, how many there
-    are, and their largest sigma_r."""
+    """Second-order stationary points with ``sigma_r <= kappa sigma_1``, r > 1: spurious, all, and largest sigma_r."""
     wrong, seen, largest = 0, 0, 0.0
     for run in (run for run in runs if run.problem.rank > 1):
         s = torch.linalg.svdvals(run.rate.trained.X)

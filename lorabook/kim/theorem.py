@@ -123,8 +123,7 @@ def spine(
         B: (..., [L,] m, r), A: (..., [L,] r, n): second-order stationary points.
         X_star: ([L,] m, n) minimiser of the full problem.
         alpha: valid constant of convexity, over all layers together.  beta: of smoothness, a number or (L,).
-        rank_star: of X_low, in every layer.  X_low: ([L,] m, n) of rank r* near X_star (Theorems 3, A.1), default
-            X_star.
+        rank_star: of X_low, in every layer.  X_low: ([L,] m, n) near X_star (Theorems 3, A.1), default X_star.
 
     Returns:
         :class:`Spine`.  Convexity, monotonicity and the conclusion are summed over the layers.  The inequality of

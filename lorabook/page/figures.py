@@ -33,13 +33,7 @@ COLOURS = {
     "one_dynamics": "#8A6FC4",
 }
 #: Hue, from 0 to 360, and lightness of the families, up to 100, in seaborn's HUSL.
-HUSL = {
-    "rushka": (244.9, 46.0),
-    "mallada": (25.9, 54.2),
-    "lora_one": (153.6, 57.7),
-    "kim": (335.3, 61.0),
-    "one_dynamics": (276.1, 52.7),
-}
+HUSL = dict(zip(COLOURS, ((244.9, 46.0), (25.9, 54.2), (153.6, 57.7), (335.3, 61.0), (276.1, 52.7))))
 MARKERS = "osD^vP*X"
 
 

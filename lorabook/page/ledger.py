@@ -85,8 +85,7 @@ def printed(verdict: Verdict) -> bool:
 
 
 def table(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
-    """All verdicts in the order of the sources and, in each, of its list: each name leads to its place in a notebook,
-    each failure to its erratum."""
+    """All verdicts in the order of the book: a name leads to its place in a notebook, a failure to its erratum."""
     rows = []
     for source in in_order():
         for verdict in _of(source, verdicts):
