@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from lorabook import descent, device, lora_one
 from lorabook.inputs import published
 from lorabook.linalg import random_orthonormal, thin_svd, truncate
-from lorabook.lora_one import alignment, peers, planted, rates, runs, tables, toys
+from lorabook.lora_one import alignment, peers, planted, rates, runs, starts, tables, toys
 from lorabook.page import claims
 
 f64 = torch.float64
@@ -154,14 +154,44 @@ def test_the_start_error_has_the_exact_mean_square():
 def test_the_printed_probability_asks_for_a_constant_that_grows_with_the_dimension():
     # a start that fails up to x with share p: C >= p exp(x); corrected, p exp((sqrt(x) - sqrt(d + 1))^2 / 4)
     x = torch.linspace(0, 100, 101, dtype=f64)[None]
-    printed, corrected = runs.least_constants([15], x, (0.5, 0.25))
+    printed, corrected = starts.least_constants([15], x, (0.5, 0.25))
     assert float(printed) == pytest.approx(75 + math.log(0.25))
     assert float(corrected) == pytest.approx((75**0.5 - 4) ** 2 / 4 + math.log(0.25))
     dims = [4, 16, 64]
     squares = torch.cat([runs.start_errors(d, 2, 1, [8 * d], 200, 3) for d in dims])
-    printed, corrected = runs.least_constants(dims, squares)
+    printed, corrected = starts.least_constants(dims, squares)
     # half of the starts fail at d; the corrected bound is Gaussian concentration, whose constant is 1
     assert bool((printed > torch.tensor(dims) - 3).all()) and bool((corrected < 0.5).all())
+
+
+def test_both_forms_see_the_same_problems_and_share_a_mean_along_the_weights_only():
+    def share(task, masked):
+        return lora_one.distance(lora_one.negative_gradient(task, masked=masked), task.shift / 2)
+
+    seen = []
+    found = runs.both_forms(lambda task, masked: seen.append(task) or share(task, masked), 8, 8, 1, [16, 256], 3, 2)
+    assert [name for name in found] == ["GLM form", "gradient"] and found["gradient"].shape == (2, 3)
+    assert seen[0] is seen[1] and seen[2].X.shape == (3, 2048, 8) and not torch.equal(seen[0].shift, seen[2].shift)
+    # sixteen times the samples: a fourth of the sampling error, within its own spread; the mask keeps the rest
+    assert float(found["GLM form"][1].mean() / found["GLM form"][0].mean()) < 0.4
+    assert float(found["gradient"][1].min()) > 0.15
+
+
+def test_the_floor_of_the_loss_is_reached_by_the_best_product_and_by_no_other():
+    p, eye = problem(N=40), torch.eye(5, dtype=f64)
+    values, basis = torch.linalg.eigh(p.covariance)
+    root = basis * values.sqrt() @ basis.mT
+    best = torch.linalg.inv(root) @ truncate(root @ p.shift, 1)
+    # Eckart and Young in the metric of the covariance; rounding
+    assert float(lora_one.loss(p, best, eye)) == pytest.approx(float(lora_one.loss_floor(p, 1)), rel=1e-12)
+    assert float(lora_one.loss(p, truncate(p.shift, 1), eye)) > float(lora_one.loss_floor(p, 1)) * 1.001
+    assert float(lora_one.loss_floor(p, 2)) < 1e-28
+
+
+def test_the_row_overlap_is_one_inside_and_zero_beside_the_leading_row_space():
+    G, V = normal(9, 8), torch.linalg.svd(normal(9, 8)).Vh
+    assert float(alignment.row_overlap(normal(2, 3) @ V[:3], G, 3)) == pytest.approx(1.0, abs=1e-13)
+    assert float(alignment.row_overlap(normal(2, 5) @ V[3:], G, 3)) < 1e-13
 
 
 # The starts
@@ -182,7 +212,7 @@ def test_lora_ga_starts_from_the_next_right_singular_vectors():
     # orthonormal up to rounding, twice as long for gamma = 4
     assert torch.allclose(B.mT @ B, 4 * torch.eye(3, dtype=f64), atol=1e-13)
     assert float((A @ V[:3].mT).abs().max()) < 1e-13 and distance(A.mT @ A, 4 * V[3:6].mT @ V[3:6]) < 1e-13
-    assert float(runs.first_change_distance(G, *lora_one.lora_ga_init(G, 3), 6)) < 1e-13
+    assert float(alignment.first_change_distance(G, *lora_one.lora_ga_init(G, 3), 6)) < 1e-13
 
 
 def test_the_published_forms_are_what_they_print():
@@ -311,8 +341,9 @@ def test_theorem_3_1_holds_for_the_rules_that_act_on_rows_and_breaks_for_the_oth
     for name, (_, _, keeps) in alignment.rules().items():
         # rounding times the condition number of A along the run
         assert float(leaks[name].max()) < 1e-10 if keeps else float(leaks[name].min()) > 1e-2, name
-    noisy = runs.with_noise(batch, 0.1, device.generator(4))
-    assert max(runs.leak_along(noisy, B, A, 1 / 64, 60)) > 1e-2 > 1e-10 > max(runs.leak_along(batch, B, A, 1 / 64, 60))
+    noisy = planted.with_noise(batch, 0.1, device.generator(4))
+    run = lora_one.descend(noisy, B, A, 1 / 64, 1 / 64, 60)
+    assert float(lora_one.row_leak(run.A, lora_one.negative_gradient(noisy), 3).min()) > 1e-2
 
 
 def test_below_rank_r_star_the_leading_right_vectors_are_not_determined():
@@ -336,11 +367,15 @@ def test_the_best_sine_falls_with_the_predicted_power():
 
 def test_the_lora_ga_floor_is_the_eckart_young_tail():
     batch = planted.planted(12, 12, 96, planted.spectrum(2, 1.0, "cpu"), 3, 6)
-    found = runs.offset_floor(batch, 2, 1.0, 600)
+    B, A = lora_one.lora_ga_init(lora_one.negative_gradient(batch), 2)
+    moved = lora_one.offset(batch, B, A)
+    ends = [lora_one.descend(task, B, A, 0.25, 0.25, 600, every=600) for task in (moved, batch)]
+    with_offset, without = (
+        (lora_one.loss(task, run.B, run.A) / lora_one.loss_floor(moved, 2)).median()
+        for task, run in zip((moved, batch), ends)
+    )
     # the run ends within a ten-thousandth of the floor; without the offset there is none
-    assert found["loss"] == pytest.approx(1.0, abs=1e-3) and found["no offset"] < 1e-6
-    p = planted.single(batch, 0)
-    assert float(runs.floor_of(p, 2)) < 1e-25  # rank r* is enough for the shift itself
+    assert float(with_offset) == pytest.approx(1.0, abs=1e-3) and float(without) < 1e-6
 
 
 # Rates
@@ -405,9 +440,29 @@ def test_the_forecast_meets_the_run_and_the_rate_depends_on_kappa_without_precon
 
 
 def test_the_printed_sketch_lacks_the_mixed_parts():
-    printed, completed = runs.sketch_ratios(10, 9, 2, 0.5, 15, 4)
+    sample = planted.single(planted.planted(10, 9, 2000, planted.spectrum(2, 2.0, "cpu"), 1, 4, "relu"), 0)
+    B, A = lora_one.spectral_init(lora_one.negative_gradient(sample, masked=False), 2, 2.0)
+    population, over = replace(sample, X=None), []
+    for _ in range(15):
+        bounds = torch.stack(rates.sketch_bounds(population, B, A, 0.5))
+        run = lora_one.descend(population, B, A, 0.5, 0.5, 1, preconditioned=True, masked=False)
+        B, A = run.B, run.A
+        over.append(run.error[-1] / bounds)
+    printed, completed = torch.stack(over, 1)
     assert float(printed.max()) > 50 and float(completed.max()) < 1.0
     assert bool((printed.diff() > 0).all())  # it grows along the run, so no constant mends it
+
+
+def test_the_sketch_bounds_take_the_error_apart():
+    p = replace(problem(), X=None)
+    B, A = factors(r=2)
+    printed, completed = rates.sketch_bounds(p, B, A, 1.0)
+    E, P_U, P_V = B @ A - p.shift, B @ torch.linalg.pinv(B), torch.linalg.pinv(A) @ A
+    outside = E - P_U @ E - E @ P_V + P_U @ E @ P_V
+    # a full step removes the part inside both spaces, and half of each mixed part; rounding
+    assert float(printed) == pytest.approx(float(outside.norm()), rel=1e-12)
+    mixed = (P_U @ E - P_U @ E @ P_V).norm() + (E @ P_V - P_U @ E @ P_V).norm()
+    assert float(completed - printed) == pytest.approx(float(mixed) / 2, rel=1e-12)
 
 
 def test_enough_samples_make_the_relu_rate_a_quarter():
@@ -415,12 +470,6 @@ def test_enough_samples_make_the_relu_rate_a_quarter():
     assert float(sweep["rate"][1].min()) > 0.25 > float(sweep["rate"][0].min())
     # masks no longer flip this close to the solution
     assert torch.allclose(sweep["rate"][1], sweep["predicted"][1], rtol=0.01)
-
-
-def test_level_crossing_interpolates_in_the_logarithm():
-    y = torch.tensor([0.0, 1.0, 2.0], dtype=f64)
-    assert runs.level_crossing([1, 4, 16], y, 0.5) == pytest.approx(2.0)
-    assert runs.level_crossing([1, 4, 16], y, 5.0) == pytest.approx(16.0)
 
 
 # Toys, peers, tables
@@ -434,6 +483,13 @@ def test_toy_minimisers_are_fixed_points_and_the_spectral_start_is_near():
     assert torch.allclose(run.B, B, atol=1e-15) and float(run.error.max()) < 1e-14  # rounding
 
 
+def test_the_starts_on_a_circle_stand_at_equal_angles_and_one_distance():
+    B, A = toys.circle(6, 2.0, "cpu")
+    assert B.shape == (6, 2, 1) and A.shape == (6, 1, 1) and not A.any()
+    # neighbours of a hexagon are as far from each other as from its centre; rounding
+    assert torch.allclose((B - B.roll(1, 0)).norm(dim=1), torch.full((6, 1), 2.0, dtype=f64), atol=1e-14)
+
+
 def test_the_plane_is_kept_only_for_an_eigenvector():
     assert runs.plane_distance(6, 1.0, 0.1, 100, True, 2) < 1e-14
     assert runs.plane_distance(6, 1.0, 0.1, 100, False, 2) > 1e-3
@@ -441,18 +497,28 @@ def test_the_plane_is_kept_only_for_an_eigenvector():
 
 def test_the_printed_sign_traps_descent_below_the_singular_values_only():
     ends = {
-        g: [runs.slides_start_error(8, 8, 3, g, 0.2, 150, 1, turned) for turned in (False, True)] for g in (0.3, 2.0)
+        g: [float(runs.slides_errors(8, 8, 3, g, 0.2, 150, 1, turned)[-1]) for turned in (False, True)]
+        for g in (0.3, 2.0)
     }
     assert ends[0.3][0] > 0.3 and max(ends[0.3][1], *ends[2.0]) < 1e-8
 
 
 def test_adam_leaves_the_saddle_and_plain_descent_does_not():
-    assert runs.slides_start_error(8, 8, 3, 0.3, 0.2, 150, 1, False) > 0.3
-    for ridge in (None, 1e-6):
-        printed, turned = (runs.adam_arrival(8, 8, 3, 0.3, 0.01, 600, 1, sign, ridge) for sign in (False, True))
-        assert 0 < turned <= printed < 600
-    # six steps of a hundredth are too few
-    assert math.isnan(runs.adam_arrival(8, 8, 3, 0.3, 0.01, 6, 1, True))
+    assert float(runs.slides_errors(8, 8, 3, 0.3, 0.2, 150, 1, False)[-1]) > 0.3
+    for rule in (descent.adam(), runs.adam_on_preconditioned(1e-6)):
+        printed, turned = (runs.slides_errors(8, 8, 3, 0.3, 0.01, 600, 1, sign, rule) for sign in (False, True))
+        below = [int((error <= 1e-3).to(torch.int64).argmax()) for error in (turned, printed)]
+        # six steps of a hundredth are too few
+        assert 6 < below[0] <= below[1] and float(printed.min()) <= 1e-3
+
+
+def test_adam_on_preconditioned_forces_with_a_large_ridge_is_adam():
+    plain, scaled = (
+        runs.slides_errors(8, 8, 3, 0.3, 0.01, 40, 1, True, rule)
+        for rule in (descent.adam(), runs.adam_on_preconditioned(1e4))
+    )
+    # forces over 1e4 are far below 1 and far above Adam's 1e-8; the Gram matrices are lost in the ridge
+    assert torch.allclose(plain, scaled, rtol=1e-2) and not torch.equal(plain, scaled)
 
 
 def test_a_method_is_tuned_on_the_grid_it_is_given():

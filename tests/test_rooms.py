@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -82,6 +83,13 @@ def test_the_root_is_the_mathematics_of_no_source():
     rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert modules == SHARED
     assert rooms == set(MAY) - {"__main__", ""}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/runs.py")), ids=lambda path: path.parent.name)
+def test_every_run_is_named_in_a_test(path):
+    tests = "".join(test.read_text(encoding="utf-8") for test in Path(__file__).parent.glob("test_*.py"))
+    runs = [node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.FunctionDef)]
+    assert [name for name in runs if not name.startswith("_") and not re.search(rf"\bruns\.{name}\b", tests)] == []
 
 
 @pytest.mark.parametrize("room, names", DOORS.items())

@@ -27,36 +27,15 @@ from lorabook.lora_one.dynamics import (
     row_leak,
     trajectory,
 )
-from lorabook.lora_one.problem import Regression, forces, loss, mean_relu_gradient, negative_gradient, offset, reduced
+from lorabook.lora_one.problem import (
+    Regression,
+    distance,
+    forces,
+    loss,
+    loss_floor,
+    mean_relu_gradient,
+    negative_gradient,
+    offset,
+    reduced,
+)
 from lorabook.lora_one.starts import FORMS, algorithm_start, lora_ga_init, lora_init, pissa_init, spectral_init
-
-__all__ = [
-    "FORMS",
-    "Regression",
-    "Run",
-    "algorithm_start",
-    "alignment",
-    "descend",
-    "forces",
-    "largest_sine",
-    "leading_left",
-    "linear_phase",
-    "linear_residual",
-    "lora_ga_init",
-    "lora_init",
-    "loss",
-    "mean_relu_gradient",
-    "negative_gradient",
-    "offset",
-    "peers",
-    "pissa_init",
-    "planted",
-    "rates",
-    "reduced",
-    "row_leak",
-    "runs",
-    "spectral_init",
-    "tables",
-    "toys",
-    "trajectory",
-]

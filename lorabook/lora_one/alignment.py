@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from lorabook import descent
+from lorabook.linalg import truncate
 from lorabook.lora_one.dynamics import Run, descend, row_leak
-from lorabook.lora_one.problem import Regression, negative_gradient
+from lorabook.lora_one.problem import Regression, distance, negative_gradient
 
 
 def growth_rates(problem: Regression, step: float) -> Tensor:
@@ -34,12 +35,6 @@ def best(sine: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     return low, at[where]
 
 
-def first_below(sine: Tensor, at: Tensor, level: float) -> Tensor:
-    """First observed iteration (S) at which the sine (R, S) is at most ``level``; NaN where it never is."""
-    reached = sine <= level
-    return torch.where(reached.any(0), at[reached.to(torch.int64).argmax(0)].to(sine.dtype), torch.nan)
-
-
 def loosest_sine(A: Tensor, G: Tensor, rank: int) -> Tensor:
     """Theorem 3.1's quantity for r < r*, at its worst: ``||V_perp(G)^T V_r*(A)||`` over the admissible V_r*(A).
 
@@ -54,6 +49,18 @@ def loosest_sine(A: Tensor, G: Tensor, rank: int) -> Tensor:
         joint = torch.linalg.qr(torch.cat([V, rows], -1), mode="complete").Q
         rows = torch.cat([rows, joint[..., :, -1:]], -1)
     return torch.linalg.matrix_norm(rows - V @ (V.mT @ rows), ord=2)
+
+
+def row_overlap(A: Tensor, G: Tensor, rank: int) -> Tensor:
+    """Largest cosine (...) between A's row space and G's leading ``rank`` right singular vectors."""
+    V = torch.linalg.svd(G, full_matrices=False).Vh[..., :rank, :].mT
+    rows = torch.linalg.qr(A.mT).Q
+    return torch.linalg.matrix_norm(rows.mT @ V, ord=2)
+
+
+def first_change_distance(G: Tensor, B0: Tensor, A0: Tensor, rank: int) -> Tensor:
+    """Relative distance (...) of ``G A0^T A0 + B0 B0^T G`` to the best approximation of G of that rank."""
+    return distance(G @ A0.mT @ A0 + B0 @ (B0.mT @ G), truncate(G, rank))
 
 
 def rules() -> dict[str, tuple]:
@@ -75,13 +82,3 @@ def leaks(problem: Regression, B0: Tensor, A0: Tensor, step: float, iterations: 
         run: Run = descend(problem, B0, A0, factor * step, factor * step, iterations, rule=rule, every=iterations)
         found[name] = row_leak(run.A, G, problem.rank)
     return found
-
-
-def crossing(distance: Tensor, size: Tensor, ratio: float) -> Tensor:
-    """First iteration (S) at which ``distance`` (T + 1, S) reaches ``ratio * size``, with linear interpolation."""
-    gap = (distance / size).log() - torch.log(torch.as_tensor(ratio, dtype=size.dtype, device=size.device))
-    first = (gap >= 0).to(torch.int64).argmax(0)
-    after = gap.gather(0, first[None])[0]
-    before = gap.gather(0, (first - 1).clamp(min=0)[None])[0]
-    fraction = torch.where(first > 0, after / (after - before), 0.0)
-    return torch.where((gap >= 0).any(0), first - fraction, torch.nan)

@@ -7,6 +7,7 @@ its condition number is exact.  Draws are the same on every device.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -65,3 +66,9 @@ def single(problem: Regression, seed: int) -> Regression:
     return Regression(
         None if problem.X is None else problem.X[seed], problem.W, problem.shift[seed], problem.activation
     )
+
+
+def with_noise(problem: Regression, size: float, source: torch.Generator) -> Regression:
+    """The same problem with Gaussian label noise."""
+    N, k = problem.X.shape[-2], problem.shift.shape[-1]
+    return replace(problem, noise=size * normal((*problem.lead, N, k), source, problem.shift.device))

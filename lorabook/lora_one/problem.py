@@ -133,6 +133,18 @@ def loss(problem: Regression, B: Tensor, A: Tensor) -> Tensor:
     return residual.square().sum((-2, -1)) / (2 * problem.X.shape[-2])
 
 
+def loss_floor(problem: Regression, rank: int) -> Tensor:
+    """Smallest linear loss (...) of a product of ``rank``: half the squared tail of ``Sigma^{1/2} Delta``."""
+    values, basis = torch.linalg.eigh(problem.covariance)
+    root = basis * values.clamp(min=0).sqrt()[..., None, :] @ basis.mT
+    return torch.linalg.svdvals(root @ problem.shift)[..., rank:].square().sum(-1) / 2
+
+
+def distance(found: Tensor, wanted: Tensor) -> Tensor:
+    """Relative distance (...) ``||found - wanted||_F / ||wanted||_F``."""
+    return torch.linalg.matrix_norm(found - wanted) / torch.linalg.matrix_norm(wanted)
+
+
 def negative_gradient(
     problem: Regression, B: Tensor | None = None, A: Tensor | None = None, masked: bool = True
 ) -> Tensor:

@@ -81,8 +81,13 @@ def sensed(problem: Regression, E: Tensor) -> Tensor:
     return torch.einsum("jab,...bj->...aj", grams, E)
 
 
-def iterations_to(error: Tensor, at: Tensor, level: float) -> Tensor:
-    """First observed iteration (S) at which ``error / error[0]`` (R, S) is at most ``level``; NaN where it never is."""
-    below = error / error[0] <= level
-    first = below.to(torch.int64).argmax(0)
-    return torch.where(below.any(0), at[first].to(error.dtype), torch.nan)
+def sketch_bounds(problem: Regression, B: Tensor, A: Tensor, step: float) -> tuple[Tensor, Tensor]:
+    """Bounds (...) on the error after a preconditioned step from (B, A): the sketch's, and with its mixed parts.
+
+    Source: the slides' "Proof of sketch" of Theorem 4.3, in the population; the mixed parts are ours.
+    """
+    norm, E = torch.linalg.matrix_norm, B @ A - problem.shift
+    P_U, P_V = B @ torch.linalg.pinv(B), torch.linalg.pinv(A) @ A
+    Q_U, Q_V = (torch.eye(P.shape[-1], dtype=P.dtype, device=P.device) - P for P in (P_U, P_V))
+    printed = (1 - step) * norm(P_U @ E @ P_V) + norm(Q_U @ E @ Q_V)
+    return printed, printed + (1 - step / 2) * (norm(P_U @ E @ Q_V) + norm(Q_U @ E @ P_V))

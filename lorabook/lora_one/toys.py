@@ -11,10 +11,12 @@ eigenvector of Sigma, ``Sigma u = lambda u``, and there it reads
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from lorabook.device import default_device
+from lorabook.device import DTYPE, default_device, tensor
 from lorabook.lora_one.problem import Regression
 
 BETA = (2.0, 1.0)
@@ -25,10 +27,17 @@ def toy_problem(device=None) -> Regression:
 
     The rows are ours, fixed by formula; the talk's own draw is not printed.
     """
-    device = default_device() if device is None else device
-    X = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 1.0]], dtype=torch.float64, device=device)
-    shift = torch.tensor(BETA, dtype=torch.float64, device=device)[:, None]
+    X = tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 1.0]], device)
+    shift = tensor(BETA, device)[:, None]
     return Regression(X, torch.zeros_like(shift), shift)
+
+
+def circle(directions: int, radius: float, device=None) -> tuple[Tensor, Tensor]:
+    """(LoRA-init) starts of toy I in all directions: B (directions, 2, 1) on a circle, A = 0."""
+    device = default_device() if device is None else device
+    turn = 2 * math.pi * torch.arange(directions, dtype=DTYPE, device=device) / directions
+    B0 = radius * torch.stack([turn.cos(), turn.sin()], -1)[..., None]
+    return B0, torch.zeros_like(B0[:, :1])
 
 
 def squared_label_direction(problem: Regression) -> Tensor:

@@ -29,32 +29,3 @@ from lorabook.one_dynamics.early import (
     two_layer_early,
 )
 from lorabook.one_dynamics.races import KINDS, Race, adapter_race, minimum_race, staged_race, subspace_race
-
-__all__ = [
-    "KINDS",
-    "Early",
-    "Race",
-    "adapter_race",
-    "exact_relu_sine",
-    "factor_flow",
-    "landscape_early",
-    "landscape_flow",
-    "learnt",
-    "linear",
-    "mean_sampled_sine_squared",
-    "minimum_race",
-    "misfit",
-    "regression_early",
-    "regression_flow",
-    "relu_sine",
-    "sampled_sine_squared",
-    "sine",
-    "six_starts",
-    "square_root",
-    "staged_race",
-    "subspace_race",
-    "trace_early",
-    "two_layer_early",
-    "worst_direction",
-    "worst_sine",
-]

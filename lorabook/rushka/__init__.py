@@ -22,23 +22,3 @@ from lorabook.rushka.trace import (
     trace_gradients,
     trace_limit,
 )
-
-__all__ = [
-    "TraceFlow",
-    "descend",
-    "descent_error",
-    "error_floor",
-    "expected_squared_error",
-    "frobenius_flow",
-    "frobenius_gradients",
-    "full_rank_flow",
-    "half_time",
-    "mode",
-    "relative_error",
-    "spectral_start",
-    "tail_sum",
-    "time_to_residual",
-    "trace_flow",
-    "trace_gradients",
-    "trace_limit",
-]
