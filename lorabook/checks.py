@@ -83,17 +83,19 @@ def batch(**leading) -> torch.Size:
         raise ValueError(f"The leading dimensions do not fit each other: {came}.") from None
 
 
-def number(value, name: str, like: torch.Tensor | None = None) -> torch.Tensor:
+def number(value, name: str, like: torch.Tensor | None = None, positive: bool = False) -> torch.Tensor:
     """``value`` as a finite float64 tensor on the device of ``like``.
 
     Raises:
-        ValueError: it is no number or tensor of numbers, or not finite.
+        ValueError: it is no number or tensor of numbers, not finite, or not ``positive`` where it should be.
     """
     try:
         found = torch.as_tensor(value, dtype=torch.float64, device=None if like is None else like.device)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"{name} must be a number or a tensor of numbers; got {value!r}.") from None
     finite(found, name)
+    if positive and not is_fake(found) and bool((found <= 0).any()):
+        raise ValueError(f"{name} must be positive; the smallest is {found.min().item():g}.")
     return found
 
 

@@ -197,9 +197,7 @@ def _finite(first: Tensor, second: Tensor) -> Tensor:
 
 def _step(value, name: str, lead, like: Tensor) -> Tensor:
     """The step as a tensor (S, 1, 1)."""
-    value = checks.number(value, name, like)
-    if not bool((value > 0).all()):
-        raise ValueError(f"{name} must be positive and finite; the smallest is {value.min().item():g}.")
+    value = checks.number(value, name, like, positive=True)
     try:
         return value.expand(lead)[..., None, None]
     except RuntimeError:

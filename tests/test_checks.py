@@ -151,6 +151,12 @@ def test_a_number_may_be_a_tensor_and_must_be_finite():
         one_sentence(raised)
 
 
+def test_a_number_that_must_be_positive_is_named_by_its_smallest():
+    assert checks.number([0.5, 2], "step", positive=True).tolist() == [0.5, 2.0]
+    with pytest.raises(ValueError, match="^step must be positive; the smallest is -3.$"):
+        checks.number([1.0, 0.0, -3.0], "step", positive=True)
+
+
 def test_numbers_and_tensors_meet_on_the_device_of_the_first_tensor():
     found = checks.together(1, torch.ones(2, device="meta"), [1.0, 2.0])
     assert {value.device.type for value in found} == {"meta"} and {value.dtype for value in found} == {f64}

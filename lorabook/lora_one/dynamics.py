@@ -125,8 +125,7 @@ def leading_left(M: Tensor, rank: int) -> Tensor:
 
 
 def row_leak(A: Tensor, G: Tensor, rank: int) -> Tensor:
-    """``||A (I - V V^T)|| / ||A||`` (...) with V the leading ``rank`` right singular vectors of G: Theorem 3.1's
-    defect."""
+    """Theorem 3.1's defect ``||A (I - V V^T)|| / ||A||`` (...), V the leading ``rank`` right singular vectors of G."""
     V = torch.linalg.svd(G, full_matrices=False).Vh[..., :rank, :].mT
     size = torch.linalg.matrix_norm(A)
     return torch.linalg.matrix_norm(A - (A @ V) @ V.mT) / size

@@ -91,19 +91,10 @@ def tune(
         :class:`Tuned`.
     """
     open_size, step, curve = method not in ("PiSSA", "spectral"), rates[:, None], []
+    options = {"preconditioned": preconditioned, "ridge": ridge if preconditioned else 0.0, "every": max(1, iterations)}
     for scale in scales if open_size else scales[:1]:
         task, B0, A0, ratio = start(problem, method, rank, scale, generator(seed))
-        run = descend(
-            task,
-            B0.expand(len(rates), *B0.shape),
-            A0,
-            step,
-            ratio * step,
-            iterations,
-            preconditioned=preconditioned,
-            ridge=ridge if preconditioned else 0.0,
-            every=max(1, iterations),
-        )
+        run = descend(task, B0.expand(len(rates), *B0.shape), A0, step, ratio * step, iterations, **options)
         last = torch.where(run.status == descent.DONE, run.error[-1], torch.inf)
         curve.append((last / torch.linalg.matrix_norm(problem.shift)).median(-1).values)
     curve = torch.stack(curve)

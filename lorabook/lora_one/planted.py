@@ -21,12 +21,7 @@ def spectrum(rank: int, kappa, device=None) -> Tensor:
     """Geometric singular values (..., rank) from 1 down to 1 / kappa; kappa a number or a list."""
     device = default_device() if device is None else device
     kappa = torch.as_tensor(kappa, dtype=DTYPE, device=device)
-    powers = (
-        torch.linspace(0, 1, rank, dtype=DTYPE, device=device)
-        if rank > 1
-        else torch.zeros(1, dtype=DTYPE, device=device)
-    )
-    return kappa[..., None] ** -powers
+    return kappa[..., None] ** -torch.linspace(0, 1, rank, dtype=DTYPE, device=device)
 
 
 def planted(

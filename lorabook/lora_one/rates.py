@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lorabook.lora_one.problem import Regression
+from lorabook.lora_one.starts import spectral_init
 
 
 def curvatures(problem: Regression, preconditioned: bool = False) -> Tensor:
@@ -30,14 +31,9 @@ def curvatures(problem: Regression, preconditioned: bool = False) -> Tensor:
         ValueError: a batch of problems; there is one operator per problem.
     """
     if problem.shift.ndim != 2:
-        raise ValueError(
-            f"There is one linearised operator per problem; got a batch of shape {tuple(problem.shift.shape[:-2])}."
-        )
-    U, s, Vh = torch.linalg.svd(problem.shift, full_matrices=False)
-    root = s[..., : problem.rank].sqrt()
-    _, operator = _operator(
-        problem, U[..., : problem.rank] * root, root[:, None] * Vh[..., : problem.rank, :], preconditioned
-    )
+        lead = tuple(problem.shift.shape[:-2])
+        raise ValueError(f"There is one linearised operator per problem; got a batch of shape {lead}.")
+    _, operator = _operator(problem, *spectral_init(problem.shift, problem.rank), preconditioned)
     return torch.linalg.eigvals(operator).real.sort().values
 
 

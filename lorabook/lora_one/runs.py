@@ -24,8 +24,7 @@ from lorabook.lora_one.starts import algorithm_start, lora_init, spectral_init
 def linear_checks(
     problem: Regression, rank: int, step_B: float, step_A: float, steps: int, seed: int
 ) -> tuple[float, ...]:
-    """Relative distances: one step to the printed two terms, and to the first alone; closed form to ``H^t``, and with
-    the mean step."""
+    """Relative distances: one step to both printed terms, the first alone; closed form to ``H^t``, with mean step."""
     d, k = problem.shift.shape
     draws = generator(seed)
     B, A = normal((d, rank), draws, problem.shift.device), normal((rank, k), draws, problem.shift.device)
@@ -46,8 +45,7 @@ def linear_checks(
 
 
 def scaling_law(problem: Regression, rank: int, alphas: Tensor, step: float, seed: int) -> tuple[Tensor, ...]:
-    """Power of alpha in the best sine, (K, S) fitted and predicted; best sines (a, K, S); condition numbers of G (K,
-    S)."""
+    """Power of alpha in the best sine (K, S), fitted and predicted; best sines (a, K, S); conditions of G (K, S)."""
     S, d, k = problem.shift.shape[-3:]
     B0, A0 = lora_init((S, d, k), rank, 1.0, generator(seed), problem.shift.device)
     growth = alignment.growth_rates(problem, step)
@@ -149,8 +147,7 @@ def plane_distance(d: int, s: float, step: float, iterations: int, eigenvector: 
 
 
 def start_errors(d: int, k: int, rank: int, samples, seeds: int, seed: int, spread: float = 0.0) -> Tensor:
-    """``||B0 A0 - Delta||^2 N / ||Delta||_F^2`` (samples, seeds) for the linear model, gamma = 1; variances of X
-    between 1 -+ spread."""
+    """``||B0 A0 - Delta||^2 N / ||Delta||^2`` (samples, seeds), linear, gamma = 1; variances of X in 1 -+ spread."""
     found = []
     for index, N in enumerate(samples):
         problem = planted(d, k, N, spectrum(rank, 1.0), seeds, seed + index)

@@ -43,21 +43,11 @@ def gaps(rows: list[dict], method: str, runs: int) -> list[tuple]:
     for row in rows:
         if row["method"] != method:
             continue
-        others = [
-            o for o in rows if (o["dataset"], o["rank"]) == (row["dataset"], row["rank"]) and o["method"] != method
-        ]
+        cell = row["dataset"], row["rank"]
+        others = [o for o in rows if (o["dataset"], o["rank"]) == cell and o["method"] != method]
         best = max(others, key=lambda o: o["mean"])
-        difference = row["mean"] - best["mean"]
-        answers.append(
-            (
-                row["dataset"],
-                row["rank"],
-                best["method"],
-                difference,
-                difference / math.sqrt((row["std"] ** 2 + best["std"] ** 2) / runs),
-                (row["mean"], best["mean"]),
-            )
-        )
+        difference, error = row["mean"] - best["mean"], math.sqrt((row["std"] ** 2 + best["std"] ** 2) / runs)
+        answers.append((*cell, best["method"], difference, difference / error, (row["mean"], best["mean"])))
     return answers
 
 

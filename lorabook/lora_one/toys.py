@@ -41,8 +41,7 @@ def circle(directions: int, radius: float, device=None) -> tuple[Tensor, Tensor]
 
 
 def squared_label_direction(problem: Regression) -> Tensor:
-    """``(1/N) sum_i y_i^2 x_i`` (d, 1), what the released notebook for toy I starts from; the gradient has ``y_i
-    x_i``."""
+    """``(1/N) sum_i y_i^2 x_i`` (d, 1), from which the released notebook starts toy I; the gradient has ``y_i x_i``."""
     return problem.X.mT @ problem.labels.square() / problem.X.shape[-2]
 
 

@@ -109,41 +109,24 @@ def stiff_flow(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor, times, rto
     cuts = np.cumsum([rows * columns for rows, columns in shapes])[:-1]
 
     def split(y):
-        return [torch.from_numpy(part).reshape(shape) for part, shape in zip(np.split(y, cuts), shapes, strict=True)]
+        parts = torch.tensor_split(y, cuts.tolist(), dim=-1)
+        return [part.reshape(*y.shape[:-1], *shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def join(parts):
         return torch.cat([part.reshape(-1) for part in parts])
 
-    def rate(_, y):
-        return join(velocity(split(y), W1, W2, shift)).numpy()
+    def rate(y):
+        return join(velocity(split(y), W1, W2, shift))
 
-    jacobian = torch.func.jacrev(
-        lambda y: join(
-            velocity(
-                [p.reshape(s) for p, s in zip(torch.tensor_split(y, cuts.tolist()), shapes, strict=True)], W1, W2, shift
-            )
-        )
-    )
-    zero1, zero2 = A1.new_zeros(h, r), A1.new_zeros(m, r)
-    start = join([part.detach().to("cpu") for part in (zero1, A1, zero2, A2)]).numpy()
-    span = (0.0, float(times[-1]))
-    answer = solve_ivp(
-        rate,
-        span,
-        start,
-        "Radau",
-        times.tolist(),
-        rtol=rtol,
-        atol=rtol * float(_size(A1, A2)),
-        jac=lambda _, y: jacobian(torch.from_numpy(y)).numpy(),
-    )
+    start = join([part.detach().to("cpu") for part in (A1.new_zeros(h, r), A1, A1.new_zeros(m, r), A2)])
+    at_y = [lambda _, y, f=f: f(torch.from_numpy(y)).numpy() for f in (rate, torch.func.jacrev(rate))]
+    tolerances = {"rtol": rtol, "atol": rtol * float(_size(A1, A2))}
+    span, moments = (0.0, float(times[-1])), times.tolist()
+    answer = solve_ivp(at_y[0], span, start.numpy(), "Radau", moments, jac=at_y[1], **tolerances)
     if not answer.success:
-        raise RuntimeError(
-            f"The implicit solver stopped at t = {answer.t[-1] if len(answer.t) else 0:g}: {answer.message}"
-        )
-    states = torch.from_numpy(answer.y.T.copy()).to(A1.device)
-    parts = torch.tensor_split(states, cuts.tolist(), dim=1)
-    return Factors(*(part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)))
+        last = answer.t[-1] if len(answer.t) else 0
+        raise RuntimeError(f"The implicit solver stopped at t = {last:g}: {answer.message}")
+    return Factors(*split(torch.from_numpy(answer.y.T.copy()).to(A1.device)))
 
 
 def descend(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor, learning_rate, steps: int) -> Factors:
@@ -161,9 +144,7 @@ def descend(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor, learning_rate
         ValueError: as :func:`linear_solution`; a learning rate that is not positive, a number of steps that is none.
     """
     A1, A2, lead = checked_start(problem, A1, A2)
-    rate = checks.number(learning_rate, "learning_rate", A1)[..., None, None]
-    if not bool((rate > 0).all()):
-        raise ValueError(f"learning_rate must be positive; got {learning_rate!r}.")
+    rate = checks.number(learning_rate, "learning_rate", A1, positive=True)[..., None, None]
     checks.batch(start=lead, learning_rate=rate.shape[:-2]), checks.count(steps, "steps", 0)
     (m, h), r = problem.W2.shape[-2:], A1.shape[-2]
     state = (A1.new_zeros(*lead, h, r), A1, A1.new_zeros(*lead, m, r), A2)

@@ -106,10 +106,8 @@ def speeds(problem: TwoLayer, factors) -> Speeds:
     top, rest = vectors[..., -1], vectors[..., :-1]
     gaps = values[..., -1:] - values[..., :-1]
     turned = (rest.mT @ (_dilation(dF) @ top[..., None]))[..., 0] / gaps
-    sign = (
-        torch.where((top * torch.cat(_target(problem), dim=-1)).sum(-1, keepdim=True) < 0, -1.0, 1.0).to(top.dtype)
-        * 2**0.5
-    )
+    along = (top * torch.cat(_target(problem), dim=-1)).sum(-1, keepdim=True)
+    sign = torch.where(along < 0, -1.0, 1.0).to(top.dtype) * 2**0.5
     turn = (rest @ turned[..., None])[..., 0]
     return Speeds(2 * (F * dF).sum((-2, -1)), rate(P1, dP1) - rate(P2, dP2), sign * turn, sign * top)
 

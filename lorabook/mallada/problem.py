@@ -60,25 +60,21 @@ class Factors(NamedTuple):
 
 
 def fitting(problem: TwoLayer, factors) -> None:
-    """Raise ValueError unless the factors are float64 and have the shapes of the problem.  NaN passes: a solve may have
-    failed."""
+    """Raise ValueError unless the factors are float64 and fit the problem.  NaN passes: a solve may have failed."""
     for name in ("B1", "A1", "B2", "A2"):
         part = getattr(factors, name, None)
         if not isinstance(part, torch.Tensor) or part.dtype != torch.float64 or part.ndim < 2:
-            came = (
-                f"{part.dtype} of shape {tuple(part.shape)}" if isinstance(part, torch.Tensor) else type(part).__name__
-            )
+            known = isinstance(part, torch.Tensor)
+            came = f"{part.dtype} of shape {tuple(part.shape)}" if known else type(part).__name__
             raise ValueError(f"{name} must be a float64 tensor (..., rows, columns); got {came}.")
     (m, h), n, r = problem.W2.shape[-2:], problem.W1.shape[-1], factors.A1.shape[-2]
     for name, wanted in (("B1", (h, r)), ("A1", (r, n)), ("B2", (m, r)), ("A2", (r, h))):
         came = tuple(getattr(factors, name).shape)
         if came[-2:] != wanted:
-            raise ValueError(
-                f"{name} must be (..., {wanted[0]}, {wanted[1]}) for this problem and rank {r}; got {came}."
-            )
-    checks.batch(
-        problem=problem.batch, **{name: getattr(factors, name).shape[:-2] for name in ("B1", "A1", "B2", "A2")}
-    )
+            rows, columns = wanted
+            raise ValueError(f"{name} must be (..., {rows}, {columns}) for this problem and rank {r}; got {came}.")
+    leads = {name: getattr(factors, name).shape[:-2] for name in ("B1", "A1", "B2", "A2")}
+    checks.batch(problem=problem.batch, **leads)
 
 
 class Terms(NamedTuple):
@@ -281,9 +277,7 @@ def starts(
     least = min(*problem.W1.shape[-2:], problem.W2.shape[-2])
     if checks.count(rank, "rank", 1) > least:
         raise ValueError(f"The rank {rank} is above the smallest dimension {least} of the layers.")
-    scale = checks.number(init_scale, "init_scale", problem.W1)
-    if not bool((scale > 0).all()):
-        raise ValueError(f"init_scale must be positive: from a zero start nothing moves; got {scale.min().item():g}.")
+    scale = checks.number(init_scale, "init_scale", problem.W1, positive=True)  # from a zero start nothing moves
     h, n = problem.W1.shape[-2:]
     lead = problem.batch if count is None else (count,)
     Z1, Z2 = (normal((*lead, rank, size), source, problem.W1.device) for size in (n, h))
@@ -292,18 +286,14 @@ def starts(
 
 
 def _checked(sizes, ratio, sigma, weight, count, device):
-    """The three numbers of a random problem as tensors on its device; ValueError if they, the sizes or the count do not
-    fit."""
+    """The three numbers of a random problem on its device; ValueError if they, the sizes or the count do not fit."""
     for name, size in zip(("m", "h", "n"), sizes, strict=True):
         checks.count(size, name, 1)
     if count is not None:
         checks.count(count, "count", 1)
     home = default_device() if device is None else device
     given = {"ratio": ratio, "sigma": sigma, "weight": weight}
-    found = [checks.number(value, name).to(home) for name, value in given.items()]
-    for name, value in zip(given, found, strict=True):
-        if not bool((value > 0).all()):
-            raise ValueError(f"{name} must be positive; got {value.min().item():g}.")
+    found = [checks.number(value, name, positive=True).to(home) for name, value in given.items()]
     if count is not None and found[0].shape not in ((), (1,), (count,)):
         raise ValueError(
             f"ratio must be a number or one for each of the {count} problems; got shape {tuple(found[0].shape)}."

@@ -45,8 +45,7 @@ def scalar_product(times, sigma, sigma_w, a0_squared) -> torch.Tensor:
 
 
 def half_time(sigma, sigma_w, a0_squared) -> torch.Tensor:
-    """Time (...) at which half of the shift is learnt; ``log(4 sigma / (sigma_w |a0|^2)) / (2 sigma sigma_w)`` for
-    small starts."""
+    """Time (...) at which half is learnt; from small starts ``log(4 sigma / (sigma_w |a0|^2)) / (2 sigma sigma_w)``."""
     sigma, sigma_w, size = _positive(sigma=sigma, sigma_w=sigma_w, a0_squared=a0_squared)
     return riccati.time_to_residual(sigma / sigma_w, size, sigma / (2 * sigma_w)) / sigma_w**2
 
@@ -110,11 +109,7 @@ def _kron(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 def _positive(**numbers):
     """The numbers as float64 tensors of one shape on one device."""
-    tensors = [checks.number(number, name) for name, number in numbers.items()]
+    tensors = [checks.number(number, name, positive=True) for name, number in numbers.items()]
     checks.batch(**{name: tensor.shape for name, tensor in zip(numbers, tensors, strict=True)})
     home = next((t.device for t in tensors if t.ndim), tensors[0].device)
-    tensors = torch.broadcast_tensors(*(t.to(home) for t in tensors))
-    for name, tensor in zip(numbers, tensors, strict=True):
-        if not checks.is_fake(tensor) and bool((tensor <= 0).any()):
-            raise ValueError(f"{name} must be positive; the smallest is {tensor.min().item():g}.")
-    return tensors
+    return torch.broadcast_tensors(*(t.to(home) for t in tensors))

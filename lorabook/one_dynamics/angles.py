@@ -56,16 +56,14 @@ def mean_sampled_sine_squared(d: int, samples: int) -> float:
 
 
 def sampled_sine_squared(d: int, samples: int, draws: int, source: torch.Generator, device=None) -> Tensor:
-    """sin^2 (draws,) between ``X^T X u`` and u, one for each X of ``samples`` standard normal rows in d dimensions; u
-    is the first axis."""
+    """sin^2 (draws,) between ``X^T X u`` and the first axis u, one for each X of ``samples`` normal rows in R^d."""
     checks.count(d, "d", 1), checks.count(samples, "samples", 1), checks.count(draws, "draws", 1)
     X = normal((draws, samples, d), source, device)
     return sine((X.mT @ X[..., :1])[..., 0], torch.eye(d, dtype=X.dtype, device=X.device)[0]) ** 2
 
 
 def exact_relu_sine(ratio, angle) -> Tensor:
-    """Sine (...) between the mean ReLU gradient of one neuron w and its shift, for ``ratio = ||shift|| / ||w||`` and
-    the angle between them.
+    """Sine (...) between a neuron's mean ReLU gradient and its shift: ``ratio = ||shift|| / ||w||``, angle of the two.
 
     Source: :func:`lorabook.lora_one.mean_relu_gradient`, in the plane of the two.
     """
@@ -79,9 +77,8 @@ def exact_relu_sine(ratio, angle) -> Tensor:
 def relu_sine(ratio, angle) -> Tensor:
     """Sine between the mean ReLU gradient of one neuron and its shift, to first order in ``ratio = ||shift|| / ||w||``.
 
-    ``ratio sin^2(angle) cos(angle) / pi`` with the angle between w and the shift; largest, ``2 ratio / (3 sqrt(3)
-    pi)``, at
-    ``cos(angle) = 1 / sqrt(3)``.  Source: ours, the first order of :func:`exact_relu_sine`.
+    ``ratio sin^2(angle) cos(angle) / pi`` with the angle between w and the shift; at most ``2 ratio / (3 sqrt(3) pi)``,
+    where ``cos(angle) = 1 / sqrt(3)``.  Source: ours, the first order of :func:`exact_relu_sine`.
     """
     ratio, angle = checks.together(ratio, angle)
     return ratio * angle.sin() ** 2 * angle.cos().abs() / math.pi

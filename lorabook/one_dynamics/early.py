@@ -32,8 +32,7 @@ class Early(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Growth of the fastest direction per unit of ``times``: ``s_1(G) - lambda``, or ``ln(1 + learning_rate
-        s_1(G))``."""
+        """Fastest growth per unit of ``times``: ``s_1(G) - lambda``, or ``ln(1 + learning_rate s_1(G))``."""
         largest = max(float(torch.linalg.matrix_norm(G, 2)) for G in self.G)
         return largest - self.decay if self.learning_rate is None else math.log1p(self.learning_rate * largest)
 
@@ -71,8 +70,7 @@ def misfit(early: Early, times, G: tuple | None = None) -> Tensor:
 
 
 def trace_early(W0: Tensor, A0: Tensor, scales) -> Early:
-    """Rushka & Klabjan, trace-squared loss: ``G = Tr(W0) I``, own dynamics the closed form from ``B0 = 0``, ``A0
-    scales``."""
+    """Rushka & Klabjan, trace loss: ``G = Tr(W0) I``, own dynamics the closed form from ``B0 = 0``, ``scales A0``."""
     scales = _scales(scales, checks.matrix(W0, "W0"))
     trace = W0.diagonal().sum()
     A = scales * A0
@@ -87,8 +85,7 @@ def trace_early(W0: Tensor, A0: Tensor, scales) -> Early:
 
 
 def two_layer_early(problem: mallada.TwoLayer, A1: Tensor, A2: Tensor, scales) -> Early:
-    """Xu et al.: ``G1 = W2^T shift`` and ``G2 = shift W1^T``, own dynamics their flow.  ``target`` is the shift: square
-    layers."""
+    """Xu et al., square layers: ``G1 = W2^T shift``, ``G2 = shift W1^T``, both targets the shift, own dynamics flow."""
     if len({*problem.W1.shape[-2:], *problem.W2.shape[-2:]}) > 1:
         raise ValueError(
             "The shift stands in for the gradients of both layers, so all layers must be square and of one size."
@@ -121,8 +118,7 @@ def regression_early(problem: lora_one.Regression, B0: Tensor, scales, learning_
 
 
 def landscape_early(problem: kim.Quadratic, A0: Tensor, scales) -> Early:
-    """Kim, Kim & Ryu: ``G = -grad L(0)`` with weight decay, own dynamics the flow of their factored gradient from ``B0
-    = 0``."""
+    """Kim, Kim & Ryu: ``G = -grad L(0)`` with decay, own dynamics their factored flow from ``B0 = 0``."""
     scales = _scales(scales, checks.matrix(A0, "A0"))
     A = scales * A0
     B = A.new_zeros(len(A), problem.shape[0], A.shape[-2])

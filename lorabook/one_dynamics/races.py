@@ -21,8 +21,7 @@ KINDS = ("adapters", "subspaces", "minima")
 
 
 class Race(NamedTuple):
-    """How much of two candidates is learnt.  A naive rule favours the first; the gradient at the start favours the
-    rival if ``pull > 1``."""
+    """How much of two candidates is learnt: a naive rule favours the first, the gradient the rival if ``pull > 1``."""
 
     times: Tensor  # (T,)
     first: Tensor  # (T, S) share of it that is learnt
@@ -30,8 +29,7 @@ class Race(NamedTuple):
     pull: float  # growth rate of the rival over that of the first
 
     def rival_leads(self) -> Tensor:
-        """(S) 1 where the rival is ahead when either share first reaches one half, 0 where it is not, NaN where none
-        does."""
+        """(S) 1 where the rival is ahead when a share first reaches one half, 0 where not, NaN where none does."""
         reached = torch.maximum(self.first, self.rival) >= 0.5
         at = reached.to(torch.int64).argmax(0, keepdim=True)
         ahead = (self.rival.gather(0, at) > self.first.gather(0, at))[0].to(self.first.dtype)
