@@ -107,16 +107,11 @@ def finetune(
     B1, B2 = (torch.zeros(*lead, size, rank, dtype=DTYPE, device=device) for size in (hidden, 10))
     parts = [part.requires_grad_() for part in (B1, A1, B2, A2)]
     engine = OPTIMISERS[optimiser](parts, learning_rate)
-    rows = []
+    rows, sides = [], ((data.train, data.train_labels), (data.test, data.test_labels))
     for step in range(record[-1] + 1):
         if step in record:
             with torch.no_grad():
-                rows.append(
-                    [
-                        cross_entropy(_logits(network, x, parts), y)
-                        for x, y in ((data.train, data.train_labels), (data.test, data.test_labels))
-                    ]
-                )
+                rows.append([cross_entropy(_logits(network, x, parts), y) for x, y in sides])
         pick = torch.randint(len(data.train), (batch,), generator=draws).to(device)
         engine.zero_grad()
         cross_entropy(_logits(network, data.train[pick], parts), data.train_labels[pick]).sum().backward()
