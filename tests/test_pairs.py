@@ -13,7 +13,7 @@ import yaml
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NAMES = sorted({path.stem for path in FOLDER.glob("*.md")} | {path.stem for path in FOLDER.glob("*.ipynb")})
-LONGEST_CELL = 62
+LONGEST_CELL = 40
 A_MACHINE = re.compile(r"/(?:home|root|tmp|work|Users)/")
 
 

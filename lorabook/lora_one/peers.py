@@ -10,6 +10,7 @@ Not here: any claim about large models.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,7 +92,8 @@ def tune(
         :class:`Tuned`.
     """
     open_size, step, curve = method not in ("PiSSA", "spectral"), rates[:, None], []
-    options = {"preconditioned": preconditioned, "ridge": ridge if preconditioned else 0.0, "every": max(1, iterations)}
+    options: dict[str, Any] = {"preconditioned": preconditioned, "every": max(1, iterations)}
+    options["ridge"] = ridge if preconditioned else 0.0
     for scale in scales if open_size else scales[:1]:
         task, B0, A0, ratio = start(problem, method, rank, scale, generator(seed))
         run = descend(task, B0.expand(len(rates), *B0.shape), A0, step, ratio * step, iterations, **options)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,7 +75,7 @@ def kappa_sweep(d: int, k: int, rank: int, ratio: int, kappas, step: float, seed
         one = Regression(drawn.X[0], drawn.W, shift)
         mu = float(rates.curvatures(one, preconditioned)[0])
         count, every = int(10 / (step * mu)), max(1, int(0.1 / (step * mu)))
-        options = {"preconditioned": preconditioned, "every": every}
+        options: dict[str, Any] = {"preconditioned": preconditioned, "every": every}
         first = descend(one, *spectral_init(negative_gradient(one), rank), step, step, count, **options)
         second = descend(one, first.B, first.A, step, step, count, **options)
         linear = rates.forecast(one, first.B, first.A, step, second.at, preconditioned)
@@ -110,7 +111,8 @@ def relu_sweep(
         operator; ``prefactor``, the largest ``error / ((1 - step/4)^t s_r*)`` over the run.
     """
     found = {"rate": [], "predicted": [], "edge": [], "prefactor": []}
-    options, half = {"preconditioned": preconditioned, "masked": False, "every": 4}, iterations // 2
+    options: dict[str, Any] = {"preconditioned": preconditioned, "masked": False, "every": 4}
+    half = iterations // 2
     for index, ratio in enumerate(ratios):
         problem = planted(d, k, ratio * d, spectrum(rank, kappas), seeds, seed + index, "relu")
         start = spectral_init(negative_gradient(problem, masked=False), rank, 2.0)
