@@ -3,6 +3,7 @@
 #
 #   make book PROFILE=full                        larger sizes, more seeds
 #   make reference NOTEBOOKS="rushka_low_rank"    rewrite the reference outputs of some notebooks
+#   make check                                    form, types and the fast tests, in a minute and a half
 #   make form                                     give code its form, carry prose to the notebooks with outputs
 #   make test-slow                                the tests that take long
 
@@ -10,8 +11,8 @@ PYTHON  ?= python3
 PROFILE ?= quick
 DOIT     = $(PYTHON) tools/environment.py && exec .venv/bin/python tools/follow.py doit
 
-.PHONY: book test test-slow reference form bench clean
-book test test-slow form bench:
+.PHONY: book check test test-slow reference form bench clean
+book check test test-slow form bench:
 	@$(DOIT) -n 2 $@ profile=$(PROFILE)
 reference:
 	@$(DOIT) reference $(NOTEBOOKS)

@@ -195,6 +195,18 @@ def task_book():
 PYTEST = [sys.executable, "tools/follow.py", "pytest", "-n", "2", "--dist", "loadfile"]
 
 
+# The tests of `doit check`: shapes, verdicts, pairs and rooms, and the mathematics that takes seconds.
+FAST = """checks claims contributing descent device device_discipline figures flow held kim ledger linalg linear_phase
+    measure minilm pairs parameters riccati rooms rushka_algorithm rushka_low_rank rushka_printed rushka_trace"""
+
+
+def task_check():
+    """say before a commit whether form, types and the fast tests stand: no notebook of the book, no browser"""
+    form, types = [sys.executable, "tools/form.py", "--check"], [sys.executable, "-m", "mypy"]
+    fast = [*PYTEST, "-q", "-m", "not slow", *(f"tests/test_{name}.py" for name in FAST.split())]
+    return {"actions": [form, types, fast], "uptodate": [False]}
+
+
 def task_test():
     """run the tests: the package, the notebooks' numbers, the build, the site in a browser"""
     return {"actions": [[*PYTEST, "-m", "not slow", "--nbval", "tests", "notebooks"]], "uptodate": [False]}

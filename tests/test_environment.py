@@ -95,10 +95,16 @@ def test_the_conda_environment_installs_the_lock_under_an_allowed_python(root, p
         assert by_hand in (root / path).read_text(), f"{path} does not say: {by_hand}"
 
 
-def test_the_workflows_run_the_two_doors_under_allowed_pythons(root, project):
+def test_the_workflows_run_the_doors_under_allowed_pythons(root, project):
     allowed = SpecifierSet(project["project"]["requires-python"])
-    for name, door in (("test", "make test"), ("publish", "make book")):
-        (job,) = yaml.safe_load((root / f".github/workflows/{name}.yml").read_text())["jobs"].values()
+    doors = [
+        ("test", "check", "make check"),
+        ("test", "test", "make test"),
+        ("publish", "publish", "make book"),
+        ("release", "build", "make test"),
+    ]
+    for name, work, door in doors:
+        job = yaml.safe_load((root / f".github/workflows/{name}.yml").read_text())["jobs"][work]
         setup = next(step["with"]["python-version"] for step in job["steps"] if "setup-python" in step.get("uses", ""))
         versions = job["strategy"]["matrix"]["python"] if "matrix" in setup else [setup]
         assert versions and all(allowed.contains(version) for version in versions)
