@@ -15,7 +15,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import nbformat
 from doit import get_var
 from doit.exceptions import TaskFailed
 from doit.tools import config_changed
@@ -45,6 +44,8 @@ SETTINGS = closure.files(f"notebooks/profiles/{PROFILE}/*")
 for path in map(Path, SETTINGS):
     if path.suffix != ".yml" or path.stem not in NOTEBOOKS:
         sys.exit(f"{path} belongs to no notebook: its name has to be one of {', '.join(NOTEBOOKS)}, with .yml.")
+    import nbformat  # slow, and most builds have no profile
+
     try:
         notebooks.profile_values(path, nbformat.read(f"notebooks/{path.stem}.ipynb", as_version=4))
     except notebooks.Trouble as trouble:
