@@ -26,10 +26,8 @@ def as_text(adapter: Adapter, measured: list[Measured], verdicts: dict[str, Laye
     """The table with what was left out and what it means."""
     begin = os.path.commonprefix([one.name for one in measured]).rpartition(".")[0] if len(measured) > 1 else ""
     begin = begin + "." if begin else ""
-    header = ["module", "size", "r", "rank", "stable", "90%", "norm", "imbalance"] + (
-        ["excess", "slope", "verdict"] if verdicts else []
-    )
-    rows = []
+    header = ["module", "size", "r", "rank", "stable", "90%", "norm", "imbalance"]
+    header, rows = header + ["excess", "slope", "verdict"] * bool(verdicts), []
     for one in measured:
         cells = [
             printable(one.name.removeprefix(begin)),

@@ -52,9 +52,7 @@ def targets(model: nn.Module, adapter: str | None = None) -> dict[str, Target]:
         raise ValueError(f"The adapter {adapter!r} is of the kind {kind}; only LoRA has the factors B and A.")
     found = {}
     for name, layer in model.named_modules():
-        if not isinstance(layer, LoraLayer):
-            continue
-        if adapter not in {**layer.lora_A, **layer.lora_embedding_A}:
+        if not isinstance(layer, LoraLayer) or adapter not in {**layer.lora_A, **layer.lora_embedding_A}:
             continue
         name = name.removeprefix("base_model.model.")
         refuse = _trouble(layer, adapter, Linear)
@@ -69,8 +67,7 @@ def targets(model: nn.Module, adapter: str | None = None) -> dict[str, Target]:
 
 
 def alone(model: nn.Module, weights: dict[str, nn.Parameter]) -> None:
-    """Raise ValueError if a weight serves in more than one place of the model, since its gradient is then the sum of
-    several."""
+    """Raise ValueError if a weight serves in several places of the model: its gradient is then a sum over them."""
     times = Counter(id(one) for module in model.modules() for one in module._parameters.values() if one is not None)
     for name, weight in weights.items():
         if times[id(weight)] > 1:
@@ -82,9 +79,8 @@ def alone(model: nn.Module, weights: dict[str, nn.Parameter]) -> None:
 def _trouble(layer, adapter: str, linear: type[Any]) -> str:
     base = layer.get_base_layer()
     if adapter in layer.lora_variant or layer.use_dora.get(adapter):
-        return (
-            f"uses the variant {type(layer.lora_variant.get(adapter)).__name__.removesuffix('LinearVariant') or 'DoRA'}"
-        )
+        variant = type(layer.lora_variant.get(adapter)).__name__.removesuffix("LinearVariant")
+        return f"uses the variant {variant or 'DoRA'}"
     if type(layer) is not linear or type(base) is not nn.Linear:
         return f"adapts a layer of type {type(base).__name__}"
     if not base.weight.is_floating_point() or base.weight.dtype.itemsize < 2 or base.weight.is_meta:

@@ -29,14 +29,12 @@ def shuffled(source: torch.Generator, device=None) -> tuple[torch.Tensor, torch.
 
     raw, device = load_digits(), default_device() if device is None else device
     order = torch.randperm(len(raw.target), generator=source, device="cpu")
-    return torch.tensor(raw.images / 16, dtype=DTYPE)[order].to(device), torch.tensor(raw.target)[order].long().to(
-        device
-    )
+    images, labels = torch.tensor(raw.images / 16, dtype=DTYPE), torch.tensor(raw.target).long()
+    return images[order].to(device), labels[order].to(device)
 
 
 def split(turns: int = 0, seed: int = 0, held_out: int = 360, device=None) -> Digits:
-    """The digits turned by ``turns`` right angles, ``held_out`` of them for testing; the same split for every
-    ``turns``.
+    """The digits turned by ``turns`` right angles, ``held_out`` of them for testing: the same for every ``turns``.
 
     Raises:
         ValueError: no image left on one side of the split.

@@ -87,10 +87,7 @@ def load(task: str = "movie", path: str | Path | None = None) -> Sentences:
             "and it is fetched again."
         )
     try:
-        with (
-            tarfile.open(fileobj=io.BytesIO(content)) as outer,
-            tarfile.open(fileobj=outer.extractfile(INNER)) as inner,
-        ):
+        with tarfile.open(fileobj=io.BytesIO(content)) as pack, tarfile.open(fileobj=pack.extractfile(INNER)) as inner:
             lines = inner.extractfile(TABLE.format(TASKS[task])).read().decode("utf-8").splitlines()
         kept = {}
         for line in lines:
@@ -112,9 +109,8 @@ def split(sentences: Sentences, sizes: tuple[int, ...], seed: int) -> tuple[Sent
     if total > len(sentences.texts):
         raise ValueError(f"The parts need {total} sentences, and there are {len(sentences.texts)}.")
     order = torch.randperm(len(sentences.texts), generator=generator(seed))[:total]
-    return tuple(
-        Sentences(tuple(sentences.texts[i] for i in part), sentences.labels[part]) for part in order.split(list(sizes))
-    )
+    texts = lambda part: tuple(sentences.texts[i] for i in part)
+    return tuple(Sentences(texts(part), sentences.labels[part]) for part in order.split(list(sizes)))
 
 
 def _fetch(path: Path) -> None:

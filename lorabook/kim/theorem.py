@@ -90,8 +90,7 @@ def least_norm(kappa, s: Tensor, star_norm, rank: int, rank_star: int) -> Tensor
 
 
 def sharper_norm(alpha, beta, star_norm, rank: int, rank_star: int) -> float:
-    """Least norm of a spurious point that follows from ``d <= (beta/alpha) sqrt(r*) sigma_r``: ``theta ||X*|| / (1 +
-    theta)``.
+    """Least norm of a spurious point from ``d <= (beta/alpha) sqrt(r*) sigma_r``: ``theta ||X*|| / (1 + theta)``.
 
     With ``theta = sqrt(r / r*) alpha / beta``.  Ours: the excess Z only meets the part of X* off the
     spaces of X, so ``alpha d^2 <= <Z, X*> <= beta sigma_r sqrt(r*) d``, and ``sigma_r <= ||X|| / sqrt(r)``.
@@ -101,8 +100,7 @@ def sharper_norm(alpha, beta, star_norm, rank: int, rank_star: int) -> float:
 
 
 class Spine(NamedTuple):
-    """Slacks of the proof's inequalities, (...) each, the least over the layers; a negative one would be a
-    violation."""
+    """Slacks of the proof's inequalities, (...) each, the least over the layers; a negative one violates."""
 
     balance: Tensor  # - ||B^T B - A A^T|| / (||B||^2 + ||A||^2), an equality
     splitting: Tensor  # - ||G + lambda U V^T off the orthogonal part|| / ||G||, an equality

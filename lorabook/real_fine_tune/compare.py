@@ -27,8 +27,7 @@ class Difference(NamedTuple):
 
 
 def threshold(pairs: int, level: float = 0.05) -> float:
-    """Standard errors that not one of ``pairs`` normal differences of mean 0 exceeds, but with a chance of at most
-    ``level``.
+    """Standard errors that any of ``pairs`` normal differences of mean 0 exceeds with a chance of at most ``level``.
 
     Bonferroni's correction: each pair may exceed them with a chance of ``level / pairs``.
     """
@@ -38,8 +37,7 @@ def threshold(pairs: int, level: float = 0.05) -> float:
 
 
 def average(values: Tensor) -> Difference:
-    """Mean of (K, N) or (N) judgements or losses over K seeds and N sentences, with its error, as the difference to
-    nothing."""
+    """Mean of (K, N) or (N) judgements or losses over K seeds and N sentences, with its error."""
     return _mean(values.double().reshape(-1, values.shape[-1]))
 
 

@@ -82,8 +82,7 @@ class Encoder:
         return x
 
     def above(self, x: Tensor, mask: Tensor, stack: Tensor) -> Tensor:
-        """Sentence vectors of length 1 (N, 384) from :meth:`below`'s output and the matrices ``stack`` (4 blocks, 384,
-        384)."""
+        """Sentence vectors of length 1 (N, 384) from :meth:`below` and the matrices ``stack`` (4 blocks, 384, 384)."""
         blocks = len(stack) // len(MATRICES)
         for k, layer in enumerate(range(self.layers - blocks, self.layers)):
             x = self._block(x, mask, layer, stack[4 * k : 4 * k + 4])

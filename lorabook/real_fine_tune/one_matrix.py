@@ -69,25 +69,19 @@ class OneMatrix:
 
 
 def settle(problem: OneMatrix, B: Tensor, A: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Factors after ``steps`` steps of L-BFGS on :func:`lorabook.kim.landscape.objective`, with a strong Wolfe line
-    search: it never rises.
+    """Factors after ``steps`` steps of L-BFGS on :func:`lorabook.kim.landscape.objective`, which never rises.
 
     Args:
         B: (m, r), A: (r, n) float64.
 
-    Source: Liu & Nocedal 1989; Nocedal & Wright 2006, chapter 7.
+    Source: Liu & Nocedal 1989, with a line search by Wolfe's strong conditions; Nocedal & Wright 2006, chapter 7.
     """
     checks.factors(B, A)
     B, A = B.clone().requires_grad_(), A.clone().requires_grad_()
-    optimiser = torch.optim.LBFGS(
-        [B, A],
-        max_iter=checks.count(steps, "steps", 1),
-        max_eval=3 * steps,
-        history_size=20,
-        tolerance_grad=0.0,
-        tolerance_change=0.0,
-        line_search_fn="strong_wolfe",
+    budget = dict(
+        max_iter=checks.count(steps, "steps", 1), max_eval=3 * steps, tolerance_grad=0.0, tolerance_change=0.0
     )
+    optimiser = torch.optim.LBFGS([B, A], history_size=20, line_search_fn="strong_wolfe", **budget)
 
     @torch.no_grad()
     def closure():
@@ -108,8 +102,7 @@ def tangent(X: Tensor, rank: int) -> Callable[[Tensor], Tensor]:
 def spectrum_ends(
     product: Callable[[Tensor], Tensor], shape, steps: int, source: torch.Generator, device=None
 ) -> tuple[float, float]:
-    """Least and largest Ritz value of a symmetric operator after ``steps`` products: inside the true ends, and near
-    them.
+    """Least and largest Ritz value of a symmetric operator after ``steps`` products: inside its ends, near them.
 
     Args:
         product: (m, n) -> (m, n).

@@ -20,9 +20,8 @@ def lora(W: Tensor, rank: int, source: torch.Generator, init_scale: float = 1.0)
     """B = 0, A Gaussian with the variance ``init_scale^2 / (3 n)`` that PEFT's uniform draw has (Hu et al. 2022)."""
     (*lead, m, n) = checks.matrix(W, "W").shape
     talk.check_rank(rank, m, n)
-    return torch.zeros(*lead, m, rank, dtype=W.dtype, device=W.device), normal(
-        (*lead, rank, n), source, W.device
-    ) * init_scale / (3 * n) ** 0.5
+    draw = normal((*lead, rank, n), source, W.device)
+    return W.new_zeros(*lead, m, rank), draw * init_scale / (3 * n) ** 0.5
 
 
 def pissa(W: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -59,10 +58,8 @@ def one_step(G: Tensor, gamma: float, rank: int | None = None) -> Tensor:
 
 def full(W: Tensor) -> tuple[Tensor, Tensor]:
     """Full fine-tuning as an adapter: B = 0 is the whole update, A = 1 stays (its force is left out)."""
-    (*lead, m, n) = checks.matrix(W, "W").shape
-    return torch.zeros(*lead, m, n, dtype=W.dtype, device=W.device), torch.eye(
-        n, dtype=W.dtype, device=W.device
-    ).expand(*lead, n, n)
+    (*lead, _, n) = checks.matrix(W, "W").shape
+    return torch.zeros_like(W), torch.eye(n, dtype=W.dtype, device=W.device).expand(*lead, n, n)
 
 
 def random_like(G: Tensor, seed: int) -> Tensor:

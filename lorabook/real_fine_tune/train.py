@@ -79,21 +79,22 @@ class TunedMethod:
 
 
 def adamw(decay: float = 0.0, ridge: float | None = None) -> Callable:
-    """AdamW's rule for :func:`lorabook.descent.descend`: Adam, then decoupled decay; with ``ridge``, the forces are
-    preconditioned first.
+    """AdamW's rule for :func:`lorabook.descent.descend`; with ``ridge``, the forces are preconditioned first.
 
     Source: Loshchilov & Hutter 2019; Zhang & Pilanci 2024 for the preconditioner.
     """
     if not decay >= 0:
         raise ValueError(f"decay must not be negative; got {decay!r}.")
-    adam, before = descent.adam(), None if ridge is None else descent.preconditioned(ridge)
+    adam = descent.adam(decay=decay)
+    if ridge is None:
+        return adam
+    before = descent.preconditioned(ridge)
 
     def rule(B, A, F_B, F_A, memory):
         first, second = memory or (None, None)
-        if before is not None:
-            F_B, F_A, first = before(B, A, F_B, F_A, first)
+        F_B, F_A, first = before(B, A, F_B, F_A, first)
         D_B, D_A, second = adam(B, A, F_B, F_A, second)
-        return D_B - decay * B, D_A - decay * A, (first, second)
+        return D_B, D_A, (first, second)
 
     return rule
 
@@ -190,21 +191,12 @@ def train(
         fresh.clear()
         return losses[:, None].expand(runs, len(W)), energy
 
-    found = descent.descend(
-        forces,
-        B0,
-        A0,
-        (rates * method.ratio)[:, None],
-        rates[:, None],
-        steps,
-        rule=adamw(ridge=method.ridge),
-        observe=look,
-        every=every or max(steps, 1),
-    )
-    if bool((found.status != descent.DONE).any()):
-        raise RuntimeError(
-            f"{int((found.status != descent.DONE).any(-1).sum())} of {runs} runs diverged: lower the learning rates."
-        )
+    rate_B, rate_A = (rates * method.ratio)[:, None], rates[:, None]
+    options = dict(rule=adamw(ridge=method.ridge), observe=look, every=every or max(steps, 1))
+    found = descent.descend(forces, B0, A0, rate_B, rate_A, steps, **options)
+    lost = int((found.status != descent.DONE).any(-1).sum())
+    if lost:
+        raise RuntimeError(f"{lost} of {runs} runs diverged: lower the learning rates.")
     stack = W0 + (found.B if fixed else found.B @ found.A)
     return Trained(stack, found.at, found.observed[0].mean(-1), found.observed[1].nanmean(-1), spent[0])
 
@@ -232,10 +224,7 @@ def tune(
     """
     grid = train(task, validation, method, W, G, rates=rates, seed=seed, every=0, **options)
     best, edge = compare.best(grid.loss[-1], rates)
-    runs = tuple(
-        train(task, watched, method, W, G, rates=[rates[best]], seed=seed + k, every=every, **options)
-        for k in range(1, checks.count(seeds, "seeds", 1))
-    )
-    return TunedMethod(
-        torch.stack([grid.stack[best], *(run.stack[0] for run in runs)]), grid.loss[-1], best, edge, runs
-    )
+    again = lambda k: train(task, watched, method, W, G, rates=[rates[best]], seed=seed + k, every=every, **options)
+    runs = tuple(map(again, range(1, checks.count(seeds, "seeds", 1))))
+    ends = torch.stack([grid.stack[best], *(run.stack[0] for run in runs)])
+    return TunedMethod(ends, grid.loss[-1], best, edge, runs)
