@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,10 +79,9 @@ def settle(problem: OneMatrix, B: Tensor, A: Tensor, steps: int) -> tuple[Tensor
     """
     checks.factors(B, A)
     B, A = B.clone().requires_grad_(), A.clone().requires_grad_()
-    budget = dict(
-        max_iter=checks.count(steps, "steps", 1), max_eval=3 * steps, tolerance_grad=0.0, tolerance_change=0.0
-    )
-    optimiser = torch.optim.LBFGS([B, A], history_size=20, line_search_fn="strong_wolfe", **budget)
+    checks.count(steps, "steps", 1)
+    exact: dict[str, Any] = dict(tolerance_grad=0.0, tolerance_change=0.0, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS([B, A], max_iter=steps, max_eval=3 * steps, history_size=20, **exact)
 
     @torch.no_grad()
     def closure():

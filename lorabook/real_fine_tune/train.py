@@ -192,8 +192,8 @@ def train(
         return losses[:, None].expand(runs, len(W)), energy
 
     rate_B, rate_A = (rates * method.ratio)[:, None], rates[:, None]
-    options = dict(rule=adamw(ridge=method.ridge), observe=look, every=every or max(steps, 1))
-    found = descent.descend(forces, B0, A0, rate_B, rate_A, steps, **options)
+    rule, every = adamw(ridge=method.ridge), every or max(steps, 1)
+    found = descent.descend(forces, B0, A0, rate_B, rate_A, steps, rule=rule, observe=look, every=every)
     lost = int((found.status != descent.DONE).any(-1).sum())
     if lost:
         raise RuntimeError(f"{lost} of {runs} runs diverged: lower the learning rates.")
