@@ -1,7 +1,7 @@
 """What every run of pytest here loads, of the tests and of the notebooks alike."""
 
 import nbval.kernel
-import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tools import kernels
 
@@ -20,14 +20,23 @@ LONG = (
 ).split()
 
 
-def group(item):
+def group(nodeid):
     """What stays together on one worker: the cells of a notebook, a file of tests, all that asks for one long visit."""
-    return "visits" if "visits" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
+    return "visits" if "::test_no_page_has_a_fault_of_this_kind[" in nodeid else nodeid.partition("::")[0]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+class Groups(LoadScopeScheduling):
+    """Tests are dealt out by groups, in the order in which they were collected."""
+
+    def _split_scope(self, nodeid):
+        return group(nodeid)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    config.option.loadscopereorder = False
+    return Groups(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    """Deal the tests out by groups, the long ones first."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: LONG.index(group(item)) if group(item) in LONG else len(LONG))
+    """The long groups first."""
+    items.sort(key=lambda item: LONG.index(group(item.nodeid)) if group(item.nodeid) in LONG else len(LONG))

@@ -193,7 +193,7 @@ def task_book():
     }
 
 
-PYTEST = [sys.executable, "tools/follow.py", "pytest", "-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"]
+PYTEST = [sys.executable, "tools/follow.py", "pytest", "-n", "2"]
 
 
 # The tests of `doit check`: shapes, verdicts, pairs and rooms, and the mathematics that takes seconds.
