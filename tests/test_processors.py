@@ -1,0 +1,92 @@
+"""The numbers under other processors' arithmetic: the tool finds what moves, and nothing that is printed does."""
+
+import nbformat
+import pytest
+
+from tools import processors
+
+#: The notebooks of which a cell once moved.
+MOVED = ["kim_networks", "rushka_closed_forms"]
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A book of one notebook, whose second cell was given an output that is not its own."""
+    notebook = nbformat.v4.new_notebook()
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    for tags, text in (([], "0.30"), ([], "0.31"), (["nbval-ignore-output"], "a time")):
+        cell = nbformat.v4.new_code_cell("print('0.30')", metadata={"tags": tags}, execution_count=1)
+        cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text + "\n")]
+        notebook.cells.append(cell)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "requirements.lock").touch()
+    nbformat.write(notebook, tmp_path / "notebooks/small.ipynb")
+    monkeypatch.setattr(processors, "ROOT", tmp_path)
+    monkeypatch.setattr(processors, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(processors, "telling", lambda settings: settings)  # probes have a test of their own
+    return tmp_path
+
+
+def test_a_planted_difference_is_found_and_a_run_is_kept(small, capsys, monkeypatch):
+    assert processors.main(["small", "--settings", "native", "--show"]) == 1
+    said = capsys.readouterr().out
+    assert "small, cell 2, under native:\n  - 0.31\n  + 0.30\n" in said
+    assert "cell 1," not in said and "cell 3," not in said
+    assert said.endswith("cells that differ  native\nsmall                   1\n")
+    monkeypatch.setattr(processors, "execute", None)  # what was run is not run again
+    assert processors.main(["small", "--settings", "native"]) == 1
+    assert "1 of 1 runs are kept from before." in capsys.readouterr().out
+
+
+def test_another_reference_is_compared_with_the_kept_run(small, capsys):
+    processors.main(["small", "--settings", "native"])
+    path = small / "notebooks/small.ipynb"
+    path.write_text(path.read_text().replace("0.31", "0.30"))
+    assert processors.main(["small", "--settings", "native"]) == 0
+    assert "1 of 1 runs are kept from before." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "asked, said",
+    [
+        (["--settings", "avx9"], "There is no setting avx9: choose from native, default, "),
+        (["nonsense"], "There is no notebook nonsense: choose from small."),
+    ],
+)
+def test_an_unknown_name_gets_one_sentence(small, capsys, asked, said):
+    assert processors.main(asked) == 2
+    found = capsys.readouterr().out
+    assert found.startswith(said) and found.count("\n") == 1
+
+
+def test_a_setting_is_left_out_where_it_tests_nothing_or_is_lacking(monkeypatch, capsys):
+    monkeypatch.setitem(processors.SETTINGS, "idle", {"LORABOOK_IDLE": "1"})
+    monkeypatch.setitem(processors.SETTINGS, "lacking", {"LORABOOK_DEVICE": "meta"})
+    assert processors.telling(["native", "idle", "lacking", "hash-seed"]) == ["native", "hash-seed"]
+    assert capsys.readouterr().out.splitlines() == [
+        "native is how the build runs notebooks.",
+        "idle is left out: it changes no bit on this machine, so it tests nothing.",
+        "lacking is left out: this machine lacks it.",
+        "hash-seed moves the order of a set.",
+    ]
+
+
+def test_native_starts_without_what_the_settings_set(monkeypatch):
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    values, whole = processors.environment("native")
+    assert "ATEN_CPU_CAPABILITY" not in whole and whole["OMP_NUM_THREADS"] == "1" and values.items() <= whole.items()
+
+
+def test_what_a_machine_needs_for_its_blas_stays(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    monkeypatch.setattr(processors, "FIXED", {"OPENBLAS_CORETYPE"})
+    assert {processors.environment(name)[1]["OPENBLAS_CORETYPE"] for name in processors.SETTINGS} == {"Haswell"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["farthest", "avx2"])
+def test_no_number_moves_under_the_harshest_settings(setting, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(processors, "RESULTS", tmp_path)
+    held = processors.main([*MOVED, "--settings", setting, "--show"]) == 0
+    assert held, capsys.readouterr().out
