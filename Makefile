@@ -6,15 +6,18 @@
 #   make check                                    form, types and the fast tests, in a minute and a half
 #   make form                                     give code its form, carry prose to the notebooks with outputs
 #   make test-slow                                the tests that take long
+#   make kernels NOTEBOOKS="kim_networks" SETTINGS="avx2 farthest"    the numbers as other processors compute them
 
 PYTHON  ?= python3
 PROFILE ?= quick
 DOIT     = $(PYTHON) tools/environment.py && exec .venv/bin/python tools/follow.py doit
 
-.PHONY: book check test test-slow reference form bench clean
+.PHONY: book check test test-slow reference form kernels bench clean
 book check test test-slow form bench:
 	@$(DOIT) -n 2 $@ profile=$(PROFILE)
 reference:
 	@$(DOIT) reference $(NOTEBOOKS)
+kernels:
+	@$(PYTHON) tools/environment.py && exec .venv/bin/python tools/processors.py $(NOTEBOOKS) $(if $(SETTINGS),--settings $(SETTINGS)) --show
 clean:
 	rm -rf _build

@@ -19,10 +19,10 @@ def small(tmp_path, monkeypatch):
         cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text + "\n")]
         notebook.cells.append(cell)
     (tmp_path / "notebooks").mkdir()
-    (tmp_path / "requirements.lock").touch()
     nbformat.write(notebook, tmp_path / "notebooks/small.ipynb")
     monkeypatch.setattr(processors, "ROOT", tmp_path)
     monkeypatch.setattr(processors, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(processors.closure, "needs", lambda name: [])
     monkeypatch.setattr(processors, "telling", lambda settings: settings)  # probes have a test of their own
     return tmp_path
 

@@ -24,7 +24,7 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from tools import notebooks  # noqa: E402
+from tools import closure, kernels, notebooks  # noqa: E402
 
 RESULTS = ROOT / "_build/processors"
 SETTINGS = {
@@ -125,6 +125,7 @@ def execute(path, setting):
     client = nbclient.NotebookClient(
         notebook,
         kernel_name=notebooks.KERNEL,
+        kernel_manager_class=kernels.AsyncManager,
         extra_arguments=notebooks.QUIET,
         timeout=None,
         allow_errors=True,
@@ -143,9 +144,9 @@ def place(path, setting):
     cells = [[cell.source, cell.metadata.get("tags", [])] for _, cell in code_cells(nbformat.read(path, as_version=4))]
     processor = torch.backends.cpu.get_cpu_capability()
     content = hashlib.sha256(json.dumps([cells, environment(setting)[0], torch.__version__, processor]).encode())
-    for source in sorted([*ROOT.glob("lorabook/**/*"), *ROOT.glob("data/**/*"), ROOT / "requirements.lock"]):
-        if source.is_file() and "__pycache__" not in source.parts:
-            content.update(source.read_bytes())
+    for file in closure.needs(path.stem):
+        if not file.endswith(".ipynb"):  # of the notebook itself the cells count, not the outputs
+            content.update((ROOT / file).read_bytes())
     return RESULTS / f"{path.stem}.{setting}.{content.hexdigest()[:16]}.json"
 
 

@@ -117,7 +117,9 @@ def pretrained(
         lam: weight decay of the tuning.
 
     Returns:
-        :class:`DigitNetwork`.  The same on every device up to rounding: all draws are made on the CPU.
+        :class:`DigitNetwork`.  The same on every processor: all draws are made on the CPU, and rounding errors, which
+        grow a hundredfold in some 20 iterations of pretraining, are still near 1e-10 after 50, where it stops and the
+        weights are rounded to three decimals.
 
     Raises:
         ValueError: fewer than 20 or more than 800 samples, or a layer narrower than 4.
@@ -139,7 +141,7 @@ def pretrained(
     def forward(x, W1, b1, W2, b2, W3, b3):
         return torch.tanh(torch.tanh(x @ W1.mT + b1) @ W2.mT + b2) @ W3.mT + b3
 
-    W1, b1, W2, b2, *_ = _fit(lambda *w: forward(pixels[:half], *w), labels[:half], (W1, b1, W2, b2, W3, b3))
+    W1, b1, W2, b2, *_ = _fit(lambda *w: forward(pixels[:half], *w), labels[:half], (W1, b1, W2, b2, W3, b3), 50)
     mirrored = images[half:].flip(2).reshape(-1, 64)
     handed_on, labels = torch.tanh(mirrored @ W1.mT + b1), labels[half:]
     top = torch.tanh(handed_on[:samples] @ W2.mT + b2)
@@ -148,12 +150,12 @@ def pretrained(
     return DigitNetwork(*tuned, W2, b2, head, offset, decay(lam), *held_out)
 
 
-def _fit(model, labels, weights, penalty: float = 1e-3):
-    """Weights that minimise cross-entropy plus a small penalty, by L-BFGS."""
+def _fit(model, labels, weights, iterations: int = 300, penalty: float = 1e-3):
+    """Weights that lower cross-entropy plus a small penalty, by L-BFGS, rounded to three decimals."""
     weights = [w.clone().requires_grad_() for w in weights]
     optimiser = torch.optim.LBFGS(
         weights,
-        max_iter=300,
+        max_iter=iterations,
         history_size=20,
         line_search_fn="strong_wolfe",
         tolerance_grad=1e-9,
@@ -168,4 +170,4 @@ def _fit(model, labels, weights, penalty: float = 1e-3):
         return value
 
     optimiser.step(closure)
-    return [w.detach() for w in weights]
+    return [w.detach().round(decimals=3) for w in weights]
