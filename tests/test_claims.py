@@ -175,6 +175,12 @@ def test_numbers_are_read_as_far_as_they_are_reproducible(write, band, floor, nu
     assert claims.find("demo.a").reading(number) == reading and claims.find("demo.a").reading(None) == ""
 
 
+def test_above_its_ceiling_a_number_is_read_as_a_bound(write):
+    write([entry(ceiling=0.1)])
+    read = claims.find("demo.a").reading
+    assert [read(0.412), read(-1.7), read(0.1)] == ["above 0.1", "above 0.1", "0.1"]
+
+
 @pytest.mark.parametrize(
     "band, words",
     [
@@ -247,6 +253,7 @@ def test_hypotheses_with_pipes_keep_their_columns():
         {"band_reason": None},
         {"probe": None},
         {"floor": "low"},
+        {"ceiling": "high"},
         {"mesured": "a typing error"},
         {"reason": "none", "band": [0, 1]},
     ],

@@ -61,18 +61,21 @@ class Claim:
     constant: str = ""  # the constant that the source lacks or hides
     reason: str = ""  # why it cannot be tested here
     floor: float = 1e-12  # numbers below are rounding and are not told apart
+    ceiling: float = math.inf  # numbers above differ between processors and are not told apart
 
     def contains(self, number: float) -> bool:
         """Whether a measured number lies in the band; an infinite one never does."""
         return math.isfinite(number) and self.band[0] <= number <= self.band[1]
 
     def reading(self, number: float | None) -> str:
-        """``number`` as far as it is reproducible: three digits, or a bound where it is rounding."""
+        """``number`` as far as it is reproducible: three digits, or the bound beyond which it is not."""
         if number is None:
             return ""
         exact = self.band[0] == self.band[1]
         if abs(number) < self.floor and not (exact and number == 0):
             return f"below {self.floor:.0e}".replace("e-0", "e-")
+        if abs(number) > self.ceiling:
+            return f"above {self.ceiling:g}"
         return f"{number:.3g}".replace("e-0", "e-").replace("e+0", "e")
 
     def wanted(self) -> str:
@@ -204,6 +207,7 @@ def _parse(source: str, raw: dict) -> Claim:
             id=name,
             band=interval,
             floor=float(raw.pop("floor", 1e-12)),
+            ceiling=float(raw.pop("ceiling", math.inf)),
             **{"measured": "", "band_reason": ""} | {key: " ".join(str(text).split()) for key, text in raw.items()},
         )
     except (TypeError, ValueError) as error:
