@@ -91,13 +91,13 @@ def telling(chosen):
     native, kept = probe("native"), []
     for setting in chosen:
         found = native if setting == "native" else probe(setting)
-        moved = [name for name in native if found and found[name] != native[name]]
+        changed = [name for name in native if found and found[name] != native[name]]
         if found is None:
             print(f"{setting} is left out: this machine lacks it.")
-        elif setting != "native" and not moved:
+        elif setting != "native" and not changed:
             print(f"{setting} is left out: it changes no bit on this machine, so it tests nothing.")
         else:
-            print(f"{setting} moves {', '.join(moved)}." if moved else "native is how the build runs notebooks.")
+            print(f"{setting} moves {', '.join(changed)}." if changed else "native is how the build runs notebooks.")
             kept.append(setting)
     return kept
 
