@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 
 from lorabook import kim, linalg
 from lorabook.device import DTYPE, generator, normal
-from lorabook.inputs import published
+from lorabook.inputs import digits, published
 
 NAMES = tuple(kim.laboratory.INSTANCES)
 
@@ -102,6 +102,19 @@ def test_network_smoothness_bounds_the_hessian_everywhere_tried(network):
 
 def test_the_network_is_the_same_again(network):
     again = kim.network.pretrained(8, 10, 60, 0.03)
+    assert torch.equal(network.W0, again.W0) and torch.equal(network.head, again.head)
+
+
+def test_the_network_is_the_same_where_rounding_differs(network, monkeypatch):
+    shuffled = digits.shuffled
+
+    def disturbed(source, device):
+        images, labels = shuffled(source, device)
+        return images * (1 + 1e-15 * draw(*images.shape, seed=9)), labels
+
+    monkeypatch.setattr(digits, "shuffled", disturbed)
+    again = kim.network.pretrained(8, 10, 60, 0.03)
+    assert not torch.equal(network.features, again.features)
     assert torch.equal(network.W0, again.W0) and torch.equal(network.head, again.head)
 
 
