@@ -2,11 +2,16 @@
 
 import nbformat
 import pytest
+import test_device_discipline
+import torch
 
-from tools import processors
+from tools import gpu, processors
 
-#: The notebooks of which a cell once moved.
-MOVED = ["kim_networks", "rushka_closed_forms"]
+#: The harshest settings, and the notebooks of which they once moved a cell.
+MOVED = {
+    "farthest": ["kim_networks", "mallada_weights", "rushka_closed_forms"],
+    "avx2": ["kim_networks", "real_fine_tune"],
+}
 
 
 @pytest.fixture
@@ -83,9 +88,28 @@ def test_what_a_machine_needs_for_its_blas_stays(monkeypatch):
     assert {processors.environment(name)[1]["OPENBLAS_CORETYPE"] for name in processors.SETTINGS} == {"Haswell"}
 
 
+def test_a_routine_that_differs_on_the_device_is_named(monkeypatch):
+    shift = iter([0.0, 1e-3])
+
+    def refuses(x):
+        raise RuntimeError("no such kernel\nand a page of advice")
+
+    planted = {"same": abs, "odd": lambda x: x + next(shift), "lacking": refuses}
+    planted = {name: (routine, lambda: (torch.ones(2),)) for name, routine in planted.items()}
+    monkeypatch.setattr(test_device_discipline, "GUARDED", planted)
+    assert gpu.routines(torch.device("cpu")) == ["odd differs by 1.0e-03", "lacking stopped: no such kernel"]
+
+
+def test_without_a_gpu_one_sentence_says_what_to_set(monkeypatch, capsys):
+    monkeypatch.delenv("LORABOOK_DEVICE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main([]) == 2
+    assert capsys.readouterr().out == "There is no GPU here: set LORABOOK_DEVICE=cpu to try the steps on the CPU.\n"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", ["farthest", "avx2"])
+@pytest.mark.parametrize("setting", MOVED)
 def test_no_number_moves_under_the_harshest_settings(setting, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(processors, "RESULTS", tmp_path)
-    held = processors.main([*MOVED, "--settings", setting, "--show"]) == 0
+    held = processors.main([*MOVED[setting], "--settings", setting, "--show"]) == 0
     assert held, capsys.readouterr().out
