@@ -19,7 +19,7 @@ from doit import get_var
 from doit.exceptions import TaskFailed
 from doit.tools import config_changed
 
-from tools import closure, editions, guard, notebooks
+from tools import browser, closure, editions, guard, notebooks
 
 PAGES = Path("_build/pages")
 SITE = PAGES / "_build/html"
@@ -39,6 +39,11 @@ PROFILES = ["quick"] + sorted({Path(path).parent.name for path in closure.files(
 PROFILE = get_var("profile", "quick")
 if PROFILE not in PROFILES:
     sys.exit(f"There is no profile '{PROFILE}': choose one of {', '.join(PROFILES)}.")
+
+try:
+    BROWSER = browser.executable()
+except ValueError as error:
+    sys.exit(str(error))
 
 SETTINGS = closure.files(f"notebooks/profiles/{PROFILE}/*")
 for path in map(Path, SETTINGS):
@@ -165,7 +170,7 @@ def build_site():
         return TaskFailed(
             f"{built.stdout}\nThe site was not built; the warnings above say why. The previous site stays."
         )
-    editions.make(aside / "_build/html", PAGES / "_toc.yml", editions.chromium())
+    editions.make(aside / "_build/html", PAGES / "_toc.yml", BROWSER)
     shutil.rmtree(SITE, ignore_errors=True)
     SITE.parent.mkdir(parents=True, exist_ok=True)
     os.replace(aside / "_build/html", SITE)
@@ -179,7 +184,7 @@ def task_site():
         **step(build_site),
         "file_dep": [f"{PAGES}/{path}" for path in PROSE] + [f"{PAGES}/notebooks/{name}.ipynb" for name in NOTEBOOKS],
         "task_dep": [f"pair:{name}" for name in TEXTS],
-        "uptodate": [unchanged(*code, *closure.files("tools/edition*.css"), printed_by=editions.chromium())],
+        "uptodate": [unchanged(*code, *closure.files("tools/edition*.css"), printed_by=BROWSER)],
         "targets": [f"{SITE}/index.html"],
     }
 
@@ -216,6 +221,11 @@ def task_test():
 def task_test_slow():
     """run the tests that take long: hundreds of kernels, builds that are killed"""
     return {"basename": "test-slow", "actions": [[*PYTEST, "-m", "slow", "tests"]], "uptodate": [False]}
+
+
+def task_numbers():
+    """run the notebooks again and name each number that is not the one that is held"""
+    return {"actions": [[*PYTEST, "--nbval", "notebooks"]], "uptodate": [False]}
 
 
 def task_form():

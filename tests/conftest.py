@@ -1,7 +1,6 @@
 """What several test files share: where the repository is, a place on the import path for its tools, a built site and a
 browser."""
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -9,10 +8,33 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+import tools.browser
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
+LEFT_OUT = "no browser"
+
+
+def pytest_configure(config):
+    """Before any test runs, say what is wrong with LORABOOK_BROWSER."""
+    try:
+        tools.browser.executable()
+    except ValueError as error:
+        raise pytest.UsageError(error) from None
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say aloud at the end that tests were left out for want of a browser."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    count = sum(LEFT_OUT in str(report.longrepr) for report in skipped)
+    if count:
+        tests = "1 test that opens" if count == 1 else f"{count} tests that open"
+        asked = os.environ.get("LORABOOK_BROWSER") == "skip"
+        why = "LORABOOK_BROWSER=skip asked for it." if asked else f"To run them, {tools.browser.HOW}"
+        terminalreporter.write_line(f"LEFT OUT: {tests} a browser. {why}", red=True, bold=True)
 
 
 @pytest.fixture(scope="session")
@@ -27,8 +49,7 @@ def site(root, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     clone, built = folder / "clone", folder / "site-is-built"
-    with open(folder / "clone.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(folder / "clone.lock"):
         if not built.exists():
             build(root, clone)
             built.touch()
@@ -48,17 +69,17 @@ def build(root, clone):
 
 
 @pytest.fixture(scope="session")
-def browser():
-    """A headless Chromium."""
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.fail(
-            "There is no chromium: install it (apt install chromium), or set LORABOOK_NO_BROWSER=1 to leave "
-            "these tests out."
-        )
+def executable():
+    """The path of a browser; a test that asks for one is left out where there is none."""
+    return tools.browser.executable() or pytest.skip(LEFT_OUT)
+
+
+@pytest.fixture(scope="session")
+def browser(executable):
+    """The browser, opened without a window."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        opened = playwright.chromium.launch(executable_path=executable, args=FLAGS)
         yield opened
         opened.close()

@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from test_site import PHONE, READABLE, without_browser
+from test_site import PHONE, READABLE
 
 from lorabook import kim, lora_one, mallada, rushka
 from lorabook.lora_one import alignment
@@ -423,7 +423,6 @@ def ending(problem, run):
 HOLD = {"rushka": hold_rushka, "mallada": hold_mallada, "lora_one": hold_lora_one, "kim": hold_kim}
 
 
-@without_browser
 @pytest.mark.parametrize("kind, positions", [(kind, positions) for kind in KINDS for positions in STATES[kind]])
 def test_what_is_drawn_is_what_the_package_computes(page, kind, positions):
     HOLD[kind](Shown(page, kind, default(page, kind) | positions))
@@ -456,7 +455,6 @@ WRONG = [
 ]
 
 
-@without_browser
 @pytest.mark.parametrize("kind, script, right, wrong", WRONG)
 def test_a_wrong_formula_is_caught(site, browser, tmp_path, kind, script, right, wrong):
     (tmp_path / "_static").mkdir(), (tmp_path / "notebooks").mkdir()
@@ -502,7 +500,6 @@ kind => {
 """
 
 
-@without_browser
 @pytest.mark.parametrize("kind", KINDS)
 def test_at_every_position_of_every_slider_there_are_numbers_and_words(page, kind):
     seen = page.evaluate(EVERY, kind)
@@ -518,7 +515,6 @@ def test_at_every_position_of_every_slider_there_are_numbers_and_words(page, kin
             )
 
 
-@without_browser
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_keyboard_moves_a_slider_and_the_words_follow(page, kind):
     Shown(page, kind, default(page, kind))
@@ -575,7 +571,6 @@ def click_map(page, x, y, tap=False):
     (page.touchscreen.tap if tap else page.mouse.click)(*place)
 
 
-@without_browser
 @pytest.mark.parametrize("tap", [False, True])
 def test_a_click_or_a_tap_on_the_map_starts_descent_there(address, browser, tap):
     options = dict(viewport={"width": PHONE, "height": 800}, has_touch=True) if tap else {}
@@ -598,7 +593,6 @@ def test_a_click_or_a_tap_on_the_map_starts_descent_there(address, browser, tap)
         assert Shown(page, "kim").values == before
 
 
-@without_browser
 def test_a_finger_moves_a_slider(address, browser):
     for page in opened(browser, address, viewport={"width": PHONE, "height": 800}, has_touch=True):
         slider = page.locator("#explore-lora_one-alpha")
@@ -611,7 +605,6 @@ def test_a_finger_moves_a_slider(address, browser):
         hold_lora_one(shown)
 
 
-@without_browser
 def test_resizing_while_a_slider_moves_keeps_the_drawing_inside_the_page(address, browser):
     for page in opened(browser, address):
         widths = []
@@ -657,7 +650,6 @@ COLOURS = """
 """
 
 
-@without_browser
 @pytest.mark.parametrize("scheme", ["light", "dark", "no-preference"])
 def test_texts_and_lines_stand_out_and_no_curve_is_told_apart_by_colour_alone(address, browser, scheme):
     for page in opened(browser, address, color_scheme=scheme):
@@ -688,7 +680,6 @@ NAMED = """
 """
 
 
-@without_browser
 @pytest.mark.parametrize("width", [1280, PHONE])
 def test_no_text_stands_on_a_curve_and_all_that_is_drawn_is_named_below(address, browser, width):
     for page in opened(browser, address, viewport={"width": width, "height": 800}):
@@ -707,14 +698,12 @@ def test_no_text_stands_on_a_curve_and_all_that_is_drawn_is_named_below(address,
                 assert drawn == panel["key"] and all(panel["texts"]) and len(set(panel["texts"])) == len(panel["texts"])
 
 
-@without_browser
 def test_a_letter_below_the_line_is_a_subscript(page):
     texts = page.locator(".lb-explore").all_inner_texts()
     assert not any("_" in text for text in texts)
     assert page.locator(".lb-explore label sub").all_inner_texts() == ["w", "W₁", "W₂"]
 
 
-@without_browser
 def test_every_slider_has_a_name_and_a_value_and_every_drawing_says_what_it_is(page):
     for kind in KINDS:
         mount = page.locator(f'[data-explore="{kind}"]')
@@ -728,7 +717,6 @@ def test_every_slider_has_a_name_and_a_value_and_every_drawing_says_what_it_is(p
             assert svg.get_attribute("role") == "img" and len(svg.get_attribute("aria-label")) > 40
 
 
-@without_browser
 @pytest.mark.parametrize("script", [False, True])
 def test_without_script_the_fixed_figures_and_the_text_stand_there(address, browser, script):
     for page in opened(browser, address, java_script_enabled=script):
@@ -746,7 +734,6 @@ def test_without_script_the_fixed_figures_and_the_text_stand_there(address, brow
             assert words in text
 
 
-@without_browser
 def test_on_paper_the_sliders_values_and_the_drawings_stay(address, browser):
     for page in opened(browser, address):
         page.emulate_media(media="print")

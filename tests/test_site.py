@@ -2,7 +2,6 @@
 
 import html
 import json
-import os
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -18,8 +17,6 @@ from tools import editions
 
 PHONE = 390
 READABLE = 4.5  # WCAG AA for text
-
-without_browser = pytest.mark.skipif(os.environ.get("LORABOOK_NO_BROWSER") == "1", reason="LORABOOK_NO_BROWSER=1")
 
 
 def pages(folder):
@@ -183,7 +180,6 @@ def visits(site, browser, axe):
     return found
 
 
-@without_browser
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_page_has_a_fault_of_this_kind(visits, kind):
     assert {page: faults[kind] for page, faults in visits.items() if faults[kind]} == {}
@@ -202,7 +198,6 @@ SPOILT = {
 SEEN_TWICE = {"requests": {"console"}, "images": {"axe"}}  # a refused request is reported on the console as well
 
 
-@without_browser
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_page_with_a_fault_is_caught(site, browser, axe, tmp_path, kind):
     mathjax = (site / "_static/tex-svg.js").as_uri()
@@ -220,7 +215,6 @@ def test_a_page_with_a_fault_is_caught(site, browser, axe, tmp_path, kind):
         )
 
 
-@without_browser
 def test_the_theme_switch_turns_the_page_dark_and_the_figures_follow(site, browser):
     page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
     page.goto((site / "book/index.html").as_uri())
@@ -235,7 +229,6 @@ def test_the_theme_switch_turns_the_page_dark_and_the_figures_follow(site, brows
     page.close()
 
 
-@without_browser
 def test_the_search_finds_a_word_from_disk(site, browser):
     page = browser.new_page()
     errors = []
@@ -250,7 +243,6 @@ def test_the_search_finds_a_word_from_disk(site, browser):
     page.close()
 
 
-@without_browser
 def test_panels_stand_beside_each_other_at_a_desk_and_below_each_other_on_a_phone(site, browser, tmp_path):
     panel = '<div class="lb-panel"><svg viewBox="0 0 4 3" role="img" aria-label="a panel"></svg></div>'
     path = tmp_path / "row.html"
@@ -291,7 +283,6 @@ SHOWN = (
 )
 
 
-@without_browser
 def test_the_ledger_filters_by_source_kind_verdict_and_words(opened, root):
     page = opened("notebooks/ledger.html")
     verdicts = [verdict for _, verdict in ledger.collect(root / "notebooks")]
@@ -317,7 +308,6 @@ def test_the_ledger_filters_by_source_kind_verdict_and_words(opened, root):
     assert len(page.evaluate(SHOWN)) >= sum(verdict.claim.id.startswith("lora_one.") for verdict in verdicts)
 
 
-@without_browser
 def test_a_dark_page_is_light_on_paper(site, browser):
     page = browser.new_context(color_scheme="dark").new_page()
     page.goto((site / "book" / "sources.html").as_uri())
@@ -331,7 +321,6 @@ def test_a_dark_page_is_light_on_paper(site, browser):
     assert page.evaluate("() => seen") == ["light"] and theme() == "dark"
 
 
-@without_browser
 def test_the_ledger_sorts_by_the_keyboard_both_ways_and_numbers_as_numbers(opened):
     page = opened("notebooks/ledger.html")
     before = page.evaluate(SHOWN)
@@ -353,7 +342,6 @@ def test_the_ledger_sorts_by_the_keyboard_both_ways_and_numbers_as_numbers(opene
     assert page.evaluate(SHOWN) == before
 
 
-@without_browser
 def test_a_verdict_leads_to_its_row_and_the_row_back_even_past_a_filter(opened):
     page = opened("notebooks/rushka_closed_forms.html")
     page.get_by_role("link", name="rushka.eq-375").click()
@@ -366,7 +354,6 @@ def test_a_verdict_leads_to_its_row_and_the_row_back_even_past_a_filter(opened):
     page.wait_for_url("**/rushka_closed_forms.html#claim-rushka-eq-375")
 
 
-@without_browser
 def test_the_ledger_reads_without_its_script(opened, root):
     page = opened("notebooks/ledger.html", java_script_enabled=False)
     assert page.locator(".tag_ledger tbody tr:visible").count() == len(ledger.collect(root / "notebooks"))
@@ -404,7 +391,6 @@ def test_each_row_of_the_ledger_leads_to_the_section_of_its_verdict_and_the_verd
         )
 
 
-@without_browser
 def test_claims_can_be_followed_from_the_ledger_to_their_page_and_back(opened, root):
     page = opened("notebooks/ledger.html")
     names = [verdict.claim.id for _, verdict in ledger.collect(root / "notebooks")][::12]
@@ -426,7 +412,6 @@ mjx-assistive-mml")
     node.textContent)"""
 
 
-@without_browser
 @pytest.mark.parametrize(
     "width, medium", [(1280, "screen"), (900, "screen"), (673, "print")]
 )  # 673 px: a sheet of A4 within its margins
@@ -445,7 +430,6 @@ def test_the_ledger_fits_a_desk_and_a_sheet(opened, width, medium):
     assert page.evaluate(WIDER) == []
 
 
-@without_browser
 def test_what_the_book_found_fits_one_screen(opened):
     page = opened("book/index.html", viewport={"width": 1280, "height": 800})
     last = page.locator("#what-the-book-found li").last.bounding_box()
@@ -495,7 +479,6 @@ def test_a_page_with_formulas_says_without_script_that_they_are_tex(site):
         assert ("<noscript>" in article) == ('class="math' in article), path.name
 
 
-@without_browser
 def test_the_notation_is_one_click_away_on_a_phone(opened, site):
     for path in pages(site):
         name = str(path.relative_to(site))
@@ -508,7 +491,6 @@ def test_the_notation_is_one_click_away_on_a_phone(opened, site):
     page.wait_for_url("**/notation.html")
 
 
-@without_browser
 def test_wide_things_can_be_reached_by_the_keyboard(opened):
     page = opened("notebooks/ledger.html", viewport={"width": PHONE, "height": 900})
     page.wait_for_selector(".lb-scrolls")
@@ -532,7 +514,6 @@ def test_in_the_book_in_one_file_every_anchor_is_one_and_every_link_leads_somewh
     assert 'id="row-rushka-eq-20"' in body and 'href="#row-rushka-eq-20"' in body
 
 
-@without_browser
 @pytest.mark.parametrize("width, theme", [(1280, "light"), (PHONE, "dark")])
 def test_the_book_in_one_file_has_no_fault_and_asks_for_no_other_file(edition, browser, width, theme):
     assert {kind: faults for kind, faults in visit(browser, edition.as_uri(), width, theme).items() if faults} == {}

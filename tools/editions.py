@@ -1,15 +1,13 @@
 """The book in one file, and as a PDF: both made from the finished pages of the site.
 
 `single_file` takes the article of every page in the order of _toc.yml, turns links between pages into
-links within the file and puts styles, scripts and images inside. A Chromium prints that file; without
+links within the file and puts styles, scripts and images inside. A browser prints that file; without
 one there is no PDF. `link` then shows on the front page what there is.
 """
 
 import base64
 import mimetypes
-import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections import Counter
@@ -48,13 +46,6 @@ initial-scale=1"><title>{title}</title>
 """
 
 
-def chromium():
-    """A Chromium or Chrome on this machine, or None; LORABOOK_NO_BROWSER=1 means none."""
-    if os.environ.get("LORABOOK_NO_BROWSER") == "1":
-        return None
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
 def make(site, toc, browser):
     """Add both editions to a finished site, as far as this machine can, and link them from the front page."""
     site, toc = Path(site), Path(toc)
@@ -64,7 +55,7 @@ def make(site, toc, browser):
     if browser:
         print_pdf(site / SINGLE, site / PDF, browser)
     else:
-        print("There is no Chromium here, so the site has no PDF.")
+        print("No browser prints the book, so the site has no PDF.")
     link(site, parts[0][1][0])
 
 
