@@ -5,6 +5,7 @@
 #   make reference NOTEBOOKS="rushka_low_rank"    rewrite the reference outputs of some notebooks
 #   make check                                    form, types and the fast tests, in a minute and a half
 #   make form                                     give code its form, carry prose to the notebooks with outputs
+#   make lock HOLD="torch==2.13.0"                renew the lock, and say which numbers moved
 #   make test-slow                                the tests that take long
 #   make kernels NOTEBOOKS="kim_networks" SETTINGS="avx2 farthest"    the numbers as other processors compute them
 
@@ -12,12 +13,14 @@ PYTHON  ?= python3
 PROFILE ?= quick
 DOIT     = $(PYTHON) tools/environment.py && exec .venv/bin/python tools/follow.py doit
 
-.PHONY: book check test test-slow reference form kernels bench clean
+.PHONY: book check test test-slow reference form kernels lock bench clean
 book check test test-slow form bench:
 	@$(DOIT) -n 2 $@ profile=$(PROFILE)
 reference:
 	@$(DOIT) reference $(NOTEBOOKS)
 kernels:
 	@$(PYTHON) tools/environment.py && exec .venv/bin/python tools/processors.py $(NOTEBOOKS) $(if $(SETTINGS),--settings $(SETTINGS)) --show
+lock:
+	@$(PYTHON) tools/environment.py && .venv/bin/python tools/lock.py "$(HOLD)" && $(DOIT) -n 2 numbers
 clean:
 	rm -rf _build

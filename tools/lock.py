@@ -40,14 +40,16 @@ def resolve(hold):
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         python = Path(folder) / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-        subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "uv"], check=True)
+        install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "uv"]
+        if subprocess.run(install, capture_output=True).returncode:
+            sys.exit("The lock was not renewed: uv could not be installed; is there a network connection?")
         command = [python, "-m", "uv", "pip", "compile", "--universal", "--fork-strategy", "fewest", "--all-extras"]
         command += ["--prerelease", "disallow"]
         command += ["--python-version", "3.11", "--no-header", "--no-annotate", "-q", "pyproject.toml", "-"]
         wanted = "\n".join(["setuptools", "wheel", *hold])
         made = subprocess.run(command, cwd=ROOT, input=wanted, capture_output=True, text=True)
     if made.returncode:
-        sys.exit(f"The lock was not renewed:\n{made.stderr.strip()}")
+        sys.exit(f"The lock was not renewed: {' '.join(made.stderr.split())}")
     return [line for line in map(plain, made.stdout.splitlines()) if line and not OF_TORCH.match(line)]
 
 
@@ -80,4 +82,4 @@ def main(hold):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(" ".join(sys.argv[1:]).split())
