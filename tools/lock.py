@@ -14,7 +14,7 @@ from pathlib import Path
 from packaging.markers import Marker, default_environment
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCK = ROOT / "requirements.lock"
+LOCK, CONDA = ROOT / "requirements.lock", ROOT / "environment.yml"
 HEAD = """\
 # Every package of the book's environment, for Linux, macOS and Windows, made by `make lock`.
 # torch brings its own GPU libraries where there are any.
@@ -79,6 +79,8 @@ def main(hold):
         if old != new:
             print(f"{name}: {old} -> {new}")
     LOCK.write_text(HEAD + "\n".join(lines) + "\n")
+    # conda brings a CPU build of torch, which has to be the one that pip then looks for.
+    CONDA.write_text(re.sub(r"(?<=pytorch-cpu=)\S+", after["torch"][0], CONDA.read_text()))
 
 
 if __name__ == "__main__":
