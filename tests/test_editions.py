@@ -1,6 +1,7 @@
 """The book in one file and as a PDF, on three hand-made pages."""
 
 import re
+import sys
 
 import pytest
 
@@ -78,10 +79,11 @@ def test_without_a_browser_the_front_page_names_one_edition_and_one_sentence_say
     assert capsys.readouterr().out == "No browser prints the book, so the site has no PDF.\n"
 
 
-def test_a_browser_that_fails_leaves_no_pdf_and_no_dead_link(book, capsys):
-    editions.make(book / "site", book / "_toc.yml", "/bin/false")
+@pytest.mark.parametrize("browser", [sys.executable, "/no/such/browser"])
+def test_a_browser_that_fails_leaves_no_pdf_and_no_dead_link(book, capsys, browser):
+    editions.make(book / "site", book / "_toc.yml", browser)
     assert not (book / "site/lorabook.pdf").exists() and ".pdf" not in (book / "site/book/index.html").read_text()
-    assert capsys.readouterr().out == "/bin/false could not print the book, so the site has no PDF.\n"
+    assert capsys.readouterr().out == f"{browser} could not print the book, so the site has no PDF.\n"
 
 
 def test_a_browser_prints_the_pdf(book, executable):

@@ -173,7 +173,7 @@ def print_pdf(page, pdf, browser):
                 subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300).returncode
                 == 0
             )
-        except subprocess.TimeoutExpired:
+        except (OSError, subprocess.TimeoutExpired):
             printed = False
     if not printed or not pdf.exists() or pdf.read_bytes()[:5] != b"%PDF-":
         pdf.unlink(missing_ok=True)
