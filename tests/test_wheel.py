@@ -193,7 +193,9 @@ def undeclared(paths, project, *extras, where="anywhere"):
     lines = project["dependencies"] + [one for extra in extras for one in project["optional-dependencies"][extra]]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     owners = importlib.metadata.packages_distributions()
-    ours = {"lorabook", "tools", "benchmarks", "tests", "half_there", "no_lora"} | {path.stem for path in paths}
+    ours = {"lorabook", "tools", "benchmarks", "tests", "test_device_discipline", "half_there", "no_lora"} | {
+        path.stem for path in paths
+    }
     wanted = set().union(*(imports(code(path))[where] for path in paths)) - ours
     return {name for name in wanted if not declared & set(map(canonicalize_name, owners.get(name, [name])))}
 
