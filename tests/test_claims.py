@@ -156,7 +156,7 @@ def test_not_testable_gives_the_reason_of_the_list_and_only_that(demo):
 
 
 @pytest.mark.parametrize(
-    "band, floor, number, reading",
+    "band, floor, number, rounded",
     [
         ([0, 1], 1e-12, 0.123456, "0.123"),
         ([0, 1], 1e-12, 3e-16, "below 1e-12"),
@@ -170,9 +170,9 @@ def test_not_testable_gives_the_reason_of_the_list_and_only_that(demo):
         ([0, 1], 1e-12, math.inf, "inf"),
     ],
 )
-def test_numbers_are_read_as_far_as_they_are_reproducible(write, band, floor, number, reading):
+def test_numbers_are_read_as_far_as_they_are_reproducible(write, band, floor, number, rounded):
     write([entry(band=band, floor=floor)])
-    assert claims.find("demo.a").reading(number) == reading and claims.find("demo.a").reading(None) == ""
+    assert claims.find("demo.a").rounded(number) == rounded and claims.find("demo.a").rounded(None) == ""
 
 
 def test_above_its_ceiling_a_number_is_read_as_a_bound(write):

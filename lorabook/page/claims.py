@@ -32,6 +32,7 @@ FAILS = "fails as printed"
 UNTESTABLE = "not testable here"
 VERDICTS = {HOLDS: "holds", CONSTANT: "constant", RANGE: "range", FAILS: "fails", UNTESTABLE: "untestable"}
 KINDS = ("theorem", "equation", "figure", "table", "remark", "beyond")
+GRADES = ("slip", "constant or hypothesis missing", "overstated words", "false")
 METADATA = "lorabook"  # key of the record in the metadata of a notebook's output
 LISTS = lorabook.DATA / "claims"
 
@@ -54,9 +55,12 @@ class Claim:
     scope: str  # "exact": an identity, checked to rounding; "sampled": tested on a finite range
     quote: str = ""  # the source's words
     hypotheses: str = ""
-    probe: str = ""  # which hypothesis the counter-probe breaks
+    reading: str = ""  # how the source's words are read, where they can be read in more than one way
+    probe: str = ""  # the nearest false statement that was tried: which hypothesis or constant the counter-probe breaks
     right: str = ""  # the corrected statement, where the printed one is suspected
     ruled_out: str = ""  # what else could have explained a failure, and does not
+    grade: str = ""  # of a failure: one of GRADES
+    witness: tuple[str, str] | None = None  # what the few lines in book/errata print: as printed, and right
     consequence: str = ""  # whether the source's conclusion stands without the printed statement
     constant: str = ""  # the constant that the source lacks or hides
     reason: str = ""  # why it cannot be tested here
@@ -67,7 +71,7 @@ class Claim:
         """Whether a measured number lies in the band; an infinite one never does."""
         return math.isfinite(number) and self.band[0] <= number <= self.band[1]
 
-    def reading(self, number: float | None) -> str:
+    def rounded(self, number: float | None) -> str:
         """``number`` as far as it is reproducible: three digits, or the bound beyond which it is not."""
         if number is None:
             return ""
@@ -114,6 +118,8 @@ class Verdict:
             parts.append(f"Counter-probe ({claim.probe}): {self.probe}.")
         if self.repair:
             parts.append(f"Corrected statement: {self.repair}.")
+        if claim.witness and self.verdict == FAILS:
+            parts.append("In a few lines of code: as printed {}; right {}.".format(*claim.witness))
         if self.over:
             parts.append(f"Range: {self.over}.")
         return [*parts, self.note] if self.note else parts
@@ -187,6 +193,17 @@ def version(source: str) -> str:
     return f"{' '.join(head['version'].split())} Read on {head['read']}."
 
 
+def withdrawn(source: str) -> list[dict]:
+    """What this book once called an error of the source and no longer does: ``id``, ``date``, ``now`` and ``why``."""
+    return _read(source).get("withdrawn", [])
+
+
+def witness_code(identifier: str) -> str:
+    """The few lines that show an erratum without this package; empty where the book's pages are not beside it."""
+    path = lorabook.DATA.parent / "book" / "errata" / f"{identifier}.py"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
 def sources() -> list[str]:
     """Names of the sources that have a claim list."""
     return sorted(path.stem for path in LISTS.glob("*.yml"))
@@ -198,6 +215,7 @@ def _parse(source: str, raw: dict) -> Claim:
     name = f"{source}.{raw.pop('id')}"
     band = raw.pop("band", None)
     raw.setdefault("scope", "sampled")
+    shown = raw.pop("witness", None)
     try:
         low, high = (0.0, 0.0) if band is None else map(float, band)
         if not low <= high:
@@ -208,16 +226,18 @@ def _parse(source: str, raw: dict) -> Claim:
             band=interval,
             floor=float(raw.pop("floor", 1e-12)),
             ceiling=float(raw.pop("ceiling", math.inf)),
+            witness=shown and (str(shown["printed"]), str(shown["right"])),
             **{"measured": "", "band_reason": ""} | {key: " ".join(str(text).split()) for key, text in raw.items()},
         )
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ClaimError(f"The claim {name} is malformed: {error}.") from None
     known = claim.where and claim.statement and claim.kind in KINDS and claim.scope in ("exact", "sampled")
     tested = claim.band and claim.measured and claim.band_reason and (claim.probe or claim.right)
-    if not known or not (claim.band is None if claim.reason else tested):
+    graded = claim.grade in ("", *GRADES)
+    if not known or not graded or not (claim.band is None if claim.reason else tested):
         raise ClaimError(
             f"The claim {name} is incomplete: it needs a place, a statement, a kind, a band with its reason and "
-            "a probe or a correction."
+            "a probe or a correction with one of the grades."
         )
     return claim
 
@@ -267,7 +287,7 @@ def check(
         if bool(declared) != (numbers[name] is not None):
             raise ClaimError(f"{identifier}: the list and the call disagree on whether there is a {name}.")
     word, note = _judge(claim, **{name: numbers[name] for name in ("value", "probe", "repair")})
-    read = {name: claim.reading(number) for name, number in numbers.items()}
+    read = {name: claim.rounded(number) for name, number in numbers.items()}
     return Verdict(claim, word, **read, over=over, note=note)
 
 

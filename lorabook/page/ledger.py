@@ -116,7 +116,10 @@ class Errata:
             claim = verdict.claim
             parts = {
                 "Printed": claim.quote and f"“{claim.quote}”",
-                "Read as": f"{typeset(_sentence(claim.statement))} {typeset(_sentence(claim.hypotheses))}".strip(),
+                "Grade": _capital(claim.grade) and f"{_capital(claim.grade)}.",
+                "Read as": " ".join(
+                    typeset(_sentence(text)) for text in (claim.statement, claim.hypotheses, claim.reading) if text
+                ),
                 "Right": typeset(_sentence(claim.right)),
                 "Evidence": f"{typeset(verdict.sentence())} [The run](#{target(claim)}), [its row in the "
                 f"ledger](#{target(claim, 'row')}).",
@@ -127,8 +130,21 @@ class Errata:
             blocks.append(
                 f"[**{number}. Location.**]{{#{target(claim, 'erratum')}}} {typeset(_capital(claim.where))}\n\n{lines}"
             )
+            code = claims.witness_code(claim.id)
+            if code:
+                blocks.append(f"````{{dropdown}} Check it without this book\n```python\n{code.strip()}\n```\n````")
+        blocks += _withdrawn(self.source)
         text = "\n\n".join(blocks)
         return {"text/plain": text, "text/markdown": text}
+
+
+def _withdrawn(source: str) -> list[str]:
+    """What this book once called an error of the source, with the day and the reason."""
+    lines = [
+        f"- {entry['date']}, `{entry['id']}`: {entry['now']}. {' '.join(entry['why'].split())}"
+        for entry in claims.withdrawn(source)
+    ]
+    return ["**No longer called an error.**\n\n" + "\n".join(lines)] if lines else []
 
 
 def target(claim: Claim, kind: str = "claim") -> str:
