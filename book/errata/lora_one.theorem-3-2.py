@@ -1,4 +1,4 @@
-"""Theorem 3.2 (informal), "for any epsilon in (0, 1)", alpha of order epsilon d^(-3 kappa/4 - 1/2) ||G||^(1/2): the sine.
+"""Theorem 3.2 (informal), "for any epsilon in (0, 1)", alpha = O(epsilon d^(-3 kappa/4 - 1/2) ||G||^(1/2)): the sine.
 
 Linear regression, d = 20, N = 16 d samples, G of rank 2 with singular values 1 and 1/2 (kappa = 2), r = 4, alpha as
 printed with the constant 1.  Descent runs past the smallest sine of the whole run; that sine is taken over epsilon at
@@ -31,4 +31,4 @@ epsilon = np.array([1e-2, 1e-4, 1e-6])
 sines = np.array([best_sine(e * d ** (-0.75 * kappa - 0.5)) for e in epsilon])
 power = np.log(sines[1] / sines[2]) / np.log(epsilon[1] / epsilon[2])
 print("printed: sine / epsilon below one constant, power of epsilon 1")
-print("right: sine / epsilon", *(f"{x:.2g}" for x in sines / epsilon), f"and power {power:.2f}, that is 2/(2 kappa + 1)")
+print("right: sine / epsilon", *(f"{x:.2g}" for x in sines / epsilon), f"and power {power:.2f} = 2/(2 kappa + 1)")
