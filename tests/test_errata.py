@@ -15,7 +15,15 @@ FOLDER = ROOT / "book" / "errata"
 WITNESSES = sorted(FOLDER.glob("*.py"))
 LIBRARIES = {"__future__", "cmath", "fractions", "itertools", "math", "mpmath", "numpy", "scipy", "sympy"}
 # The process in which a witness runs cannot import this package, nor torch.
-ALONE = "import runpy, sys; sys.modules |= dict.fromkeys(['lorabook', 'torch']); runpy.run_path(sys.argv[1])"
+ALONE = """
+import runpy, sys
+class Refuse:
+    def find_spec(self, name, *rest):
+        if name.partition(".")[0] in ("lorabook", "torch"):
+            raise ImportError(f"{name} is refused here")
+sys.meta_path.insert(0, Refuse())
+runpy.run_path(sys.argv[1])
+"""
 
 
 def named(path):
