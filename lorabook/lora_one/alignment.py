@@ -29,6 +29,42 @@ def best_sine_exponent(rates: Tensor) -> Tensor:
     return 2 * rates[..., -1] / (2 * rates[..., 0] + rates[..., -1])
 
 
+def printed_size(epsilon, d: int, kappa, norm: float = 1.0):
+    """Theorem 3.2's start with constant 1: ``epsilon d^(-3 kappa / 4 - 1/2) ||G||^(1/2)``."""
+    return epsilon * d ** (-0.75 * kappa - 0.5) * norm**0.5
+
+
+def best_sine_law(alpha, d: int, rates: Tensor):
+    """Best sine (...) up to a constant K at a fixed N / d, for ``||G|| = 1`` and ``rates`` (..., 2), ``l_1`` and ``l_r*``.
+
+    The sine falls like ``sqrt(d) e^(-l_r t)``, the nonlinear tilt grows like ``alpha^2 e^(2 l_1 t) sqrt(d / N)``; they
+    meet at ``e^(-(2 l_1 + l_r) t) = alpha^2 / sqrt(d)``.  For small steps it is ``(alpha^2 d^kappa)^(1 / (2 kappa + 1))``.
+    """
+    return d**0.5 * (alpha**2 / d**0.5) ** (rates[..., 1] / (2 * rates[..., 0] + rates[..., 1]))
+
+
+def border(d, kappa, K):
+    """The smallest epsilon for which the printed start suffices, with K from :func:`best_sine_law`."""
+    return K ** ((2 * kappa + 1) / (2 * kappa - 1)) * d ** (-(kappa + 2) / (2 * (2 * kappa - 1)))
+
+
+def transfer(G: Tensor, rank: int, step: float, iterations: int, both: bool = True) -> Tensor:
+    """``P_t`` (..., d, d) with ``B_t = P_t B_0`` in the linear phase from A = 0.
+
+    Inside G's leading left space it is ``((1 + step S)^t + (1 - step S)^t) / 2``, outside the identity.
+    ``both=False`` leaves the second power out.
+    """
+    U, s, _ = torch.linalg.svd(G, full_matrices=False)
+    U, s = U[..., :rank], s[..., :rank]
+    inside = ((1 + step * s) ** iterations + (1 - step * s) ** iterations * both) / 2
+    return torch.eye(U.shape[-2], dtype=U.dtype, device=U.device) + (U * (inside - 1)[..., None, :]) @ U.mT
+
+
+def offset_sine(gamma, smallest):
+    """Sine to G's row space at which LoRA-GA with its offset stops, in the population: gamma / |(gamma, s_r*)|."""
+    return gamma / (gamma**2 + smallest**2) ** 0.5
+
+
 def best(sine: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest of the sines (R, S) over the run, and the iteration at which it stands; NaN counts as 1."""
     low, where = torch.nan_to_num(sine, nan=1.0).min(0)

@@ -230,6 +230,17 @@ def _mean_relu_gradient(W, shift):
     return ((math.pi - theta) * shift + (across - theta * size) * unit) / (2 * math.pi)
 
 
+def relu_bias(W: Tensor, shift: Tensor) -> Tensor:
+    """What the mask adds to ``shift / 2`` in the mean gradient, to second order in the shift (..., d, k).
+
+    Column j is ``-(b^2 / (2 pi ||w||)) n`` with ``b n`` the part of ``shift_j`` across w, so that its relative size is
+    ``||shift_j|| sin^2(psi) / (pi ||w||)``.  Source: ours, from :func:`mean_relu_gradient`.
+    """
+    size = torch.linalg.vector_norm(W, dim=-2, keepdim=True)
+    across = shift - W * (W * shift).sum(-2, keepdim=True) / size**2
+    return -torch.linalg.vector_norm(across, dim=-2, keepdim=True) * across / (2 * math.pi * size)
+
+
 def offset(problem: Regression, B0: Tensor, A0: Tensor) -> Regression:
     """The same problem with ``B0 A0`` taken off W, so that the start leaves the function unchanged.
 

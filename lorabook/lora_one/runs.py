@@ -15,11 +15,12 @@ from torch import Tensor
 
 from lorabook import descent, measure
 from lorabook.device import DTYPE, default_device, generator, normal, tensor
+from lorabook.linalg import largest_sine
 from lorabook.lora_one import alignment, rates, toys
-from lorabook.lora_one.dynamics import descend, linear_phase, trajectory
+from lorabook.lora_one.dynamics import descend, leading_left, linear_phase, trajectory
 from lorabook.lora_one.planted import planted, single, spectrum
 from lorabook.lora_one.problem import Regression, act, distance, mean_relu_gradient, negative_gradient, offset
-from lorabook.lora_one.starts import algorithm_start, lora_init, spectral_init
+from lorabook.lora_one.starts import algorithm_start, lora_ga_init, lora_init, spectral_init
 
 
 def linear_checks(
@@ -57,6 +58,72 @@ def scaling_law(problem: Regression, rank: int, alphas: Tensor, step: float, see
     fitted = measure.slope(alphas.log(), sines.movedim(0, -1).log())
     s = torch.linalg.svdvals(negative_gradient(problem))[..., : problem.rank]
     return fitted, alignment.best_sine_exponent(growth), sines, s[..., 0] / s[..., -1]
+
+
+def conditioned(d: int, kappas: Tensor, seeds: int, seed: int, ratio: int = 16) -> Regression:
+    """Problems (K, S) whose gradient has the singular values 1 and 1 / kappa exactly, k = 4, N = ratio * d."""
+    drawn = planted(d, 4, ratio * d, spectrum(2, kappas), seeds, seed)
+    return replace(drawn, shift=torch.linalg.solve(drawn.covariance, drawn.shift))
+
+
+def paired_starts(G: Tensor, seed: int) -> Tensor:
+    """(LoRA-init) of rank 4 and size 1 (S, d, 4) whose part inside G's column space is the same for every d."""
+    S, d = G.shape[-3], G.shape[-2]
+    draws = generator(seed)
+    inside, B0 = normal((S, 2, 4), draws, G.device), normal((S, d, 4), draws, G.device)
+    U = torch.linalg.svd(G.reshape(-1, S, d, G.shape[-1])[0], full_matrices=False).U[..., :2]
+    return B0 + U @ (inside - U.mT @ B0)
+
+
+def tolerance_map(dims, kappas, epsilons: Tensor, seeds: int, seed: int, step: float = 1 / 16) -> dict[str, Tensor]:
+    """Smallest sine over epsilon from Theorem 3.2's printed start, (d, K, epsilons) medians over seeds.
+
+    Returns:
+        ``late``, up to three units of ``ln d / (step s_r*)``; ``early``, up to two; ``bare``, up to two with the
+        factor ``d^(-3 kappa / 4)`` of the start left out.
+    """
+    found = {"late": [], "early": [], "bare": []}
+    for d in dims:
+        for kappa in kappas:
+            problem = conditioned(d, tensor([kappa], epsilons.device), seeds, seed)
+            B0 = paired_starts(negative_gradient(problem), seed + 1)
+            sizes = torch.cat([alignment.printed_size(epsilons, d, kappa), epsilons * d**-0.5])
+            steps = math.ceil(3 * math.log(d) * kappa / step)
+            A0 = B0.new_zeros(4, 4)
+            run = descend(problem, sizes[:, None, None, None, None] * B0, A0, step, step, steps, every=max(1, steps // 90))
+            sine = run.sine_to_gradient[:, :, 0]
+            soon = run.at <= steps * 2 / 3
+            late, early = (torch.nan_to_num(x, nan=1.0).amin(0).median(-1).values for x in (sine, sine[soon]))
+            count = len(epsilons)
+            for name, values in (("late", late[:count]), ("early", early[:count]), ("bare", early[count:])):
+                found[name].append(values / epsilons)
+    return {name: torch.stack(x).reshape(len(dims), len(kappas), -1) for name, x in found.items()}
+
+
+def best_sine_constants(dims, kappas: Tensor, alpha: float, seeds: int, seed: int, step=1 / 16) -> Tensor:
+    """Best sine of the whole run over :func:`alignment.best_sine_law` (d, K, S): K of the law, where it holds."""
+    growth = torch.stack([torch.full_like(kappas, math.log1p(step)), torch.log1p(step / kappas)], -1)
+    horizon = int((2.6 * math.log(1 / alpha) / (2 * growth[:, 0] + growth[:, 1]) + 2 * kappas / step).max())
+    found = []
+    for d in dims:
+        problem = conditioned(d, kappas, seeds, seed)
+        B0 = alpha * paired_starts(negative_gradient(problem), seed + 1)
+        run = descend(problem, B0, B0.new_zeros(4, 4), step, step, horizon, every=4)
+        best = alignment.best(run.sine_to_gradient, run.at)[0]
+        found.append(best / alignment.best_sine_law(alpha, d, growth)[:, None])
+    return torch.stack(found)
+
+
+def offset_sines(d: int, gammas, singular: Tensor, with_offset: bool, steps: int, seed: int, ratio=None) -> Tensor:
+    """Sine between A's rows and G's row space after descent from LoRA-GA's start (gammas), r = r*; N = ratio * d."""
+    rank, found = singular.shape[-1], []
+    problem = single(planted(d, d, ratio and ratio * d, singular, 1, seed), 0)
+    G = negative_gradient(problem)
+    for gamma in gammas:
+        B0, A0 = lora_ga_init(G, rank, gamma)
+        run = descend(offset(problem, B0, A0) if with_offset else problem, B0, A0, 0.2, 0.2, steps, every=steps)
+        found.append(largest_sine(leading_left(run.A.mT, rank), leading_left(G.mT, rank)))
+    return torch.stack(found)
 
 
 def kappa_sweep(d: int, k: int, rank: int, ratio: int, kappas, step: float, seed: int, preconditioned: bool) -> dict:

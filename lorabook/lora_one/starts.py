@@ -122,6 +122,17 @@ def least_constants(dims, squares: Tensor, levels=(0.5, 0.1, 0.02)) -> tuple[Ten
     return (p.log() + x).amax(-1), (p.log() + corrected).amax(-1)
 
 
+def least_constant(x: Tensor, samples: int, factor: float) -> Tensor:
+    """ln C with ``P(|chi2_N / N - 1| > epsilon) = C exp(-factor epsilon^2 N)`` at ``x = epsilon^2 N``.
+
+    In one dimension this is the chance that the spectral start misses ``epsilon``, exactly; no C below will do.
+    """
+    half = torch.as_tensor(samples / 2, dtype=x.dtype, device=x.device)
+    epsilon = (x / samples).sqrt()
+    miss = torch.special.gammaincc(half, half * (1 + epsilon)) + torch.special.gammainc(half, half * (1 - epsilon))
+    return miss.log() + factor * x
+
+
 def check_rank(rank: int, d: int, k: int) -> None:
     if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= min(d, k):
         raise ValueError(f"The rank {rank!r} must be a whole number between 1 and the smaller dimension {min(d, k)}.")

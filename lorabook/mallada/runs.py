@@ -5,6 +5,7 @@ No formula stands here: those tested are in problem.py, observables.py, scalar.p
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -13,7 +14,7 @@ from lorabook import measure
 from lorabook.device import DTYPE
 from lorabook.linalg import random_orthonormal
 from lorabook.mallada import exponents, selection
-from lorabook.mallada.dynamics import flow
+from lorabook.mallada.dynamics import flow, linear_solution
 from lorabook.mallada.observables import observe, one_sided
 from lorabook.mallada.problem import Factors, TwoLayer, growth_rates, isotropic, loss, mode, starts, velocity
 from lorabook.mallada.scalar import scalar_product
@@ -42,6 +43,26 @@ def clock_exponents(
             for x in (seen.misalignment, seen.norm, seen.imbalance)
         )
     )
+
+
+def linear_imbalance(
+    sizes, rank: int, ratios, c, scales, sigma: float, weight: float, count: int, source: torch.Generator
+) -> torch.Tensor:
+    """Median exponents (ratio) of the imbalance in the linear phase, at ``c[j] log(1/alpha) / s1`` for ratio j.
+
+    The linearised solution needs no integrator, so the starts may be as small as float64 holds.
+    """
+    base, found = isotropic(sizes, source, 1.0, sigma, weight, count=count), []
+    A1, A2 = starts(base, rank, 1.0, source)
+    for ratio, moment in zip(ratios, c, strict=True):
+        problem = replace(base, W1=ratio * base.W1)
+        states = (
+            linear_solution(problem, a * A1, a * A2, base.W1.new_tensor([-moment * math.log(a) / (sigma * weight)]))
+            for a in scales
+        )
+        imbalance = torch.stack([observe(problem, state).imbalance[0] for state in states])
+        found.append(exponents.fit(base.W1.new_tensor(scales), imbalance, 0).median())
+    return torch.stack(found)
 
 
 def one_sided_exponents(

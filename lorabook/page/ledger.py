@@ -11,6 +11,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import yaml
+
 import lorabook
 from lorabook.page import claims, figures
 from lorabook.page.claims import Claim, ClaimError, Verdict
@@ -98,6 +100,21 @@ def table(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
     return figures.table(["claim", "source", "kind", "verdict", "statement", "where", "measured"], rows)
 
 
+def items(source: str) -> list[dict]:
+    """The statements of a source in its order, each with its ``claims`` or the ``reason`` for none; [] if not listed."""
+    path = lorabook.DATA / "items" / f"{source}.yml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def coverage(source: str) -> figures.Table:
+    """Every statement of a source with the claims that treat it, or with the reason why none does."""
+    rows = []
+    for item in items(source):
+        links = [f"[{name}](#{target(claims.find(f'{source}.{name}'))})" for name in item.get("claims", [])]
+        rows.append([item["item"], ", ".join(links) or f"– {item['reason']}"])
+    return figures.table(["in the source", "claims"], rows)
+
+
 class Errata:
     """What fails as printed in one source: the version read, then for each entry its location, what is printed (where
     it can be quoted), how it was read, what is right, the evidence, what was ruled out, and the consequence."""
@@ -136,6 +153,17 @@ class Errata:
         blocks += _withdrawn(self.source)
         text = "\n\n".join(blocks)
         return {"text/plain": text, "text/markdown": text}
+
+
+def grades(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
+    """How many errata of each source have which grade, and how many entries are no longer called one."""
+    rows = []
+    for source in in_order():
+        found = Counter(v.claim.grade for v in _of(source, verdicts) if v.verdict == claims.FAILS and printed(v))
+        gone = len(claims.withdrawn(source))
+        if found or gone:
+            rows.append([short(source), *(found[grade] for grade in claims.GRADES), found.total(), gone])
+    return figures.table(["source", *claims.GRADES, "errata", "no longer called one"], rows)
 
 
 def _withdrawn(source: str) -> list[str]:
