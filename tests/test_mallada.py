@@ -10,7 +10,7 @@ from scipy.integrate import solve_ivp
 
 from lorabook import device, mallada, rushka
 from lorabook.inputs import digits
-from lorabook.mallada import exponents, network
+from lorabook.mallada import exponents, network, runs, selection
 
 CPU = torch.device("cpu")
 
@@ -695,3 +695,97 @@ def test_shapes_and_devices_of_tensors_without_data():
     assert mallada.growth_rates(problem)[0].shape == (6,)
     assert mallada.speeds(problem, factors).pair.shape == (7, 6, 7)
     assert mallada.tangent_kernel(problem, factors).shape == (7, 6, 12, 12)
+
+
+# ------------------------------------------------------------------ selection, and the runs of the pages
+
+
+def test_the_speed_of_selection_is_that_of_the_linearised_solution():
+    for rank in (1, 2):
+        problem, A1, A2 = problem_and_start(rank=rank, scale=1e-6, ratio=0.8)
+        s1, tangents = mallada.growth_rates(problem)[0], selection.tangents(problem, A1, A2)
+        times = numbers(0.05, 0.5, 2.0, 6.0) / s1[0]
+        exact = mallada.speeds(problem, mallada.linear_solution(problem, A1, A2, times)).log_imbalance / s1
+        ours = selection.speed(s1 * times[:, None], 0.8, *tangents)
+        # the factors are of size 1e-6, so what the linearised solution leaves out is 1e-12
+        assert float((ours - exact).abs().max() / exact.abs().max()) < 1e-9
+    # late it is 4 (1 - d), whatever the angles
+    assert torch.allclose(selection.speed(numbers(30.0), 0.8, *(x[:1] for x in tangents)), numbers(0.8), rtol=1e-10)
+
+
+def test_the_last_negative_speed_is_bounded_by_its_law_and_absent_for_small_ratios():
+    assert len(runs.late_negative((3, 5, 4), 1, 0.5, 60, device.generator(1))[0]) == 0
+    last, law = runs.late_negative((3, 5, 4), 1, 0.9, 60, device.generator(1))
+    # the grid of times is 0.0025
+    assert len(last) > 5 and bool((last <= law + 0.0025).all()) and float((law - last).min()) < 0.1
+
+
+def test_exponents_at_a_clock_come_back_in_the_order_asked_for():
+    found = runs.clock_exponents((2, 4, 2), 1, [0.5], [0.6, 0.3], [1e-6, 1e-8], 2.0, 1.5, 8, device.generator(3))
+    wanted = exponents.predicted(numbers(0.6, 0.3)[:, None], numbers(0.5))
+    for have, line in zip(found, wanted, strict=True):
+        # corrections of order alpha^(c (1 - d)) at c = 0.3
+        assert float((have - line).abs().max()) < 0.15
+
+
+def test_the_linear_imbalance_has_its_exponent_at_starts_that_no_integrator_could_follow():
+    draws = device.generator(3)
+    found = runs.linear_imbalance((3, 5, 4), 2, [0.25, 0.75], [0.2, 0.4], [1e-20, 1e-40], 2.0, 1.5, 8, draws)
+    assert torch.allclose(found, numbers(-4 * 0.2 * 0.75, -4 * 0.4 * 0.25), atol=0.02)
+
+
+def test_the_losing_adapter_turns_the_left_vector_late():
+    left, right = runs.one_sided_exponents(
+        (2, 4, 2), 1, [0.6], 1.0, [1e-6, 1e-8, 1e-10], 2.0, 1.5, 8, device.generator(3)
+    )
+    assert float(left[0]) == pytest.approx(1.6, abs=0.03) and float(right[0]) > 1.8
+
+
+def test_the_plateau_and_its_starts_come_from_one_batch():
+    base = mallada.isotropic((2, 4, 2), device.generator(4), 1.0, 2.0, 1.5, count=8, device=CPU)
+    powers, end, (A1, A2) = runs.plateau_exponents(base, 1, numbers(0.5, 0.6), numbers(1e-3, 3e-4), device.generator(5))
+    assert powers.shape == (2, 8) and end.B2.shape == (2, 2, 8, 2, 1) and A1.shape == (2, 8, 1, 2)
+    # a local exponent of the median of eight draws
+    assert torch.allclose(powers.median(-1).values, 8 * numbers(0.5, 0.4), rtol=0.1)
+
+
+def test_the_second_stage_of_the_scalar_dynamics_takes_its_time():
+    times = torch.linspace(0, 20, 4001, dtype=torch.float64)
+    rest = 1 - mallada.scalar_product(times, numbers(1.0), numbers(1.0), numbers(1e-10))
+    # ln((1/sqrt(0.1) - 1) (1/(1/sqrt(0.9) - 1))) / 2, the logistic between the two levels
+    wanted = math.log((1 / (1 - 0.1**0.5) - 1) ** -1 / (1 / (1 - 0.9**0.5) - 1) ** -1) / 2
+    assert float(runs.stage_two(times, rest.square() / 2, 1.0)) == pytest.approx(wanted, abs=1e-3)
+
+
+def test_the_scalar_dynamics_knows_curve_and_half_time_for_every_rank():
+    problem = mallada.isotropic((2, 4, 2), device.generator(4), 0.6, 2.0, 1.5, count=8, device=CPU)
+    times = torch.linspace(0, 30, 301, dtype=torch.float64) / 3
+    for rank in (1, 2):
+        found = runs.scalar_distances(problem, rank, 1e-5, times, device.generator(5))
+        # the losing adapter leaves alpha^(2 (1 - d)) = 1e-4
+        assert found["curve"] < 0.005 < 0.05 < found["crude"]
+        assert abs(found["late"]) < 0.005 and found["six"] == pytest.approx(found["late"] - math.log(1.5) / 2)
+
+
+def test_at_the_start_the_update_moves_with_the_square_of_the_factors():
+    problem, A1, A2 = problem_and_start()
+    update, factors = runs.start_speeds(problem, A1, A2)
+    zero = mallada.Factors(A1.new_zeros(4, 5, 2), A1, A2.new_zeros(4, 3, 2), A2)
+    step = mallada.velocity(zero[:4], problem.W1, problem.W2, problem.shift)
+    moved = mallada.Factors(*(x + 1e-7 * v for x, v in zip(zero[:4], step, strict=True)))
+    # a difference quotient with a step of 1e-7
+    assert torch.allclose(mallada.update(problem, moved).norm(dim=(-2, -1)) / 1e-7, update, rtol=1e-5)
+    doubled = runs.start_speeds(problem, 2 * A1, 2 * A2)
+    assert torch.allclose(doubled[0], 4 * update) and torch.allclose(doubled[1], 2 * factors)
+
+
+def test_pretraining_leaves_what_the_hidden_layer_cannot_hold():
+    target = torch.diag(numbers(3.0, 2.0, 1.0))
+    assert runs.pretrained_distance(target, 3) < 1e-15
+    assert runs.pretrained_distance(target, 2) == pytest.approx(1 / 14**0.5)
+
+
+def test_turned_weights_have_the_singular_values_asked_for():
+    base = mallada.isotropic((3, 5, 4), device.generator(1), 1.0, 2.0, 1.0, count=4, device=CPU)
+    turned = runs.turned_weights(base, 1.3, 3.0, device.generator(2))
+    assert torch.allclose(torch.linalg.svdvals(turned.W2), numbers(3.0, 3.0, 1.3).expand(4, 3))

@@ -37,5 +37,6 @@ from lorabook.lora_one.problem import (
     negative_gradient,
     offset,
     reduced,
+    relu_bias,
 )
 from lorabook.lora_one.starts import FORMS, algorithm_start, lora_ga_init, lora_init, pissa_init, spectral_init

@@ -71,29 +71,6 @@ def best(sine: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     return low, at[where]
 
 
-def loosest_sine(A: Tensor, G: Tensor, rank: int) -> Tensor:
-    """Theorem 3.1's quantity for r < r*, at its worst: ``||V_perp(G)^T V_r*(A)||`` over the admissible V_r*(A).
-
-    With fewer than r* rows the last of A's leading r* right singular vectors belong to singular value 0 and
-    may be any orthonormal vectors of its null space, also one outside G's row space.
-    """
-    r, k = A.shape[-2:]
-    V = torch.linalg.svd(G, full_matrices=False).Vh[..., :rank, :].mT
-    rows = torch.linalg.svd(A, full_matrices=False).Vh.mT
-    if r < rank:
-        # the null space of A minus G's row space holds k - dim(span) directions; take one
-        joint = torch.linalg.qr(torch.cat([V, rows], -1), mode="complete").Q
-        rows = torch.cat([rows, joint[..., :, -1:]], -1)
-    return torch.linalg.matrix_norm(rows - V @ (V.mT @ rows), ord=2)
-
-
-def row_overlap(A: Tensor, G: Tensor, rank: int) -> Tensor:
-    """Largest cosine (...) between A's row space and G's leading ``rank`` right singular vectors."""
-    V = torch.linalg.svd(G, full_matrices=False).Vh[..., :rank, :].mT
-    rows = torch.linalg.qr(A.mT).Q
-    return torch.linalg.matrix_norm(rows.mT @ V, ord=2)
-
-
 def first_change_distance(G: Tensor, B0: Tensor, A0: Tensor, rank: int) -> Tensor:
     """Relative distance (...) of ``G A0^T A0 + B0 B0^T G`` to the best approximation of G of that rank."""
     return distance(G @ A0.mT @ A0 + B0 @ (B0.mT @ G), truncate(G, rank))

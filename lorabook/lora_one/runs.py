@@ -19,7 +19,7 @@ from lorabook.linalg import largest_sine
 from lorabook.lora_one import alignment, rates, toys
 from lorabook.lora_one.dynamics import descend, leading_left, linear_phase, trajectory
 from lorabook.lora_one.planted import planted, single, spectrum
-from lorabook.lora_one.problem import Regression, act, distance, mean_relu_gradient, negative_gradient, offset
+from lorabook.lora_one.problem import Regression, act, distance, negative_gradient, offset
 from lorabook.lora_one.starts import algorithm_start, lora_ga_init, lora_init, spectral_init
 
 
@@ -90,7 +90,9 @@ def tolerance_map(dims, kappas, epsilons: Tensor, seeds: int, seed: int, step: f
             sizes = torch.cat([alignment.printed_size(epsilons, d, kappa), epsilons * d**-0.5])
             steps = math.ceil(3 * math.log(d) * kappa / step)
             A0 = B0.new_zeros(4, 4)
-            run = descend(problem, sizes[:, None, None, None, None] * B0, A0, step, step, steps, every=max(1, steps // 90))
+            run = descend(
+                problem, sizes[:, None, None, None, None] * B0, A0, step, step, steps, every=max(1, steps // 90)
+            )
             sine = run.sine_to_gradient[:, :, 0]
             soon = run.at <= steps * 2 / 3
             late, early = (torch.nan_to_num(x, nan=1.0).amin(0).median(-1).values for x in (sine, sine[soon]))
@@ -236,25 +238,6 @@ def both_forms(measured: Callable, d: int, k: int, rank: int, ratios, seeds: int
         for name, masked in (("GLM form", False), ("gradient", True)):
             found[name].append(measured(problem, masked))
     return {name: torch.stack(values) for name, values in found.items()}
-
-
-def gradient_means(d: int, k: int, rank: int, samples: int, draws: int, seed: int) -> dict[str, float]:
-    """Means of one-step gradients over many draws of X: relative distances to Delta / 2 and to the closed form."""
-    first = planted(d, k, 2 * d, spectrum(rank, 1.0), 1, seed, "relu")
-    W, shift, source = first.W, first.shift[0], generator(seed + 1)
-    means = {True: torch.zeros_like(shift), False: torch.zeros_like(shift)}
-    for _ in range(draws):
-        problem = Regression(normal((samples, d), source, shift.device), W, shift, "relu")
-        for masked in means:
-            means[masked] = means[masked] + negative_gradient(problem, masked=masked) / draws
-    closed, half = mean_relu_gradient(W, shift), shift / 2
-    pairs = {
-        "gradient": (means[True], half),
-        "GLM form": (means[False], half),
-        "gradient, closed form": (means[True], closed),
-        "GLM form, closed form": (half, closed),
-    }
-    return {name: float(distance(*pair)) for name, pair in pairs.items()}
 
 
 def jacobian_distances(n: int, seed: int) -> tuple[float, float]:

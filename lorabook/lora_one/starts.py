@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lorabook import checks
-from lorabook.device import normal, tensor
+from lorabook.device import normal
 
 FORMS = ("slides", "readme", "code")
 
@@ -103,23 +103,6 @@ def algorithm_start(G: Tensor, rank: int, gamma: float, form: str) -> tuple[Tens
         return -math.sqrt(gamma) * U, math.sqrt(gamma) * Vh, True
     weight = s if form == "readme" else (s / s[..., :1]).sqrt()
     return U * weight[..., None, :] / math.sqrt(gamma), weight[..., :, None] * Vh / math.sqrt(gamma), False
-
-
-def least_constants(dims, squares: Tensor, levels=(0.5, 0.1, 0.02)) -> tuple[Tensor, Tensor]:
-    """ln C (D,), the smallest constants that the observed failures allow, printed and corrected.
-
-    With ``x`` the value of ``epsilon^2 N`` at which a share ``p`` of the starts fails, ``p <= C exp(-x)`` asks for
-    ``C >= p exp(x)``; the corrected exponent is ``(sqrt(x) - sqrt(d + 1))^2 / 4`` where ``x > d + 1``, else 0.
-
-    Args:
-        dims: the dimensions d.
-        squares: (D, seeds) ``epsilon^2 N`` from which on each start succeeds, at r* = 1.
-        levels: shares p.
-    """
-    p = tensor(levels, squares.device)
-    x = torch.quantile(squares, 1 - p, dim=-1).mT
-    corrected = (x.sqrt() - (tensor(dims, x.device)[:, None] + 1).sqrt()).clamp(min=0.0).square() / 4
-    return (p.log() + x).amax(-1), (p.log() + corrected).amax(-1)
 
 
 def least_constant(x: Tensor, samples: int, factor: float) -> Tensor:

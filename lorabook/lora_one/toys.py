@@ -40,11 +40,6 @@ def circle(directions: int, radius: float, device=None) -> tuple[Tensor, Tensor]
     return B0, torch.zeros_like(B0[:, :1])
 
 
-def squared_label_direction(problem: Regression) -> Tensor:
-    """``(1/N) sum_i y_i^2 x_i`` (d, 1), from which the released notebook starts toy I; the gradient has ``y_i x_i``."""
-    return problem.X.mT @ problem.labels.square() / problem.X.shape[-2]
-
-
 def path_length(B: Tensor, A: Tensor) -> Tensor:
     """Length (S) of the path that the iterates (T + 1, S, ...) describe in the space of both factors."""
     steps = [torch.diff(M, dim=0).flatten(2).square().sum(-1) for M in (B, A)]

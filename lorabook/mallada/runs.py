@@ -145,8 +145,9 @@ def scalar_distances(problem: TwoLayer, rank: int, alpha: float, times: torch.Te
 def start_speeds(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Norms (...) at t = 0 of the speed of F and of the speed of the factors."""
     seen = (problem.W1, problem.W2, problem.shift)
-    B1, B2 = A1.new_zeros(*A1.shape[:-2], problem.W1.shape[-2], A1.shape[-2]), A1.new_zeros(
-        *A2.shape[:-2], problem.W2.shape[-2], A2.shape[-2]
+    B1, B2 = (
+        A1.new_zeros(*A1.shape[:-2], problem.W1.shape[-2], A1.shape[-2]),
+        A1.new_zeros(*A2.shape[:-2], problem.W2.shape[-2], A2.shape[-2]),
     )
     dB1, dA1, dB2, dA2 = velocity((B1, A1, B2, A2), *seen)
     moved = problem.W2 @ (dB1 @ A1) + dB2 @ A2 @ problem.W1
