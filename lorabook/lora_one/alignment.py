@@ -35,10 +35,10 @@ def printed_size(epsilon, d: int, kappa, norm: float = 1.0):
 
 
 def best_sine_law(alpha, d: int, rates: Tensor):
-    """Best sine (...) up to a constant K at a fixed N / d, for ``||G|| = 1`` and ``rates`` (..., 2), ``l_1`` and ``l_r*``.
+    """Best sine (...) up to a constant K at a fixed N / d, for ``||G|| = 1`` and ``rates`` (..., 2) of l_1 and l_r*.
 
     The sine falls like ``sqrt(d) e^(-l_r t)``, the nonlinear tilt grows like ``alpha^2 e^(2 l_1 t) sqrt(d / N)``; they
-    meet at ``e^(-(2 l_1 + l_r) t) = alpha^2 / sqrt(d)``.  For small steps it is ``(alpha^2 d^kappa)^(1 / (2 kappa + 1))``.
+    meet at ``e^(-(2 l_1 + l_r) t) = alpha^2 / sqrt(d)``; for small steps at ``(alpha^2 d^kappa)^(1 / (2 kappa + 1))``.
     """
     return d**0.5 * (alpha**2 / d**0.5) ** (rates[..., 1] / (2 * rates[..., 0] + rates[..., 1]))
 

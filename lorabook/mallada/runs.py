@@ -82,7 +82,7 @@ def one_sided_exponents(
 def plateau_exponents(
     base: TwoLayer, rank: int, ratios: torch.Tensor, scales: torch.Tensor, source: torch.Generator, c: float = 6.0
 ) -> tuple[torch.Tensor, Factors, tuple[torch.Tensor, torch.Tensor]]:
-    """Exponents (ratio, seed) of the plateau's height in alpha at ``c log(1/alpha) / s1``; the factors there; the starts.
+    """Exponents (ratio, seed) of the plateau's height in alpha at ``c log(1/alpha) / s1``; factors there; the starts.
 
     Args:
         base: (seed) problems of one s1; W1 is multiplied by each of the ``ratios``.

@@ -101,7 +101,7 @@ def table(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
 
 
 def items(source: str) -> list[dict]:
-    """The statements of a source in its order, each with its ``claims`` or the ``reason`` for none; [] without a list."""
+    """The statements of a source in its order, each with ``claims`` or the ``reason`` for none; [] without a list."""
     path = lorabook.DATA / "items" / f"{source}.yml"
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else []
 
