@@ -702,12 +702,12 @@ def test_shapes_and_devices_of_tensors_without_data():
 
 def test_the_speed_of_selection_is_that_of_the_linearised_solution():
     for rank in (1, 2):
-        problem, A1, A2 = problem_and_start(rank=rank, scale=1e-6, ratio=0.8)
+        problem, A1, A2 = problem_and_start(rank=rank, scale=1e-9, ratio=0.8)
         s1, tangents = mallada.growth_rates(problem)[0], selection.tangents(problem, A1, A2)
         times = numbers(0.05, 0.5, 2.0, 6.0) / s1[0]
         exact = mallada.speeds(problem, mallada.linear_solution(problem, A1, A2, times)).log_imbalance / s1
         ours = selection.speed(s1 * times[:, None], 0.8, *tangents)
-        # the factors are of size 1e-6, so what the linearised solution leaves out is 1e-12
+        # the factors are below 1e-6 at the last time, so what the linearised solution leaves out is below 1e-12
         assert float((ours - exact).abs().max() / exact.abs().max()) < 1e-9
     # late it is 4 (1 - d), whatever the angles
     assert torch.allclose(selection.speed(numbers(30.0), 0.8, *(x[:1] for x in tangents)), numbers(0.8), rtol=1e-10)
@@ -722,10 +722,10 @@ def test_the_last_negative_speed_is_bounded_by_its_law_and_absent_for_small_rati
 
 def test_exponents_at_a_clock_come_back_in_the_order_asked_for():
     found = runs.clock_exponents((2, 4, 2), 1, [0.5], [0.6, 0.3], [1e-6, 1e-8], 2.0, 1.5, 8, device.generator(3))
-    wanted = exponents.predicted(numbers(0.6, 0.3)[:, None], numbers(0.5))
-    for have, line in zip(found, wanted, strict=True):
-        # corrections of order alpha^(c (1 - d)) at c = 0.3
-        assert float((have - line).abs().max()) < 0.15
+    # of order alpha^(2c) at c = 0.3
+    assert torch.allclose(found.norm, 2 - 2 * numbers(0.6, 0.3)[:, None], atol=0.1)
+    assert float(found.misalignment[0, 0]) == pytest.approx(1.2, abs=0.1)
+    assert float(found.imbalance[0, 0]) < float(found.imbalance[1, 0]) < 0
 
 
 def test_the_linear_imbalance_has_its_exponent_at_starts_that_no_integrator_could_follow():

@@ -20,7 +20,7 @@ from lorabook.mallada.problem import Factors, TwoLayer, growth_rates, isotropic,
 from lorabook.mallada.scalar import scalar_product
 
 
-def with_ratios(base: TwoLayer, ratios: torch.Tensor) -> TwoLayer:
+def _with_ratios(base: TwoLayer, ratios: torch.Tensor) -> TwoLayer:
     """The problems (ratio, 1, seed) whose W1 is that of ``base`` times each ratio."""
     return replace(base, W1=ratios[:, None, None, None, None] * base.W1)
 
@@ -33,7 +33,7 @@ def clock_exponents(
     base = isotropic(sizes, source, 1.0, sigma, weight, count=count)
     A1, A2 = starts(base, rank, scales.to(base.W1.device), source)
     clock = (-torch.log(scales))[:, None] / (sigma * weight)
-    problem = with_ratios(base, ratios.to(base.W1.device))
+    problem = _with_ratios(base, ratios.to(base.W1.device))
     order = c.argsort()
     run = flow(problem, A1, A2, c[order].to(base.W1.device), rtol=1e-9, clock=clock.to(base.W1.device))
     seen, back = observe(problem, run), order.argsort()
@@ -73,7 +73,7 @@ def one_sided_exponents(
     home = base.W1.device
     ratios, scales = (torch.as_tensor(x, dtype=DTYPE, device=home) for x in (ratios, scales))
     A1, A2 = starts(base, rank, scales, source)
-    problem = with_ratios(base, ratios)
+    problem = _with_ratios(base, ratios)
     clock = (-torch.log(scales))[:, None] / (sigma * weight)
     run = flow(problem, A1, A2, torch.tensor([c], dtype=DTYPE, device=home), rtol=1e-9, clock=clock)
     return tuple(exponents.fit(scales, x[0], 1).median(-1).values for x in one_sided(problem, run))
@@ -90,7 +90,7 @@ def plateau_exponents(
     """
     A1, A2 = starts(base, rank, scales, source)
     clock = -torch.log(scales)[:, None] / growth_rates(base)[0][0]
-    problem = with_ratios(base, ratios)
+    problem = _with_ratios(base, ratios)
     at = torch.tensor([c], dtype=DTYPE, device=scales.device)
     run = flow(problem, A1, A2, at, rtol=1e-12, clock=clock)
     end = Factors(*(part[-1] for part in run[:4]))
