@@ -149,6 +149,18 @@ def test_counts_add_up(collected):
     )
 
 
+def test_errata_are_counted_by_grade_beside_what_is_no_longer_called_one(collected, monkeypatch):
+    wrong = next(verdict for _, verdict in collected if verdict.verdict == claims.FAILS)
+    graded = dataclasses.replace(wrong, claim=dataclasses.replace(wrong.claim, grade="slip"))
+    gone = [{"id": "demo.old", "date": "2026-01-02", "now": "withdrawn", "why": "It was right."}]
+    monkeypatch.setattr(claims, "withdrawn", lambda source: gone if source == "demo" else [])
+    table = ledger.grades([("page", graded)])
+    assert table.header == ("source", *claims.GRADES, "errata", "no longer called one")
+    assert table.rows == (("Demo", "1", "0", "0", "0", "1", "1"),)
+    own = dataclasses.replace(graded, claim=dataclasses.replace(graded.claim, kind="beyond"))
+    assert ledger.grades([("page", own)]).rows == (("Demo", "0", "0", "0", "0", "0", "1"),)
+
+
 def test_the_table_links_each_claim_to_its_anchor_each_failure_to_its_erratum_and_keeps_its_columns(collected):
     table = ledger.table(collected)
     rows = columns(table._repr_mimebundle_()["text/markdown"])
