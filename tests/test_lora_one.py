@@ -212,7 +212,7 @@ def test_problems_of_a_given_condition_have_it_exactly_and_their_starts_share_wh
 def test_the_printed_start_is_enough_for_a_large_tolerance_and_not_without_its_factor():
     epsilons = torch.tensor([0.2, 1e-4], dtype=f64)
     found = runs.tolerance_map([25], [2.0], epsilons, 3, 5)
-    assert {x.shape for x in found.values()} == {(1, 1, 2)}
+    assert {x.shape for x in found.values()} == {(1, 1, 2)}  # with two tolerances the start is bare for both
     assert float(found["early"][0, 0, 0]) < 0.8 < 3 < float(found["late"][0, 0, 1])
     assert bool((found["late"] <= found["early"] * (1 + 1e-12)).all())
     assert float(found["bare"][0, 0, 0]) > 1.5 * float(found["early"][0, 0, 0])

@@ -80,14 +80,14 @@ def tolerance_map(dims, kappas, epsilons: Tensor, seeds: int, seed: int, step: f
 
     Returns:
         ``late``, up to three units of ``ln d / (step s_r*)``; ``early``, up to two; ``bare``, up to two with the
-        factor ``d^(-3 kappa / 4)`` of the start left out.
+        factor ``d^(-3 kappa / 4)`` of the start left out, for the first three epsilons.
     """
     found = {"late": [], "early": [], "bare": []}
     for d in dims:
         for kappa in kappas:
             problem = conditioned(d, tensor([kappa], epsilons.device), seeds, seed)
             B0 = paired_starts(negative_gradient(problem), seed + 1)
-            sizes = torch.cat([alignment.printed_size(epsilons, d, kappa), epsilons * d**-0.5])
+            sizes = torch.cat([alignment.printed_size(epsilons, d, kappa), epsilons[:3] * d**-0.5])
             steps = math.ceil(3 * math.log(d) * kappa / step)
             A0 = B0.new_zeros(4, 4)
             run = descend(
@@ -98,7 +98,7 @@ def tolerance_map(dims, kappas, epsilons: Tensor, seeds: int, seed: int, step: f
             late, early = (torch.nan_to_num(x, nan=1.0).amin(0).median(-1).values for x in (sine, sine[soon]))
             count = len(epsilons)
             for name, values in (("late", late[:count]), ("early", early[:count]), ("bare", early[count:])):
-                found[name].append(values / epsilons)
+                found[name].append(values / epsilons[: len(values)])
     return {name: torch.stack(x).reshape(len(dims), len(kappas), -1) for name, x in found.items()}
 
 
@@ -110,7 +110,7 @@ def best_sine_constants(dims, kappas: Tensor, alpha: float, seeds: int, seed: in
     for d in dims:
         problem = conditioned(d, kappas, seeds, seed)
         B0 = alpha * paired_starts(negative_gradient(problem), seed + 1)
-        run = descend(problem, B0, B0.new_zeros(4, 4), step, step, horizon, every=4)
+        run = descend(problem, B0, B0.new_zeros(4, 4), step, step, horizon, every=8)
         best = alignment.best(run.sine_to_gradient, run.at)[0]
         found.append(best / alignment.best_sine_law(alpha, d, growth)[:, None])
     return torch.stack(found)
