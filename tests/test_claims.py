@@ -177,7 +177,7 @@ def test_numbers_are_read_as_far_as_they_are_reproducible(write, band, floor, nu
 
 def test_above_its_ceiling_a_number_is_read_as_a_bound(write):
     write([entry(ceiling=0.1)])
-    read = claims.find("demo.a").reading
+    read = claims.find("demo.a").rounded
     assert [read(0.412), read(-1.7), read(0.1)] == ["above 0.1", "above 0.1", "0.1"]
 
 
