@@ -76,7 +76,8 @@ def one_sided_exponents(
     problem = _with_ratios(base, ratios)
     clock = (-torch.log(scales))[:, None] / (sigma * weight)
     run = flow(problem, A1, A2, torch.tensor([c], dtype=DTYPE, device=home), rtol=1e-9, clock=clock)
-    return tuple(exponents.fit(scales, x[0], 1).median(-1).values for x in one_sided(problem, run))
+    left, right = (exponents.fit(scales, x[0], 1).median(-1).values for x in one_sided(problem, run))
+    return left, right
 
 
 def plateau_exponents(

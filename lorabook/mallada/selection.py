@@ -17,12 +17,13 @@ from lorabook.mallada.problem import TwoLayer, mode
 
 def tangents(problem: TwoLayer, A1: torch.Tensor, A2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Squared tangents (...) of the two angles at the start, for a shift of rank one."""
-    seen, found = mode(problem), []
-    for A, v in ((A1, seen.v), (A2, seen.q)):
+    seen = mode(problem)
+
+    def squared(A, v):
         a0 = A @ v[..., None]
-        turned = (A.mT @ a0).square().sum((-2, -1))
-        found.append(turned / a0.square().sum((-2, -1)).square() - 1)
-    return tuple(found)
+        return (A.mT @ a0).square().sum((-2, -1)) / a0.square().sum((-2, -1)).square() - 1
+
+    return squared(A1, seen.v), squared(A2, seen.q)
 
 
 def growth(x: torch.Tensor, tangent: torch.Tensor) -> torch.Tensor:
