@@ -273,6 +273,40 @@ def test_a_doubled_entry_and_one_without_a_name_are_refused(write):
         claims.load("demo")
 
 
+HEAD = "title: Demo\nversion: v1\nread: 2026-01-01\n"
+
+
+@pytest.mark.parametrize(
+    "text, trouble",
+    [
+        ("", "it has no title, version, read, claims."),
+        ("a word", "it has no title, version, read, claims."),
+        (HEAD.replace("title: Demo\n", "") + "claims: [{id: a}]", "it has no title."),
+        (HEAD + "claims: {id: a}", "its claims are no list of entries `name: value`."),
+        (HEAD + "claims: [a]", "its claims are no list of entries `name: value`."),
+        (HEAD + "claims:\n  - id: a: b", "line 5: mapping values are not allowed here."),
+        (HEAD + "claims: [\n", "line 5: expected the node content, but found '<stream end>'."),
+        (
+            HEAD + "<<<<<<< HEAD\nclaims: []\n=======\nclaims: [{id: a}]\n>>>>>>> other\n",
+            "line 4: could not find expected ':'.",
+        ),
+        (b"title: \xff", "'utf-8' codec can't decode byte 0xff in position 7: invalid start byte."),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_named_in_one_sentence_with_the_line(write, tmp_path, text, trouble):
+    write([entry()])
+    (tmp_path / "demo.yml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ClaimError) as caught:
+        claims.load("demo")
+    assert str(caught.value) == f"data/claims/demo.yml cannot be read: {trouble}"
+
+
+def test_what_editors_and_systems_leave_beside_a_list_is_no_source(demo, tmp_path):
+    (tmp_path / ".#demo.yml").symlink_to("someone@a-machine.1234")
+    (tmp_path / "._demo.yml").write_bytes(b"\xff")
+    assert claims.sources() == ["demo"]
+
+
 REAL = [(source, claim) for source in claims.sources() for claim in claims.load(source).values()]
 NAMES = [claim.id for _, claim in REAL]
 

@@ -11,6 +11,7 @@ import nbformat
 import pytest
 import yaml
 
+import lorabook
 from lorabook.page import claims, ledger
 from lorabook.page.claims import ClaimError
 
@@ -92,6 +93,15 @@ def collected(demo):
 def test_what_was_recorded_is_what_is_collected(collected):
     first, second, wrong, history = verdicts()
     assert collected == [("a_page", second), ("a_page", wrong), ("a_page", history), ("b_page", first)]
+
+
+def test_beside_the_package_a_notebook_without_its_text_is_not_collected(demo, monkeypatch):
+    monkeypatch.setattr(lorabook, "__file__", str(demo / "lorabook/__init__.py"))
+    (demo / "notebooks").mkdir()
+    for name in ("a_page", "out", ".~a_page"):
+        page(demo / "notebooks", name, verdicts()[0])
+    (demo / "notebooks/a_page.md").touch()
+    assert ledger.collect() == ledger.collect(demo / "notebooks") == [("a_page", verdicts()[0])]
 
 
 def test_a_claim_that_two_notebooks_check_raises(demo):

@@ -35,6 +35,7 @@ KINDS = ("theorem", "equation", "figure", "table", "remark", "beyond")
 GRADES = ("slip", "constant or hypothesis missing", "overstated words", "false")
 METADATA = "lorabook"  # key of the record in the metadata of a notebook's output
 LISTS = lorabook.DATA / "claims"
+HEAD = ("title", "version", "read", "claims")  # what every list has
 
 
 class ClaimError(ValueError):
@@ -163,7 +164,7 @@ def load(source: str) -> dict[str, Claim]:
     """The claim list of one source, by id.
 
     Raises:
-        ClaimError: no such list, or an entry that is incomplete, doubled or malformed.
+        ClaimError: no such list, one that cannot be read, or an entry that is incomplete, doubled or malformed.
     """
     path = LISTS / f"{source}.yml"
     if not path.exists():
@@ -179,7 +180,20 @@ def load(source: str) -> dict[str, Claim]:
 
 @functools.cache
 def _read(source: str) -> dict:
-    return yaml.safe_load((LISTS / f"{source}.yml").read_text(encoding="utf-8"))
+    try:
+        head = yaml.safe_load((LISTS / f"{source}.yml").read_text(encoding="utf-8"))
+        missing = [key for key in HEAD if not (isinstance(head, dict) and head.get(key))]
+        if missing:
+            raise ValueError(f"it has no {', '.join(missing)}")
+        if not isinstance(head["claims"], list) or not all(isinstance(raw, dict) for raw in head["claims"]):
+            raise ValueError("its claims are no list of entries `name: value`")
+    except yaml.MarkedYAMLError as error:
+        # The second mark stands where the reader gave up on a key, the first where that began.
+        mark = error.context_mark if "could not find expected ':'" in error.problem else error.problem_mark
+        raise ClaimError(f"data/claims/{source}.yml cannot be read: line {mark.line + 1}: {error.problem}.") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ClaimError(f"data/claims/{source}.yml cannot be read: {' '.join(str(error).split())}.") from None
+    return head
 
 
 def title(source: str) -> str:
@@ -206,7 +220,7 @@ def witness_code(identifier: str) -> str:
 
 def sources() -> list[str]:
     """Names of the sources that have a claim list."""
-    return sorted(path.stem for path in LISTS.glob("*.yml"))
+    return sorted(path.stem for path in LISTS.glob("[!.]*.yml"))
 
 
 def _parse(source: str, raw: dict) -> Claim:

@@ -32,17 +32,21 @@ HOLDING = (claims.HOLDS, claims.CONSTANT, claims.RANGE)
 def collect(folder: str | Path = "") -> list[tuple[str, Verdict]]:
     """Every verdict recorded in the executed notebooks of ``folder``, as (notebook name, verdict).
 
-    Without a folder: in the notebooks that lie beside the package, wherever the caller stands.
+    Without a folder: in the notebooks of the book that lie beside the package, wherever the caller stands; one there
+    without its text is none of them.
     Order: notebooks by name, verdicts as they stand on the page.
 
     Raises:
         ClaimError: there is no such folder, a notebook records a claim that no list has, or one claim twice.
     """
-    folder = Path(folder or Path(lorabook.__file__).resolve().parent.parent / "notebooks")
+    beside = Path(lorabook.__file__).resolve().parent.parent / "notebooks"
+    folder = Path(folder or beside)
     if not folder.is_dir():
         raise ClaimError(f"There is no folder {folder}: clone the repository, or name one with the parameter executed.")
     found, seen = [], {}
-    for path in sorted(folder.glob("*.ipynb")):
+    for path in sorted(folder.glob("[!.]*.ipynb")):
+        if folder.resolve() == beside and not path.with_suffix(".md").is_file():
+            continue
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             for output in cell.get("outputs", []):
                 record = dict(output.get("metadata", {}).get(claims.METADATA, {}))
