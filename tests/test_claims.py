@@ -25,6 +25,7 @@ CASES = {
     "exact": {"scope": "exact"},
     "sampled": {},
     "constant": {"constant": "the factor n"},
+    "proved": {"scope": "proved"},
     "fails": {"right": "the other sign", "probe": None},
     "both": {"right": "the other sign"},
     "never": {"reason": "A matter of history.", "band": None, "measured": None, "band_reason": None, "probe": None},
@@ -62,6 +63,21 @@ def test_inside_the_band_and_a_probe_outside_it_holds(demo):
     assert claims.check("demo.sampled", value=0.5, probe=2.0).verdict == "holds in the range tested"
     verdict = claims.check("demo.constant", value=0.5, probe=-0.1, constant=3.14159)
     assert verdict.verdict == "holds with a constant" and verdict.constant == "3.14"
+
+
+def test_a_proof_that_goes_through_is_said_and_one_that_does_not_takes_the_verdict_back(demo):
+    verdict = claims.check("demo.proved", value=0.5, probe=2.0, proof=(True, "every x in [0, 1]"))
+    assert verdict.verdict == "holds" and verdict.lines()[0] == "Proved: every x in [0, 1]."
+    data, metadata = verdict._repr_mimebundle_()
+    assert "holds, proved</span>" in data["text/html"] and metadata["lorabook"]["proof"] == "every x in [0, 1]"
+    assert (
+        claims.Verdict(claims.find("demo.proved"), **{k: v for k, v in verdict.record().items() if k != "id"})
+        == verdict
+    )
+    verdict = claims.check("demo.proved", value=0.5, probe=2.0, proof=(False, "not near x = 1"))
+    assert verdict.verdict == "holds in the range tested" and not verdict.proof
+    assert verdict.note == "The proof did not go through: not near x = 1."
+    assert not claims.check("demo.proved", value=5.0, probe=2.0, proof=(True, "every x")).proof
 
 
 def test_outside_the_band_and_the_repair_inside_it_fails_as_printed(demo):
@@ -112,6 +128,8 @@ def test_where_print_and_repair_both_pass_the_setting_tells_nothing(demo):
             dict(identifier="demo.exact", value=5.0, probe=2.0, repair=0.5),
             r"demo\.exact: a corrected statement was measured, but the list has none",
         ),
+        (dict(identifier="demo.proved", value=0.5, probe=2.0), "disagree on whether there is a proof"),
+        (dict(identifier="demo.exact", value=0.5, probe=2.0, proof=(True, "")), "disagree on whether there is a proof"),
         (dict(identifier="demo.exact", value=math.nan, probe=2.0), r"demo\.exact: a measured number is NaN"),
         (dict(identifier="demo.exact", value=0.5, probe=math.nan), "is NaN"),
         (dict(identifier="demo.fails", value=2.0, repair=math.nan), "is NaN"),

@@ -23,7 +23,8 @@ from lorabook.rushka import printed
 
 f64 = torch.float64
 #: Rooms without tensors, and routines that take and give none.
-TEXT = {"inputs.published", "page.claims", "page.ledger", "page.letters", "page.parameters"}
+TEXT = {"exact", "inputs.published", "kim.proofs", "one_dynamics.proofs", "page.claims", "page.ledger", "page.letters"}
+TEXT |= {"page.parameters", "rushka.proofs"}
 NUMBERS = {
     "checks.batch",
     "checks.count",

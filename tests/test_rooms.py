@@ -12,7 +12,7 @@ import pytest
 import lorabook
 
 PACKAGE = Path(lorabook.__file__).parent
-SHARED = {"checks", "descent", "device", "flow", "linalg", "linear_phase", "measure", "riccati"}
+SHARED = {"checks", "descent", "device", "exact", "flow", "linalg", "linear_phase", "measure", "riccati"}
 SOURCES = {"kim", "lora_one", "mallada", "rushka"}
 CHAPTERS = {"one_dynamics", "real_fine_tune"}
 # What each room may import, beside itself.

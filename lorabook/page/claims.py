@@ -4,8 +4,9 @@
 value must lie.  A notebook calls :func:`check` once per claim.  The verdict is computed, never typed,
 and rests on a witness on each side of the band:
 
-- the value lies inside and the counter-probe (one hypothesis broken on purpose) outside: it *holds*,
-  *holds with a constant* or *holds in the range tested*;
+- the value lies inside and the counter-probe (the nearest false statement) outside: it *holds*, *holds with a
+  constant* or *holds in the range tested*.  A claim of scope *proved* brings its proof along (:mod:`lorabook.exact`);
+  it *holds* where the proof goes through;
 - the value lies outside: it *fails as printed*, and the corrected statement, where there is one, must lie inside;
 - the value lies inside and nothing outside: *not testable here*, since the check could not have failed.
 
@@ -32,6 +33,7 @@ FAILS = "fails as printed"
 UNTESTABLE = "not testable here"
 VERDICTS = {HOLDS: "holds", CONSTANT: "constant", RANGE: "range", FAILS: "fails", UNTESTABLE: "untestable"}
 KINDS = ("theorem", "equation", "figure", "table", "remark", "beyond")
+SCOPES = ("exact", "sampled", "proved")
 GRADES = ("slip", "constant or hypothesis missing", "overstated words", "false")
 METADATA = "lorabook"  # key of the record in the metadata of a notebook's output
 LISTS = lorabook.DATA / "claims"
@@ -53,7 +55,7 @@ class Claim:
     measured: str  # what the number is
     band: tuple[float, float] | None  # closed interval in which the number must lie
     band_reason: str
-    scope: str  # "exact": an identity, checked to rounding; "sampled": tested on a finite range
+    scope: str  # "exact": an identity, checked to rounding; "sampled": on a finite range; "proved": on a whole box
     quote: str = ""  # the source's words
     hypotheses: str = ""
     reading: str = ""  # how the source's words are read, where they can be read in more than one way
@@ -104,6 +106,7 @@ class Verdict:
     repair: str = ""
     constant: str = ""
     over: str = ""
+    proof: str = ""  # the box of parameters for which a proof went through
     note: str = ""  # what is missing from a full verdict; empty where nothing is
 
     def lines(self) -> list[str]:
@@ -112,7 +115,8 @@ class Verdict:
         if claim.reason:
             return [claim.reason]
         measured = claim.measured[:1].upper() + claim.measured[1:]
-        parts = [f"{measured}: {self.value}, wanted {claim.wanted()}."]
+        parts = [f"Proved: {self.proof}."] if self.proof else []
+        parts.append(f"{measured}: {self.value}, wanted {claim.wanted()}.")
         if self.constant:
             parts.append(f"Constant ({claim.constant}): {self.constant}.")
         if self.probe:
@@ -129,11 +133,12 @@ class Verdict:
         return " ".join(self.lines())
 
     def record(self) -> dict:
-        keys = ("verdict", "value", "probe", "repair", "constant", "over", "note")
+        keys = ("verdict", "value", "probe", "repair", "constant", "over", "proof", "note")
         return {"id": self.claim.id} | {key: getattr(self, key) for key in keys if getattr(self, key)}
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
-        spans = {"badge": self.verdict, "claim": self.claim.id, "where": html.escape(self.claim.where)}
+        word = self.verdict + ", proved" * bool(self.proof)
+        spans = {"badge": word, "claim": self.claim.id, "where": html.escape(self.claim.where)}
         head = " ".join(f'<span class="lb-{name}">{text}</span>' for name, text in spans.items())
         body = "".join(f"<p>{html.escape(line)}</p>" for line in self.lines())
         card = f'<div class="lb-verdict lb-{VERDICTS[self.verdict]}">{head}{body}</div>'
@@ -245,7 +250,7 @@ def _parse(source: str, raw: dict) -> Claim:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ClaimError(f"The claim {name} is malformed: {error}.") from None
-    known = claim.where and claim.statement and claim.kind in KINDS and claim.scope in ("exact", "sampled")
+    known = claim.where and claim.statement and claim.kind in KINDS and claim.scope in SCOPES
     tested = claim.band and claim.measured and claim.band_reason and (claim.probe or claim.right)
     graded = claim.grade in ("", *GRADES)
     if not known or not graded or not (claim.band is None if claim.reason else tested):
@@ -271,6 +276,7 @@ def check(
     repair: float | None = None,
     constant: float | None = None,
     over: str = "",
+    proof: tuple[bool, str] | None = None,
 ) -> Verdict:
     """Compute the verdict on one claim.
 
@@ -281,12 +287,13 @@ def check(
         repair: the same number under the corrected statement.
         constant: the constant that the source lacks or hides.
         over: the range tested: sizes, ranks, horizon, seeds.
+        proof: whether the proof went through, and its box of parameters; for claims of scope "proved" and no others.
 
     Returns:
         :class:`Verdict`.
 
     Raises:
-        ClaimError: a number is missing or NaN.
+        ClaimError: a number is missing or NaN, or a proof is missing or not wanted.
     """
     claim = find(identifier)
     numbers = {"value": value, "probe": probe, "repair": repair, "constant": constant}
@@ -300,9 +307,15 @@ def check(
     for name, declared in (("probe", claim.probe), ("constant", claim.constant)):
         if bool(declared) != (numbers[name] is not None):
             raise ClaimError(f"{identifier}: the list and the call disagree on whether there is a {name}.")
+    if (claim.scope == "proved") != (proof is not None):
+        raise ClaimError(f"{identifier}: the list and the call disagree on whether there is a proof.")
     word, note = _judge(claim, **{name: numbers[name] for name in ("value", "probe", "repair")})
-    read = {name: claim.rounded(number) for name, number in numbers.items()}
-    return Verdict(claim, word, **read, over=over, note=note)
+    read, box = {name: claim.rounded(number) for name, number in numbers.items()}, ""
+    if proof is not None and word in (HOLDS, CONSTANT):
+        goes_through, box = proof
+        if not goes_through:
+            word, note, box = RANGE, f"The proof did not go through: {box}.", ""
+    return Verdict(claim, word, **read, over=over, proof=box, note=note)
 
 
 _NOTHING = "in this setting the check shows nothing."
@@ -319,7 +332,7 @@ def _judge(claim: Claim, value: float, probe: float | None, repair: float | None
         return UNTESTABLE, "In this setting the printed and the corrected statement cannot be told apart."
     if probe is None:
         return UNTESTABLE, f"Nothing lay outside the band, so {_NOTHING}"
-    return CONSTANT if claim.constant else HOLDS if claim.scope == "exact" else RANGE, ""
+    return CONSTANT if claim.constant else RANGE if claim.scope == "sampled" else HOLDS, ""
 
 
 def not_testable(identifier: str) -> Verdict:

@@ -95,7 +95,7 @@ def table(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
     rows = []
     for source in in_order():
         for verdict in _of(source, verdicts):
-            claim, mark = verdict.claim, MARKS[verdict.verdict]
+            claim, mark = verdict.claim, MARKS[verdict.verdict] + (", proved" if verdict.proof else "")
             name = f"[[{claim.id.split('.', 1)[1]}](#{target(claim)})]{{#{target(claim, 'row')}}}"
             word = f"[{mark}](#{target(claim, 'erratum')})" if verdict.verdict == claims.FAILS else mark
             needs = f" *Hypotheses:* {typeset(_sentence(claim.hypotheses))}" if claim.hypotheses else ""

@@ -1,0 +1,103 @@
+"""Proofs of the statements that hold the four sources against each other, by exact algebra or by balls.
+
+Every function returns ``(holds, box)``, :data:`lorabook.exact.Proof`; its arguments are what the statement hangs on.
+``S`` is the covariance of the inputs, ``D`` the target.
+"""
+
+from __future__ import annotations
+
+from lorabook.exact import Proof, algebra, balls, vanishes
+
+
+def zero_side(invariant: bool = True) -> Proof:
+    """From ``B = 0`` the columns stay in col(D) for every A0 iff col(D) is invariant under S.
+
+    ``B'(0) = S D A0^T``, so ``(1 - P) S P = 0`` is needed; if it holds, ``B' = S (D - BA) A^T`` stays in S col(D).  Two
+    targets at inputs of condition 10 show both sides; ``invariant`` is what the mixed one is said to be not.
+    """
+    sympy = algebra()
+    S = sympy.diag(10, 3, 1)
+    A0 = sympy.Matrix(1, 2, sympy.symbols("p q"))
+    kept = sympy.Matrix([[1, 0], [0, 1], [0, 0]])  # columns along eigenvectors, though the inputs are not white
+    mixed = sympy.Matrix([[1, 0], [1, 0], [0, 1]])
+    off = lambda D: (sympy.eye(3) - D * (D.T * D).inv() * D.T) * S * D
+    first, second = off(kept) * A0.T, off(mixed if invariant else kept) * A0.T
+    return bool(first.is_zero_matrix and not second.is_zero_matrix), "every S and D"
+
+
+def one_exchange(balanced: bool = True) -> Proof:
+    """A mode of each source is ``b' = omega (c - b a) a``: under decay with ``c = s - lam/omega`` from a balanced start,
+    in layer 1 with ``omega = w^2`` and ``c = target/w``.
+    """
+    a, s, lam, omega, w, target, b = algebra().symbols("a s lam omega w target b", positive=True)
+    start = a if balanced else b
+    decay = omega * (s - start * a) * a - lam * start - omega * (s - lam / omega - start * a) * a
+    layer = w * (target - w * b * a) * a - w**2 * (target / w - b * a) * a
+    return vanishes(decay) and vanishes(layer), "every mode, every size"
+
+
+def selected_not_kept(power: int = 2) -> Proof:
+    """At ``X = D2 e2 e2^T`` direction 1 is unstable iff ``S2 D2^2 < S1 D1^2``; ``power`` is that of D."""
+    sympy = algebra()
+    S1, S2, D1, x, y = sympy.symbols("S1 S2 D1 x y", positive=True)  # D2 = x y
+    beta, gamma = sympy.symbols("beta gamma", real=True)
+    left = sympy.diag(D1, x * y) - sympy.Matrix([beta, x]) * sympy.Matrix([[gamma, y]])
+    loss = (sympy.diag(S1, S2) * left * left.T).trace() / 2
+    hessian = sympy.hessian(loss, (beta, gamma)).subs({beta: 0, gamma: 0})
+    rule = S2 * (x * y) ** power - S1 * D1**power
+    return vanishes(sympy.simplify(hessian.det() / S1) - rule), "every S, D, and every balance of the factors"
+
+
+def worst_angle(power: int = 2) -> Proof:
+    """The sine between ``M u`` and u is at most ``(k - 1)/(k + 1)`` (Kantorovich), k the condition of M.
+
+    With mean mu and second moment of the eigenvalues in [1, k]: ``E l^2 <= (1 + k) mu - k``, and ``((1 + k) mu - 2
+    k)^2 >= 0``.  ``power`` is that of the formula's square.
+    """
+    mu, k, l = algebra().symbols("mu k l", positive=True)
+    chord = vanishes((l - 1) * (k - l) - ((1 + k) * l - k - l**2))
+    square = vanishes(mu**2 * (1 + k) ** 2 - 4 * k * ((1 + k) * mu - k) - ((1 + k) * mu - 2 * k) ** 2)
+    sine = vanishes(1 - 4 * k / (1 + k) ** 2 - ((k - 1) / (k + 1)) ** power)
+    return chord and square and sine, "every M of condition k, every dimension"
+
+
+def sampled_angle(lost: int = 1) -> Proof:
+    """``tan^2`` is ``chi^2_(n-1)/chi^2_N``, so ``sin^2`` is Beta((n - 1)/2, N/2), whose mean is ``(n - 1)/(N + n - 1)``."""
+    n, N = algebra().symbols("n N", positive=True)
+    first, second = (n - lost) / 2, N / 2
+    return vanishes(first / (first + second) - (n - 1) / (N + n - 1)), "every n and N"
+
+
+def relu_angle(bound: str = "0.12", largest: float = 0.1) -> Proof:
+    """The sine is within ``bound rho^2`` of ``sin^2 phi |cos phi| rho/pi``, by balls in (phi, rho).
+
+    Mean gradient ``((pi - t) w' + |w'| sin t w/|w|)/(2 pi) - w/2`` with ``w' = w + shift``, ``|w| = 1`` and ``|shift| =
+    rho``.  Written so that rho factors out: ``z = y/x`` and ``atan z - z`` lies in ``[-z^3/3, 0]``.
+    """
+    arb = balls().arb
+    pi, allowed, unit = arb.pi(), arb(bound), arb(0).union(arb(1))
+    left, boxes = [(0.0, 3.1416, 0.0, largest)], 0
+    while left:
+        low, high, near, far = left.pop()
+        boxes += 1
+        phi, rho = arb(low).union(arb(high)), arb(near).union(arb(far))
+        sine, cosine = phi.sin(), phi.cos()
+        x = 1 + rho * cosine
+        z = sine / x  # over rho
+        turn = z * (1 - unit * (rho * z) ** 2 / 3) / pi  # t over pi rho
+        rest = (-sine * cosine / x - unit * rho * z**3 / 3) / pi  # t - y over pi rho^2
+        norm = ((1 - rho * turn) ** 2 + (rho * rest) ** 2 - 2 * rho * rest * (1 - rho * turn) * cosine).sqrt()
+        shrunk = 2 * turn - rho * turn**2 - rho * rest**2 + 2 * rest * (1 - rho * turn) * cosine  # (1 - norm^2)/rho
+        across = -(sine**2) * cosine**2 / x + unit * sine * z**3 / 3
+        off = abs(across) / (norm * pi) + sine**2 * abs(cosine) * abs(shrunk) / (pi * norm * (1 + norm))
+        if off < allowed:
+            continue
+        if off > allowed or high - low < 1e-5:
+            return False, f"not within {bound} rho^2 near phi = {low:.3f}, rho = {near:.3f}"
+        if (high - low) / 3.2 > (far - near) / largest:
+            middle = (low + high) / 2
+            left += [(low, middle, near, far), (middle, high, near, far)]
+        else:
+            middle = (near + far) / 2
+            left += [(low, high, near, middle), (low, high, middle, far)]
+    return True, f"every angle, shifts up to {largest:g} of the weight: within {bound} of their square, {boxes} boxes"
