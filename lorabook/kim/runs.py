@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lorabook import flow
 from lorabook.device import generator
 from lorabook.kim.constants import exact_constants
 from lorabook.kim.descent import SADDLE, UNCONVERGED, Descended, starts, train
@@ -135,15 +136,14 @@ def _worst(runs, ratio, least: float) -> float:
     return max([least, *(float(ratio(run, X, torch.linalg.svdvals(X)).max()) for run, X in ends if len(X))])
 
 
-def corollary_violations(runs) -> tuple[int, int, float]:
-    """Second-order stationary points with ``sigma_r <= kappa sigma_1``, r > 1: spurious, all, and largest sigma_r."""
-    wrong, seen, largest = 0, 0, 0.0
+def least_over_threshold(runs) -> tuple[float, int]:
+    """Smallest ``sigma_r/(kappa sigma_1)`` over the spurious points of rank above r* = 1, and their number."""
+    least, seen = float("inf"), 0
     for run in (run for run in runs if run.problem.rank > 1):
-        s = torch.linalg.svdvals(run.rate.trained.X)
-        low = run.rate.trained.done & (s[:, run.problem.rank - 1] <= run.kappa * s[:, 0])
-        wrong, seen = wrong + int((low & run.rate.spurious).sum()), seen + int(low.sum())
-        largest = max([largest, *s[low, run.problem.rank - 1].tolist()])
-    return wrong, seen, largest
+        s = torch.linalg.svdvals(run.rate.trained.X[run.rate.spurious])
+        seen += len(s)
+        least = min([least, *(s[:, run.problem.rank - 1] / (run.kappa * s[:, 0])).tolist()])
+    return least, seen
 
 
 def slacks(runs) -> dict[str, Tensor]:
@@ -156,3 +156,42 @@ def slacks(runs) -> dict[str, Tensor]:
         B, A = (factor[run.rate.trained.done] for factor in run.rate.trained[:2])
         found.append(spine(run.problem, B, A, run.problem.solution, *exact_constants(run.problem), rank_star=1))
     return {name: torch.cat(parts) for name, parts in zip(Spine._fields, zip(*found, strict=True), strict=True)}
+
+
+def basin_border(problem: DecoyFamily, sizes, horizon: float = 60.0, rounds: int = 6, wide: int = 16) -> Tensor:
+    """Ratio ``|A_1|/|A_0|`` at which zero starts ``A = size (A_0, A_1, 0, ...)`` of rank one change their end.
+
+    Below it the flow ends at the truth, above it at the decoy.  Each round looks at ``wide`` ratios in what is left of
+    [1, 1e12] for every size at once; six rounds of 16 leave a relative width of 1e-5.
+
+    Returns:
+        (sizes,) the border for each size of start, by the norm of A.
+    """
+    sizes = torch.as_tensor(sizes, dtype=problem.M.dtype, device=problem.M.device)
+    low, high = torch.zeros_like(sizes), torch.full_like(sizes, 27.6)  # logarithms
+    rows = problem.shape[0]
+
+    def velocity(state):
+        B, A = state
+        G = problem.gradient(B @ A)
+        return -G @ A.mT - problem.lam * B, -B.mT @ G - problem.lam * A
+
+    for _ in range(rounds):
+        grid = low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, wide).to(sizes)
+        A = torch.zeros(grid.numel(), 1, rows).to(sizes)
+        A[:, 0, 0], A[:, 0, 1] = 1.0, grid.flatten().exp()
+        A = sizes.repeat_interleave(wide)[:, None, None] * A / A.norm(dim=(1, 2), keepdim=True)
+        B, A = flow.integrate(velocity, (torch.zeros_like(A.mT), A), [horizon], rtol=1e-8).states
+        X = (B @ A)[0]
+        decoy = (X[:, 1, 1] > X[:, 0, 0]).reshape(len(sizes), wide)
+        first = decoy.to(torch.int8).argmax(1)
+        low, high = (grid.gather(1, (first - k)[:, None])[:, 0] for k in (1, 0))
+    return ((low + high) / 2).exp()
+
+
+def two_sides(problem, B: Tensor, A: Tensor, beta: float) -> tuple[float, float, float]:
+    """Lower side, gap and upper side of ``(||G|| - lam)^2/(2 beta) <= F - F* <= (1 - 1/E) F`` at a stationary point."""
+    G = float(torch.linalg.matrix_norm(problem.gradient(B @ A), 2))
+    F = float(full_objective(problem, B @ A))
+    gap = F - float(full_objective(problem, _known(problem)))
+    return (G - problem.lam) ** 2 / (2 * beta), gap, (1 - problem.lam / G) * F

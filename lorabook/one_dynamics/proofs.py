@@ -26,8 +26,9 @@ def zero_side(invariant: bool = True) -> Proof:
 
 
 def one_exchange(balanced: bool = True) -> Proof:
-    """A mode of each source is ``b' = omega (c - b a) a``: under decay with ``c = s - lam/omega`` from a balanced start,
-    in layer 1 with ``omega = w^2`` and ``c = target/w``.
+    """A mode of each source is ``b' = omega (c - b a) a``.
+
+    Under decay with ``c = s - lam/omega`` from a balanced start, in layer 1 with ``omega = w^2`` and ``c = target/w``.
     """
     a, s, lam, omega, w, target, b = algebra().symbols("a s lam omega w target b", positive=True)
     start = a if balanced else b
@@ -62,7 +63,7 @@ def worst_angle(power: int = 2) -> Proof:
 
 
 def sampled_angle(lost: int = 1) -> Proof:
-    """``tan^2`` is ``chi^2_(n-1)/chi^2_N``, so ``sin^2`` is Beta((n - 1)/2, N/2), whose mean is ``(n - 1)/(N + n - 1)``."""
+    """``tan^2`` is ``chi^2_(n-1)/chi^2_N``, so ``sin^2`` is Beta((n-1)/2, N/2), of mean ``(n - 1)/(N + n - 1)``."""
     n, N = algebra().symbols("n N", positive=True)
     first, second = (n - lost) / 2, N / 2
     return vanishes(first / (first + second) - (n - 1) / (N + n - 1)), "every n and N"

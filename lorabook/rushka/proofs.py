@@ -177,10 +177,10 @@ def saddle(used: str = "smallest", free: str = "largest") -> Proof:
 
 
 def sharp_lipschitz(coefficient: int = 3) -> Proof:
-    """On the ball of radius R the gradient's best Lipschitz constant is ``|c| + 3 R^2`` (Frobenius: ``||W0||_2 + 3 R^2``).
+    """The gradient's best Lipschitz constant on the ball is ``|c| + 3 R^2`` (Frobenius: ``||W0||_2 + 3 R^2``).
 
-    ``|Hess[d, d]| <= R^2 (x + y)^2 + 2 (|c| + R^2) x y`` with ``x = ||dB||``, ``y = ||dA||``, ``x^2 + y^2 = 1``; attained
-    at ``B = -R u1``, ``A = R v1^T`` along ``(u1, -v1^T)/sqrt 2``.
+    ``|Hess[d, d]| <= R^2 (x + y)^2 + 2 (|c| + R^2) x y`` with ``x = ||dB||``, ``y = ||dA||``, ``x^2 + y^2 = 1``;
+    attained at ``B = -R u1``, ``A = R v1^T`` along ``(u1, -v1^T)/sqrt 2``.
     """
     sympy = algebra()
     x, y, R, c = sympy.symbols("x y R c", positive=True)
@@ -202,7 +202,7 @@ def flow_bounded(constant: int = 8) -> Proof:
 
 
 def half_time(four: int = 4, band: str = "0.0002") -> Proof:
-    """``|T/(ln(4 s/x0^2)/(2 s)) - 1| <= band``, by balls in ``log(x0^2/s)``: the exact half-time depends on it alone."""
+    """``|T/(ln(4 s/x0^2)/(2 s)) - 1| <= band``, by balls in ``log(x0^2/s)``, on which alone s T depends."""
     arb = balls().arb
 
     def decided(low, high):

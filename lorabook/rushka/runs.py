@@ -1,4 +1,4 @@
-"""Runs of the pages on Rushka & Klabjan that are too long for a cell; the formulas are in the modules beside this one."""
+"""Runs of the pages on Rushka & Klabjan that are too long for a cell; the formulas are in the modules beside it."""
 
 from __future__ import annotations
 
