@@ -68,7 +68,7 @@ def local_errors(gradients: tuple[Gradient, Gradient], B: Tensor, A: Tensor, hor
     path = [factor[:, 0] for factor in follow(gradients, B[None], A[None], times)]
     slopes = [gradient(*(factor[:-1] for factor in path)) for gradient in gradients]
     left = [factor.diff(dim=0) + horizon / count * slope for factor, slope in zip(path, slopes)]
-    return float(sum(x.square().sum((1, 2)) for x in left).sqrt().max())
+    return float(torch.stack([x.square().sum((1, 2)) for x in left]).sum(0).sqrt().max())
 
 
 def interpolant_misfit(gradients: tuple[Gradient, Gradient], B: Tensor, A: Tensor, step: float, folded: bool) -> float:
