@@ -1,17 +1,13 @@
 """Algorithm 1, line 10, "B* <- lambda B* + (1 - lambda) B_k", at lambda = 1, k = 1: the product it returns.
 
-Loss (w0 - b a)^2 / 2 with w0 = 1, start b = 0, a = 1 (LoRA's), step 1/8, 400 outer steps, in decimals of 40
-digits. Equation (5) asks for lambda B_0 + (1 - lambda) B_k with B_0 the value at the start of the outer step.
+Loss (w0 - b a)^2 / 2 with w0 = 1, start b = 0, a = 1 (LoRA's), step 1/8, 400 outer steps.
+Equation (5) asks for lambda B_0 + (1 - lambda) B_k with B_0 the value at the start of the outer step.
 Lines 13-16 are read as k updates that start from A_0, so that only line 10 is on trial.
 """
 
-from decimal import Decimal, getcontext
-
-getcontext().prec = 40
-
 
 def product(printed):
-    step, b, a = Decimal(1) / 8, Decimal(0), Decimal(1)
+    step, b, a = 1 / 8, 0.0, 1.0
     star = b
     for _ in range(400):
         old = b
