@@ -19,7 +19,7 @@ import lorabook
 from lorabook import checks, descent, device, flow, linalg, linear_phase, measure, riccati, rushka
 from lorabook.inputs import digits, minilm
 from lorabook.page import figures
-from lorabook.rushka import printed
+from lorabook.rushka import printed, runs
 
 f64 = torch.float64
 #: Rooms without tensors, and routines that take and give none.
@@ -47,6 +47,8 @@ NUMBERS = {
     "inputs.sentences.locate",
     "inputs.sentences.load",
     "inputs.sentences.split",
+    "rushka.runs.passing_time",
+    "rushka.runs.saddle_error",
     "rushka.trace.error_floor",
     "rushka.trace.expected_squared_error",
 }
@@ -168,6 +170,23 @@ GUARDED = {
         lambda *x: rushka.frobenius_flow(*x, [0.0, 1.0]),
         lambda: (draw(3, 5, 4), draw(3, 5, 1), draw(1, 4)),
     ),
+    "rushka.runs.follow": (
+        lambda B, A: runs.follow(loss_gradients("cpu"), B, A, [0.1]),
+        lambda: (draw(2, 4, 2), draw(2, 2, 4)),
+    ),
+    "rushka.runs.largest_errors": (
+        lambda B, A: runs.largest_errors(loss_gradients("cpu"), B, A, 0.1, (64,), [(1, 0.5)]),
+        lambda: (draw(2, 4, 2), draw(2, 2, 4)),
+    ),
+    "rushka.runs.local_errors": (
+        lambda B, A: runs.local_errors(loss_gradients("cpu"), B, A, 0.1, 4),
+        lambda: (draw(4, 2), draw(2, 4)),
+    ),
+    "rushka.runs.interpolant_misfit": (
+        lambda B, A: runs.interpolant_misfit(loss_gradients("cpu"), B, A, 0.1, True),
+        lambda: (draw(4, 2), draw(2, 4)),
+    ),
+    "rushka.runs.converging_steps": (lambda: runs.converging_steps(2.0, 1.0, 4, 3, 0), lambda: ()),
     "rushka.algorithm.descent_error": (
         lambda W0, B, A: rushka.descent_error(*rushka.frobenius_gradients(W0), B, A, [0.3], [1, 2], [1.0, 0.0]),
         lambda: (draw(4, 3), draw(4, 2), draw(2, 3)),

@@ -106,7 +106,7 @@ def converging_steps(size: float, trace: float, count: int, iterations: int, see
     carry it.
     """
     top = min(4 / math.hypot(size, 2 * trace), 1 / abs(trace))
-    shares = 0.25 + torch.rand(count, generator=generator(seed), dtype=DTYPE).to(default_device())
+    shares = 0.25 + torch.rand(count, generator=generator(seed), dtype=DTYPE, device="cpu").to(default_device())
     b, a = torch.zeros_like(shares), torch.ones_like(shares)
     for _ in range(iterations):
         slope = shares * top * (trace - b * a * size)
