@@ -233,12 +233,7 @@ def test_errata_say_what_is_printed_what_is_right_the_numbers_what_was_ruled_out
 
 
 def test_what_is_no_quote_is_not_called_printed():
-    claim = next(
-        claim
-        for source in claims.sources()
-        for claim in claims.load(source).values()
-        if claim.right and not claim.quote
-    )
+    claim = dataclasses.replace(claims.find("kim.loudness"), quote="")
     verdict = claims.Verdict(claim, claims.FAILS, value="1")
     text = ledger.Errata([("page", verdict)], claim.id.split(".")[0])._repr_mimebundle_()["text/markdown"]
     assert "**Read as.** " + claim.statement in text and "**Printed.**" not in text
