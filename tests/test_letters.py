@@ -40,6 +40,7 @@ def test_a_plain_formula_is_set(plain, shown):
     [
         "$\\delta_w \\ge ||F||$",
         "`delta_w`",
+        "[the map](#claim-lora_one-theorem-3-2)",
         "T5-base on MRPC",
         "a one-step start, 1e-12",
         "number of multiples",
@@ -54,7 +55,7 @@ def test_words_numbers_code_and_tex_stay(text):
 
 
 def without_tex(text):
-    return "".join(re.split(r"\$[^$]*\$|`[^`]*`", text))
+    return "".join(re.split(r"\$[^$]*\$|`[^`]*`|\]\([^()]*\)", text))
 
 
 def test_no_card_and_no_erratum_shows_a_raw_formula(root):

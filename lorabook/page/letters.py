@@ -1,7 +1,7 @@
 r"""Plain formulas for a page: ``delta_w``, ``||F||`` and ``s1 t`` become letters, bars and subscripts.
 
 Claim lists and notebooks say what is measured in plain text, which a terminal can show.  Pages show the
-same text through :func:`typeset`.  What stands between dollar signs or backticks is left as it is.
+same text through :func:`typeset`.  What stands between dollar signs or backticks, and where a link leads, is left as it is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 
 NAMES = "alpha beta gamma delta epsilon eta theta kappa lambda mu nu rho sigma tau omega Delta Sigma"
 GREEK = dict(zip(NAMES.split(), "αβγδεηθκλμνρστωΔΣ"))
-UNTOUCHED = re.compile(r"(\$[^$]*\$|`[^`]*`)")
+UNTOUCHED = re.compile(r"(\$[^$]*\$|`[^`]*`|\]\([^()]*\))")
 # On text that is escaped for HTML, in this order.
 RULES = [
     (re.compile(pattern), new)
