@@ -290,13 +290,15 @@ def test_the_ledger_filters_by_source_kind_verdict_and_words(opened, root):
     page.locator(".lb-filter").get_by_label("verdict").select_option(ledger.MARKS[claims.FAILS])
     failing = [verdict.claim for verdict in verdicts if verdict.verdict == claims.FAILS]
     assert len(page.evaluate(SHOWN)) == len(failing)
-    page.locator(".lb-filter").get_by_label("source").select_option(ledger.short("kim"))
-    page.locator(".lb-filter").get_by_label("kind").select_option("table")
-    wanted = [claim.id.partition(".")[2] for claim in failing if claim.id.startswith("kim.") and claim.kind == "table"]
+    page.locator(".lb-filter").get_by_label("source").select_option(ledger.short("rushka"))
+    page.locator(".lb-filter").get_by_label("kind").select_option("equation")
+    wanted = [
+        claim.id.partition(".")[2] for claim in failing if claim.id.startswith("rushka.") and claim.kind == "equation"
+    ]
     assert page.evaluate(SHOWN) == wanted
     assert page.locator(".lb-filter output").inner_text() == f"{len(wanted)} of {len(verdicts)} claims"
-    page.locator(".lb-filter").get_by_label("search").fill("0.001")
-    assert page.evaluate(SHOWN) == ["table-1-text"]
+    page.locator(".lb-filter").get_by_label("search").fill("homogeneous")
+    assert page.evaluate(SHOWN) == ["eq-247"]
     page.locator(".lb-filter").get_by_label("search").fill("xyzzyplugh")
     assert page.evaluate(SHOWN) == []
     page.get_by_role("button", name="Show all").click()
