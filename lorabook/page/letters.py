@@ -1,7 +1,8 @@
 r"""Plain formulas for a page: ``delta_w``, ``||F||`` and ``s1 t`` become letters, bars and subscripts.
 
 Claim lists and notebooks say what is measured in plain text, which a terminal can show.  Pages show the
-same text through :func:`typeset`.  What stands between dollar signs or backticks, and where a link leads, is left as it is.
+same text through :func:`typeset`.  What stands between dollar signs or backticks, and where a link leads, stays as it
+is.
 """
 
 from __future__ import annotations
