@@ -1,9 +1,10 @@
 """What every run of pytest here loads, of the tests and of the notebooks alike."""
 
 import nbval.kernel
+import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from tools import kernels
+from tools import guard, kernels
 
 pytest_plugins = ["tests.held"]
 
@@ -23,6 +24,13 @@ LONG = (
 def group(nodeid):
     """What stays together on one worker: the cells of a notebook, a file of tests, all that asks for one long visit."""
     return "visits" if "::test_no_page_has_a_fault_of_this_kind[" in nodeid else nodeid.partition("::")[0]
+
+
+def pytest_configure(config):
+    """The notebooks' kernels import what the environment has, wherever pytest stands."""
+    other = guard.package()
+    if other:
+        raise pytest.UsageError(other)
 
 
 class Groups(LoadScopeScheduling):

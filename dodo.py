@@ -4,7 +4,7 @@
     book/, data cards, _config.yml, _toc.yml  --copied-->  _build/pages/  --jupyter-book-->  _build/pages/_build/html
 
 Nothing that did not change runs again. What a task depends on is hashed before it runs (tools/closure.py says what
-that is for a notebook), so that an edit during the run counts for the next one.
+that is for a notebook); where any of it was written during the run, the task does not count as done.
 """
 
 import errno
@@ -34,7 +34,10 @@ def stems(pattern):
     return sorted((Path(path).stem for path in closure.files(pattern)), key=lambda name: (name in COLLECTORS, name))
 
 
-NOTEBOOKS, TEXTS = stems("notebooks/*.ipynb"), stems("notebooks/*.md")
+FOUND, TEXTS = stems("notebooks/*.ipynb"), stems("notebooks/*.md")
+NOTEBOOKS = [name for name in FOUND if name in TEXTS]
+for stray in [name for name in FOUND if name not in TEXTS]:
+    print(f"notebooks/{stray}.ipynb has no text {stray}.md and is left out.", file=sys.stderr)
 PROFILES = ["quick"] + sorted({Path(path).parent.name for path in closure.files("notebooks/profiles/*/*")} - {"quick"})
 PROFILE = get_var("profile", "quick")
 if PROFILE not in PROFILES:
@@ -49,10 +52,8 @@ SETTINGS = closure.files(f"notebooks/profiles/{PROFILE}/*")
 for path in map(Path, SETTINGS):
     if path.suffix != ".yml" or path.stem not in NOTEBOOKS:
         sys.exit(f"{path} belongs to no notebook: its name has to be one of {', '.join(NOTEBOOKS)}, with .yml.")
-    import nbformat  # slow, and most builds have no profile
-
     try:
-        notebooks.profile_values(path, nbformat.read(f"notebooks/{path.stem}.ipynb", as_version=4))
+        notebooks.profile_values(path, notebooks.opened(f"notebooks/{path.stem}.ipynb"))
     except notebooks.Trouble as trouble:
         sys.exit(f"{trouble}.")
 
@@ -68,9 +69,25 @@ DOIT_CONFIG = {
 PROSE = closure.files("book/**/*", "data/*.md", "_config.yml", "_toc.yml", "CITATION.cff")
 
 
-def unchanged(*paths, **settings):
-    """Whether files and settings are as they were when the task last began; read now, before anything runs."""
-    return config_changed({"files": closure.state(paths), **settings})
+class unchanged(config_changed):
+    """Whether files and settings are as they were when the task last began; read now, before anything runs.
+
+    Where a file was written before the task had ended, even if it was put back, the task does not count as done.
+    """
+
+    def __init__(self, *paths, **settings):
+        super().__init__({"files": closure.state(paths), **settings})
+        self.paths, self.stamps = paths, closure.stamps(paths)
+
+    def configure_task(self, task):
+        task.value_savers.append(lambda: {"_config_changed": self.digest_of_one_state(task)})
+
+    def digest_of_one_state(self, task):
+        now = closure.stamps(self.paths)
+        moved = [path for path in self.paths if now.get(path) != self.stamps[path]]
+        if not moved:
+            return self.config_digest
+        print(f"{task.name} does not count as done: {', '.join(moved)} changed meanwhile.", flush=True)
 
 
 def tell(action, *args, **kwargs):
@@ -80,9 +97,10 @@ def tell(action, *args, **kwargs):
     except notebooks.Trouble as trouble:
         return TaskFailed(str(trouble))
     except OSError as error:
-        if not guard.sentence(error):
+        said = guard.sentence(error, NOTES.parent)
+        if not said:
             raise
-        return TaskFailed(guard.sentence(error))
+        return TaskFailed(said)
 
 
 def step(action, *args, **kwargs):
@@ -115,7 +133,7 @@ def task_notebook():
         source, destination = f"notebooks/{name}.ipynb", f"{PAGES}/notebooks/{name}.ipynb"
         setting = f"notebooks/profiles/{PROFILE}/{name}.yml"
         setting = [setting] if setting in SETTINGS else []
-        extra, before, others = {}, [f"pair:{name}"] if name in TEXTS else [], []
+        extra, before, others = {}, [f"pair:{name}"], []
         if name in COLLECTORS:
             extra = {"executed": os.path.relpath(PAGES / "notebooks", "notebooks")}
             before.append("pages")

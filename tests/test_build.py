@@ -1,6 +1,7 @@
 """The graph on a small book of its own: what runs, what does not, and what a failure leaves behind."""
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -15,6 +16,8 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+
+from tools import guard
 
 HOUSE = ["dodo.py", "Makefile", "pyproject.toml", "tools", "book", "_config.yml", "requirements.lock"]
 
@@ -421,6 +424,22 @@ def test_a_text_whose_cell_raises_leaves_the_reference_outputs(book):
     assert (book.folder / "notebooks/alpha.ipynb").read_bytes() == before
 
 
+def test_code_that_is_no_python_is_named_by_its_line_in_the_text(book):
+    book.edit("alpha", "import lorabook\n", "import lorabook\nif 1:\n    print((1)\n")
+    lines = (book.folder / "notebooks/alpha.md").read_text().splitlines()
+    said = f"notebooks/alpha.md, line {lines.index('    print((1)') + 1} is no Python: '(' was never closed"
+    for command in ("notebook:alpha", "reference"):
+        run = book.doit(command)
+        assert run.returncode != 0 and said in run.stdout + run.stderr
+
+
+def test_of_an_error_in_many_lines_the_first_is_told(book):
+    book.edit("alpha", "import lorabook", "raise ValueError('the list is broken\\n  in line 3\\n  ^')")
+    for command in ("notebook:alpha", "reference"):
+        run = book.doit(command)
+        assert run.returncode != 0 and "cell 3 stopped with ValueError: the list is broken" in run.stdout + run.stderr
+
+
 # ------------------------------------------------------------ only what changed
 def ran(run):
     """The notebooks, and the site, that a build ran."""
@@ -465,6 +484,54 @@ def test_an_edit_while_a_notebook_runs_counts_for_the_next_build(book):
     assert ran(book.doit("notebook:alpha")) == set()
 
 
+def test_an_edit_that_is_put_back_while_a_notebook_runs_counts_as_one(book):
+    """The kernel has run with the other code, and all hashes are as they were."""
+    slow = "import time, pathlib; pathlib.Path('../seen').touch(); time.sleep(3)\nimport lorabook"
+    book.edit("alpha", "import lorabook", slow)
+    process = book.start(sys.executable, "-m", "doit", "notebook:alpha")
+    book.wait(lambda: (book.folder / "seen").exists())
+    book.write("lorabook/__init__.py", "FACTOR = 13\n")
+    book.wait(lambda: "width 4 rank 2 13" in book.unfinished.read_text())
+    book.write("lorabook/__init__.py", "FACTOR = 10\n")
+    said = process.communicate()[0]
+    assert process.returncode == 0
+    assert "width 4 rank 2 13" in book.printed("_build/pages/notebooks/alpha.ipynb")
+    assert "notebook:alpha does not count as done: lorabook/__init__.py changed meanwhile." in said
+    assert ran(book.doit("notebook:alpha")) == {"alpha"}
+    assert "width 4 rank 2 10" in book.printed("_build/pages/notebooks/alpha.ipynb")
+    assert ran(book.doit("notebook:alpha")) == set()
+
+
+def test_an_environment_that_holds_another_clone_is_refused_with_what_to_type(book, tmp_path):
+    shutil.copytree(book.folder / "lorabook", tmp_path / "other/lorabook")
+    shutil.copy(Path(__file__).parent.parent / "conftest.py", book.folder)
+    book.write("tests/held.py", "")
+    environment = book.environment() | {"PYTHONPATH": str(tmp_path / "other")}
+    for command in (["doit", "book"], ["pytest", "-p", "no:cacheprovider", "notebooks"]):
+        run = subprocess.run(
+            [sys.executable, "-m", *command], cwd=book.folder, env=environment, capture_output=True, text=True
+        )
+        assert run.returncode != 0 and run.stdout.strip() == ""
+        said = f"imports lorabook from {tmp_path / 'other/lorabook'}, and this clone is {book.folder}: type make book, "
+        assert said in run.stderr and run.stderr.strip().count("\n") == 0
+
+
+@pytest.mark.parametrize("word", ["porfile=full", "profil="])
+def test_a_setting_that_is_misspelt_is_refused_with_one_sentence(book, word):
+    run = book.doit("book", word)
+    assert run.returncode != 0 and run.stdout == ""
+    assert run.stderr.strip() == f"There is no setting {word.partition('=')[0]}: the only one is profile."
+
+
+def test_a_notebook_without_its_text_is_left_out_with_one_sentence(book):
+    shutil.copy(book.folder / "notebooks/alpha.ipynb", book.folder / "notebooks/out.ipynb")
+    (book.folder / "notebooks/Untitled.ipynb").write_text("{}")
+    run = book.doit("book")
+    assert run.returncode == 0 and ran(run) == set()
+    said = "".join(f"notebooks/{name}.ipynb has no text {name}.md and is left out.\n" for name in ("Untitled", "out"))
+    assert run.stderr == said
+
+
 # ------------------------------------------------------------ the two halves of a pair
 def test_a_text_that_was_edited_alone_stops_the_build_with_what_to_type(book):
     book.replace("notebooks/alpha.md", "rank = 2", "rank = 3")
@@ -494,12 +561,52 @@ def test_a_text_without_a_notebook_stops_the_build_with_what_to_type(book):
     assert run.returncode != 0
     assert "notebooks/beta.md has no beta.ipynb with its outputs: type make reference NOTEBOOKS=beta" in run.stdout
 
+    form = book.doit("form")
+    assert "notebooks/beta.md has no beta.ipynb with its outputs: type make reference NOTEBOOKS=beta" in form.stdout
+    assert "Traceback" not in form.stdout + form.stderr
 
-def test_a_notebook_that_a_merge_has_broken_stops_the_build_with_what_to_type(book):
-    book.replace("notebooks/alpha.ipynb", '"cells": [', '<<<<<<< HEAD\n"cells": [')
-    run = book.doit("book")
-    assert run.returncode != 0 and "Traceback" not in run.stdout + run.stderr
-    assert "notebooks/alpha.ipynb is no notebook any more: type make reference NOTEBOOKS=alpha" in run.stdout
+
+@pytest.mark.parametrize("old, new", [("from json import", "from marshal import"), ("loads as", "load as")])
+def test_another_import_is_other_code_and_one_that_is_not_used_is_none(book, old, new):
+    names = "from json import loads as read\nimport lorabook\nprint(read.__module__)\n"
+    book.edit("alpha", "import lorabook\n", names)
+    book.replace("notebooks/alpha.md", names, "import lorabook, os\n\n" + names.replace("import lorabook\n", ""))
+    assert "prose or in the form of code alone: type make form" in book.doit("pair:alpha").stdout
+    book.replace("notebooks/alpha.md", old, new)
+    assert "differ in their code or cells: type make reference NOTEBOOKS=alpha" in book.doit("pair:alpha").stdout
+
+
+def test_a_line_that_looks_like_the_border_of_a_cell_is_formed_as_any_other(book):
+    lines = 'print("""\n# %% a line\n#%%\n""")\n# %% a remark\nif True:\n    # In[1]:\n    pass\n'
+    book.edit("alpha", "import lorabook\n", lines + "import lorabook\n")
+    book.replace("notebooks/alpha.md", '"rank", rank', "'rank',rank")
+    run = book.doit("form")
+    assert run.returncode == 0, run.stdout + run.stderr
+    text = (book.folder / "notebooks/alpha.md").read_text()
+    assert lines in text and '"rank", rank' in text
+
+
+def test_a_header_that_is_no_yaml_is_named_with_its_file_and_line(book):
+    book.replace("notebooks/alpha.md", "python3}", "python3")
+    for command in ("pair:alpha", "form", "reference"):
+        run = book.doit(command)
+        assert run.returncode != 0 and "Traceback" not in run.stdout + run.stderr
+        assert re.search(r"^.*notebooks/alpha\.md cannot be read: .* line 3\b.*$", run.stdout + run.stderr, re.M)
+
+
+@pytest.mark.parametrize("text", ["<<<<<<< HEAD\n{}", "{}", "[1]", "\0", '{"cells": [{}]}'])
+def test_a_notebook_that_is_none_any_more_stops_the_build_with_what_to_type(book, text):
+    path = book.folder / "notebooks/alpha.ipynb"
+    before = path.read_bytes()
+    path.write_text(text)
+    for command in ("book", "form"):
+        run = book.doit(command)
+        assert run.returncode != 0 and "Traceback" not in run.stdout + run.stderr
+        assert "notebooks/alpha.ipynb is no notebook any more: type make reference NOTEBOOKS=alpha" in run.stdout
+    run = book.doit("book", "profile=full")
+    assert run.stderr.strip() == "notebooks/alpha.ipynb is no notebook any more: type make reference NOTEBOOKS=alpha."
+    assert book.doit("reference", "alpha").returncode == 0
+    assert json.loads(path.read_bytes())["cells"][1] == json.loads(before)["cells"][1]
 
 
 # ------------------------------------------------------------ what can befall a build
@@ -556,6 +663,15 @@ def test_notes_that_were_cut_short_are_begun_anew_with_one_sentence(book, left):
     assert ran(run) == {"alpha"} and ran(book.doit("notebook:alpha")) == set()
 
 
+def test_notes_that_are_a_folder_are_named_in_one_sentence(book):
+    (book.folder / "_build/doit.json").unlink()
+    (book.folder / "_build/doit.json").mkdir()
+    for command in ("book", "list"):
+        run = book.doit(command)
+        assert run.returncode != 0 and run.stdout == ""
+        assert run.stderr.startswith("_build/doit.json is a folder") and run.stderr.count("\n") == 1
+
+
 FULL = "there is no space left on the disk"
 
 
@@ -565,7 +681,14 @@ def test_a_full_disk_is_named_when_a_notebook_is_written(book):
     book.unfinished.parent.mkdir(exist_ok=True)
     book.unfinished.symlink_to("/dev/full")
     run = book.doit("book")
-    assert run.returncode != 0 and FULL in run.stdout and "Traceback" not in run.stdout + run.stderr
+    assert run.returncode != 0 and "Traceback" not in run.stdout + run.stderr
+    assert f"_build/unfinished/alpha.ipynb could not be written: {FULL}." in run.stdout
+
+
+def test_a_full_disk_is_named_by_the_copy_that_failed_not_by_its_source():
+    copying = OSError(errno.ENOSPC, "", "book/index.md", None, "_build/pages/book/index.md")
+    assert guard.sentence(copying) == f"_build/pages/book/index.md could not be written: {FULL}."
+    assert guard.sentence(OSError(errno.ENOSPC, ""), "_build") == f"_build could not be written: {FULL}."
 
 
 def test_a_full_disk_is_named_when_the_site_is_built_and_the_previous_site_stays(book):
@@ -584,7 +707,8 @@ def test_a_full_disk_is_named_when_the_notes_are_written_and_the_old_ones_stay(b
     (book.folder / "_build/doit.json.part").symlink_to("/dev/full")
     book.write("lorabook/__init__.py", "FACTOR = 12\n")
     run = book.doit("notebook:alpha")
-    assert run.returncode != 0 and FULL in run.stderr and "Traceback" not in run.stdout + run.stderr
+    assert run.returncode != 0 and "Traceback" not in run.stdout + run.stderr
+    assert f"_build/doit.json.part could not be written: {FULL}." in run.stderr
     assert notes.read_bytes() == before
 
 

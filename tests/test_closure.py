@@ -140,6 +140,44 @@ def test_the_notebooks_that_reach_a_file_are_printed(root):
     assert {"ledger", "errata", "kim_landscape"} <= set(printed("data/claims/kim.yml")) < set(NAMES)
 
 
+def test_what_is_no_notebook_may_reach_everything(small):
+    for text in ("{}", "[1]", "null", '{"cells": [1]}', '{"cells": [{}]}', "\0"):
+        (closure.ROOT / "notebooks/x.ipynb").write_text(text)
+        assert "lorabook/room/two.py" in closure.needs("x"), text
+
+
+@pytest.mark.parametrize(
+    "path, said", [("lorabok/flow.py", "is no file of"), (__file__ + "x", "is no file of"), ("lorabook", "is a folder")]
+)
+def test_what_is_no_file_here_is_named_in_one_sentence(root, tmp_path, path, said):
+    for folder in (root, tmp_path):
+        command = [sys.executable, root / "tools/closure.py", path]
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert run.returncode == 2 and run.stdout == ""
+        assert run.stderr.startswith(f"{path} {said}") and run.stderr.count("\n") == 1
+
+
+def test_a_file_is_found_from_the_root_and_from_where_one_stands(root, tmp_path):
+    found = []
+    for folder, path in ((root, "lorabook/flow.py"), (tmp_path, "lorabook/flow.py"), (root / "lorabook", "flow.py")):
+        command = [sys.executable, root / "tools/closure.py", path]
+        found.append(subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout)
+    assert found[0] and found == [found[0]] * 3
+
+
+def test_a_file_that_was_changed_and_put_back_has_another_stamp(small):
+    before = closure.stamps(["lorabook/room/two.py", "lorabook/one.py", "gone.py"])
+    text = (closure.ROOT / "lorabook/room/two.py").read_text()
+    (closure.ROOT / "lorabook/room/two.py").write_text("")
+    os.utime(closure.ROOT / "lorabook/one.py", (0, 0))
+    (closure.ROOT / "lorabook/room/two.py").write_text(text)
+    os.utime(closure.ROOT / "lorabook/room/two.py", (1, 1))
+    after = closure.stamps(["lorabook/room/two.py", "lorabook/one.py", "gone.py"])
+    assert before.keys() == {"lorabook/room/two.py", "lorabook/one.py"}
+    assert all(before[path] != after[path] for path in before)
+    assert closure.state(before) == {path: stamp[0] for path, stamp in after.items()}
+
+
 def test_a_word_in_an_adapter_runs_no_notebook_of_a_source():
     of_sources = [name for name in NAMES if name.startswith(("kim", "lora_one", "mallada", "rushka"))]
     assert len(of_sources) == 12

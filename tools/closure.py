@@ -33,9 +33,9 @@ def code(notebook):
     """The syntax of each code cell; None for one that does not parse, or for a file that is no notebook."""
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    except ValueError:
+        return [parsed("".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"]
+    except (ValueError, KeyError, TypeError):
         return [None]
-    return [parsed("".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"]
 
 
 def parsed(text):
@@ -104,8 +104,25 @@ def state(paths):
     return {path: hashlib.md5((ROOT / path).read_bytes()).hexdigest() for path in paths}
 
 
+def stamps(paths):
+    """The content of files and when they were last written: what was changed and changed back differs too."""
+    return {path: (state([path])[path], (ROOT / path).stat().st_mtime_ns) for path in paths if (ROOT / path).is_file()}
+
+
+def asked(name):
+    """A file as it was typed, seen from here or else from the root, relative to the root; it stops at any other."""
+    path = next((path for path in (Path(name).resolve(), (ROOT / name).resolve()) if path.exists()), None)
+    if path is None or not path.is_relative_to(ROOT):
+        print(f"{name} is no file of {ROOT}.", file=sys.stderr)
+    elif path.is_dir():
+        print(f"{name} is a folder: name files in it.", file=sys.stderr)
+    else:
+        return str(path.relative_to(ROOT))
+    sys.exit(2)
+
+
 if __name__ == "__main__":
-    asked = {str(Path(path).resolve().relative_to(ROOT)) for path in sys.argv[1:]}
+    wanted = set(map(asked, sys.argv[1:]))
     for notebook in files("notebooks/*.ipynb"):
-        if asked & set(needs(Path(notebook).stem)):
+        if wanted & set(needs(Path(notebook).stem)):
             print(Path(notebook).stem)

@@ -7,6 +7,7 @@ result elsewhere; `reference` is the only writer of the `.ipynb`.
 
 import ast
 import os
+import re
 from pathlib import Path
 
 import yaml
@@ -21,6 +22,27 @@ NOT_RUN = "This page was not run here."
 
 class Trouble(Exception):
     """One sentence for the reader of the build's output."""
+
+
+def opened(path):
+    """A notebook with outputs; Trouble that says what to type where the file is none any more."""
+    import nbformat
+
+    try:
+        return nbformat.read(path, as_version=4)
+    except (ValueError, AttributeError, KeyError, TypeError, nbformat.ValidationError):
+        advice = f"type make reference NOTEBOOKS={Path(path).stem}"
+        raise Trouble(f"{path} is no notebook any more: {advice}") from None
+
+
+def text(path):
+    """A text notebook; Trouble where its header is no YAML."""
+    import jupytext
+
+    try:
+        return jupytext.read(path)
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise Trouble(f"{path} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def parameter_cell(notebook):
@@ -71,7 +93,6 @@ def run(source, destination, profile_file=None, **extra):
     """
     import jupyter_client
     import nbclient
-    import nbformat
     import papermill
 
     from tools import kernels
@@ -80,7 +101,7 @@ def run(source, destination, profile_file=None, **extra):
     unfinished = Path("_build/unfinished") / source.name
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     destination.parent.mkdir(parents=True, exist_ok=True)
-    notebook = nbformat.read(source, as_version=4)
+    notebook = opened(source)
     values = profile_values(profile_file, notebook) | extra
     if values:
         values = defaults(notebook) | values
@@ -101,14 +122,13 @@ def run(source, destination, profile_file=None, **extra):
         )
     except papermill.exceptions.PapermillExecutionError as error:
         if error.ename == NO_DATA:
-            nbformat.write(as_printed(notebook, error.evalue), unfinished)
-            os.replace(unfinished, destination)
+            save(as_printed(notebook, error.evalue), unfinished, destination)
             print(f"{source} was not run: {error.evalue}", flush=True)
             return
-        last = f"{error.ename}: {error.evalue}".strip().splitlines()[-1]
         # Counted in the source: an injected cell stands before the one that failed.
         number = error.cell_index + (0 if values else 1)
-        raise Trouble(f"{source}, cell {number} stopped with {last} (as far as it ran: {unfinished})") from None
+        said = stopped(source, number, notebook.cells[number - 1].source, error)
+        raise Trouble(f"{said} (as far as it ran: {unfinished})") from None
     except jupyter_client.kernelspec.NoSuchKernel:
         raise Trouble(
             f"{source} needs the Jupyter kernel '{KERNEL}', which this environment lacks: install ipykernel"
@@ -119,10 +139,37 @@ def run(source, destination, profile_file=None, **extra):
         ) from None
     except RuntimeError as error:
         raise Trouble(f"{source}: its kernel did not start: {error}") from None
+    except OSError as error:
+        error.filename = error.filename or str(unfinished)  # a write that fails names no file
+        raise
     if values:
         show_once(executed)
-    nbformat.write(executed, unfinished)
-    os.replace(unfinished, destination)
+    save(executed, unfinished, destination)
+
+
+def save(notebook, unfinished, destination):
+    """Write a notebook aside, and put it in its place when it is whole."""
+    import nbformat
+
+    try:
+        nbformat.write(notebook, unfinished)
+        os.replace(unfinished, destination)
+    except OSError as error:
+        error.filename = error.filename or str(unfinished)
+        raise
+
+
+def stopped(path, number, source, error):
+    """Where and with what a cell stopped; code that is no Python by its line in the text."""
+    line = re.fullmatch(r"(.*) \(\d+\.py, line (\d+)\)", error.evalue)  # IPython calls a cell by a number
+    file = Path(path).with_suffix(".md")
+    if line and file.is_file():
+        above, found, _ = file.read_text(encoding="utf-8").partition(f"\n{source}\n```")
+        if found:
+            number = above.count("\n") + 1 + int(line[2])
+            return f"{file}, line {number} is no Python: {line[1]}"
+    first = f"{error.ename}: {error.evalue.strip()}".strip().splitlines()[0]
+    return f"{path}, cell {number} stopped with {first}"
 
 
 def as_printed(notebook, reason):
@@ -151,19 +198,18 @@ def show_once(executed):
     shown.metadata.tags.append("remove-cell")
 
 
-def reference(text, destination):
+def reference(source, destination):
     """Execute the text notebook and write `destination` if a cell that is not volatile changed.
 
     Returns True when the file was written.
     """
-    import jupytext
     import nbclient
     import nbformat
 
     from tools import kernels
 
-    text, destination = Path(text), Path(destination)
-    fresh = jupytext.read(text)
+    source, destination = Path(source), Path(destination)
+    fresh = text(source)
     fresh.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": KERNEL},
@@ -179,28 +225,29 @@ def reference(text, destination):
         timeout=None,
         record_timing=False,
         coalesce_streams=True,
-        resources={"metadata": {"path": str(text.parent)}},
+        resources={"metadata": {"path": str(source.parent)}},
         on_cell_complete=lambda cell, cell_index: print(
-            f"{text.stem}: cell {cell_index + 1} of {len(fresh.cells)}", flush=True
+            f"{source.stem}: cell {cell_index + 1} of {len(fresh.cells)}", flush=True
         ),
     )
     try:
         kernels.patient(client.execute)()
     except nbclient.exceptions.CellExecutionError as error:
-        last = f"{error.ename}: {error.evalue}".strip().splitlines()[-1]
         number = next(
             i for i, cell in enumerate(fresh.cells, 1) if any(o.output_type == "error" for o in cell.get("outputs", []))
         )
-        raise Trouble(f"{text}, cell {number} stopped with {last}") from None
+        raise Trouble(stopped(source, number, fresh.cells[number - 1].source, error)) from None
     fresh.metadata.language_info = nbformat.from_dict({"name": "python", "pygments_lexer": "ipython3"})
     for number, cell in enumerate(fresh.cells, 1):
         cell.id = f"cell-{number:02d}"
-    if destination.exists() and lasting(fresh) == lasting(nbformat.read(destination, as_version=4)):
-        print(f"{destination} is unchanged")
-        return False
+    try:
+        if destination.exists() and lasting(fresh) == lasting(opened(destination)):
+            print(f"{destination} is unchanged")
+            return False
+    except Trouble:
+        pass  # no notebook any more, so this makes one
     unfinished = destination.with_suffix(".ipynb.part")
-    nbformat.write(fresh, unfinished)
-    os.replace(unfinished, destination)
+    save(fresh, unfinished, destination)
     print(f"{destination} is rewritten")
     return True
 
