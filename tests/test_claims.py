@@ -21,13 +21,20 @@ ENTRY = {
     "band_reason": "an upper bound",
     "probe": "another start",
 }
+JUDGED = {
+    "right": "the other sign",
+    "reading": "literally",
+    "grade": "slip",
+    "witness": {"printed": 1, "right": -1},
+    "consequence": "The theorem stands.",
+}
 CASES = {
     "exact": {"scope": "exact"},
     "sampled": {},
     "constant": {"constant": "the factor n"},
     "proved": {"scope": "proved"},
-    "fails": {"right": "the other sign", "probe": None},
-    "both": {"right": "the other sign"},
+    "fails": JUDGED | {"probe": None},
+    "both": JUDGED,
     "never": {"reason": "A matter of history.", "band": None, "measured": None, "band_reason": None, "probe": None},
 }
 
@@ -274,6 +281,10 @@ def test_hypotheses_with_pipes_keep_their_columns():
         {"ceiling": "high"},
         {"mesured": "a typing error"},
         {"reason": "none", "band": [0, 1]},
+        {"grade": "slip"},
+        *(JUDGED | {field: None} for field in JUDGED if field != "right"),
+        JUDGED | {"grade": "grave"},
+        JUDGED | {"witness": {"printed": 1}},
     ],
 )
 def test_an_incomplete_or_malformed_entry_is_refused(write, changed):

@@ -252,11 +252,13 @@ def _parse(source: str, raw: dict) -> Claim:
         raise ClaimError(f"The claim {name} is malformed: {error}.") from None
     known = claim.where and claim.statement and claim.kind in KINDS and claim.scope in SCOPES
     tested = claim.band and claim.measured and claim.band_reason and (claim.probe or claim.right)
-    graded = claim.grade in ("", *GRADES)
+    # a failure of the source's own words is judged in full; our own statements have no words to misread
+    judged = claim.reading and claim.grade in GRADES and claim.witness and claim.consequence
+    graded = judged if claim.right and claim.kind != "beyond" else not claim.grade
     if not known or not graded or not (claim.band is None if claim.reason else tested):
         raise ClaimError(
             f"The claim {name} is incomplete: it needs a place, a statement, a kind, a band with its reason and "
-            "a probe or a correction with one of the grades."
+            "a probe, the nearest false statement, or a correction with its reading, grade, witness and consequence."
         )
     return claim
 
