@@ -7,17 +7,17 @@ import pytest
 
 from tools import editions
 
-FRONT = """<html><head><link rel="stylesheet" href="../_static/own.css?v=1" /><link
-href="../_static/theme.css?v=2"></head>
+FRONT = """<html><head><link rel="stylesheet" href="../_static/own.css?v=1" />
+<link href="../_static/theme.css?v=2"></head>
 <script>window.MathJax = {"options": {}}</script><script src="../_static/own.js?v=3"></script>
 <article class="bd-article"><h1>The book<a class="headerlink" href="#t">#</a></h1><p id="t">front</p><!-- editions -->
-<a href="../notebooks/a.html#t">there</a> <a href="../notebooks/a.html">all of it</a> <a
-href="https://example.org/x.html">away</a>
+<a href="../notebooks/a.html#t">there</a> <a href="../notebooks/a.html">all of it</a>
+<a href="https://example.org/x.html">away</a>
 <a href="../gone/else.ipynb">download</a></article></html>"""
-CHAPTER = """<article class="bd-article"><h1>Chapter<a class="headerlink" href="#t">#</a></h1><p id="t">text</p><p
-id="alone">x</p>
-<a href="#alone">here</a> <a href="../book/index.html#t">front</a><svg><clipPath id="clip"></clipPath><use
-xlink:href="#clip"/><g clip-path="url(#clip)"/></svg>
+CHAPTER = """<article class="bd-article"><h1>Chapter<a class="headerlink" href="#t">#</a></h1><p id="t">text</p>
+<p id="alone">x</p>
+<a href="#alone">here</a> <a href="../book/index.html#t">front</a>
+<svg><clipPath id="clip"></clipPath><use xlink:href="#clip"/><g clip-path="url(#clip)"/></svg>
 <img src="dot.png" alt="a dot"></article>"""
 TOC = (
     "format: jb-book\nroot: book/index\nparts:\n- caption: One part\n  chapters:\n  - file: notebooks/a\n  - file: "

@@ -1,5 +1,4 @@
-"""The explorables: every number they draw is the package's, by mouse, finger and keyboard, and the page reads without
-them."""
+"""The explorables: every number they draw is the package's, by mouse, finger and keyboard; the page reads without."""
 
 import functools
 import json
@@ -65,13 +64,13 @@ READ = """
   const mount = document.querySelector(`[data-explore="${kind}"]`), form = mount.querySelector("form");
   for (const [name, position] of Object.entries(positions)) form.elements[name].value = position;
   form.dispatchEvent(new Event("input", {bubbles: true}));
-  const attributes = node => ({...node.dataset, d: node.getAttribute("d"), x: node.getAttribute("x"), width:
-  node.getAttribute("width")});
+  const attributes = node => ({...node.dataset, d: node.getAttribute("d"), x: node.getAttribute("x"),
+    width: node.getAttribute("width")});
   return {
-    settings: JSON.parse(mount.dataset.settings), drawn: JSON.parse(mount.dataset.drawn), words:
-        mount.querySelector(".lb-said").textContent,
-    plots: [...mount.querySelectorAll("svg[data-axes]")].map(svg => ({axes: JSON.parse(svg.dataset.axes), parts:
-        [...svg.querySelectorAll("[data-name]")].map(attributes)})),
+    settings: JSON.parse(mount.dataset.settings), drawn: JSON.parse(mount.dataset.drawn),
+    words: mount.querySelector(".lb-said").textContent,
+    plots: [...mount.querySelectorAll("svg[data-axes]")].map(svg => ({axes: JSON.parse(svg.dataset.axes),
+      parts: [...svg.querySelectorAll("[data-name]")].map(attributes)})),
   };
 }
 """
@@ -488,7 +487,7 @@ kind => {
     for (slider.value = 0; ; slider.stepUp()) {
       redraw();
       seen[slider.name].push({shown: slider.getAttribute("aria-valuetext"), n: JSON.parse(mount.dataset.drawn).values.n,
-      words: mount.querySelector(".lb-said").textContent,
+        words: mount.querySelector(".lb-said").textContent,
         paths: [...mount.querySelectorAll("path")].map(node => node.getAttribute("d").slice(0, 2000))});
       if (slider.value === slider.max) break;
     }
@@ -629,21 +628,22 @@ def test_resizing_while_a_slider_moves_keeps_the_drawing_inside_the_page(address
 COLOURS = """
 () => {
   const parts = colour => colour.match(/[\\d.]+/g).map(Number);
-  const light = rgb => { const f = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; return 0.2126
-  * f(rgb[0]) + 0.7152 * f(rgb[1]) + 0.0722 * f(rgb[2]); };
-  const ground = node => { for (; node; node = node.parentElement) { const c =
-  parts(getComputedStyle(node).backgroundColor); if (c.length < 4 || c[3] > 0.5) return c; } return [255, 255, 255]; };
-  const contrast = (node, colour) => { const [a, b] = [light(parts(colour)), light(ground(node))]; return (Math.max(a,
-  b) + 0.05) / (Math.min(a, b) + 0.05); };
-  const all = (selector, key) => [...document.querySelectorAll(selector)].filter(node => node.textContent.trim() || key
-  === "stroke")
+  const light = rgb => { const f = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+    return 0.2126 * f(rgb[0]) + 0.7152 * f(rgb[1]) + 0.0722 * f(rgb[2]); };
+  const ground = node => { for (; node; node = node.parentElement) {
+    const c = parts(getComputedStyle(node).backgroundColor); if (c.length < 4 || c[3] > 0.5) return c;
+    } return [255, 255, 255]; };
+  const contrast = (node, colour) => { const [a, b] = [light(parts(colour)), light(ground(node))];
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05); };
+  const all = (selector, key) => [...document.querySelectorAll(selector)]
+    .filter(node => node.textContent.trim() || key === "stroke")
     .map(node => [contrast(node, getComputedStyle(node)[key]), node.dataset.name || node.textContent]);
   return {
-    texts: [...all(".lb-explore svg text", "fill"), ...all(".lb-explore label, .lb-explore output, .lb-explore button,
-        .lb-said", "color")],
+    texts: [...all(".lb-explore svg text", "fill"),
+      ...all(".lb-explore label, .lb-explore output, .lb-explore button, .lb-said", "color")],
     lines: all(".lb-explore .lb-line, .lb-explore .lb-mark", "stroke"),
-    dashes: [...document.querySelectorAll("svg[data-axes]")].map(svg =>
-        [...svg.querySelectorAll(".lb-line:not(.lb-contour, [data-name=way])")]
+    dashes: [...document.querySelectorAll("svg[data-axes]")].map(svg => [...svg
+      .querySelectorAll(".lb-line:not(.lb-contour, [data-name=way])")]
       .map(node => getComputedStyle(node).strokeDasharray)),
   };
 }
@@ -663,19 +663,20 @@ def test_texts_and_lines_stand_out_and_no_curve_is_told_apart_by_colour_alone(ad
 
 NAMED = """
 () => [...document.querySelectorAll(".lb-panels > div")].map(panel => {
-  const svg = panel.querySelector("svg[data-axes]"), {x, y} = JSON.parse(svg.dataset.axes), box =
-  svg.getBoundingClientRect();
-  const inside = node => { const r = node.getBoundingClientRect(); return r.left - box.left < x.to - 1 && r.right -
-  box.left > x.from + 1 && r.top - box.top < y.from - 1 && r.bottom - box.top > y.to + 1; };
-  const drawn = [...svg.querySelectorAll("[data-name]:not(.lb-phase, .lb-contour)")].map(node =>
-  node.getAttribute("class"));
+  const svg = panel.querySelector("svg[data-axes]"), {x, y} = JSON.parse(svg.dataset.axes),
+    box = svg.getBoundingClientRect();
+  const inside = node => { const r = node.getBoundingClientRect();
+    return r.left - box.left < x.to - 1 && r.right - box.left > x.from + 1
+      && r.top - box.top < y.from - 1 && r.bottom - box.top > y.to + 1; };
+  const drawn = [...svg.querySelectorAll("[data-name]:not(.lb-phase, .lb-contour)")]
+    .map(node => node.getAttribute("class"));
   const key = [...panel.querySelectorAll(".lb-key li")];
-  return {covering: [...svg.querySelectorAll("text")].filter(inside).map(node => node.textContent), drawn: [...new
-  Set(drawn)].sort(),
-    key: key.map(entry => entry.querySelector("path").getAttribute("class")).filter(kind =>
-        !kind.includes("lb-phase")).sort(),
-    texts: key.map(entry => entry.textContent), wide: key.every(entry => entry.getBoundingClientRect().right <=
-        panel.getBoundingClientRect().right + 1)};
+  return {covering: [...svg.querySelectorAll("text")].filter(inside).map(node => node.textContent),
+    drawn: [...new Set(drawn)].sort(),
+    key: key.map(entry => entry.querySelector("path").getAttribute("class"))
+      .filter(kind => !kind.includes("lb-phase")).sort(),
+    texts: key.map(entry => entry.textContent),
+    wide: key.every(entry => entry.getBoundingClientRect().right <= panel.getBoundingClientRect().right + 1)};
 })
 """
 

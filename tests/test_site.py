@@ -93,36 +93,36 @@ FAULTS = r"""
   const short = text => text.trim().replace(/\s+/g, " ").slice(0, 80);
   const tex = all('mjx-merror, merror, [data-mml-node="merror"], [data-mjx-error], [data-mml-node="mtext"][fill="red"]')
     .map(node => short(node.closest("mjx-container")?.parentElement?.textContent || node.textContent || "error"))
-    .concat(all(".math").filter(node => !node.querySelector("mjx-container") &&
-    /\\[([]/.test(node.textContent)).map(node => short(node.textContent)));
+    .concat(all(".math").filter(node => !node.querySelector("mjx-container") && /\\[([]/.test(node.textContent))
+      .map(node => short(node.textContent)));
   const dollars = [];
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node; (node = walk.nextNode());)
     if (node.data.includes("$") && !node.parentElement.closest("code, pre, script, style, template, mjx-container"))
-    dollars.push(short(node.data));
+      dollars.push(short(node.data));
   const images = all("img").filter(node => !node.getAttribute("alt"))
-    .concat(all("svg").filter(node => !node.closest("mjx-container, [aria-hidden=true], button") &&
-    !node.getAttribute("aria-label") && !node.querySelector("title")))
+    .concat(all("svg").filter(node => !node.closest("mjx-container, [aria-hidden=true], button")
+      && !node.getAttribute("aria-label") && !node.querySelector("title")))
     .map(node => short(node.outerHTML));
-  const wide = document.documentElement.scrollWidth > window.innerWidth ? [document.documentElement.scrollWidth + "
-  pixels"] : [];
+  const wide = document.documentElement.scrollWidth > window.innerWidth
+    ? [document.documentElement.scrollWidth + " pixels"] : [];
 
-  const rgb = colour => { const c = colour.match(/[\d.]+/g).map(Number); return {rgb: c.slice(0, 3), alpha: c.length > 3
-  ? c[3] : 1}; };
-  const light = ([r, g, b]) => { const f = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; return
-  0.2126 * f(r) + 0.7152 * f(g) + 0.0722 * f(b); };
-  const ground = node => { for (; node; node = node.parentElement) { const c =
-  rgb(getComputedStyle(node).backgroundColor); if (c.alpha > 0.5) return c.rgb; } return [255, 255, 255]; };
-  const contrast = (node, colour) => { const [a, b] = [light(rgb(colour).rgb), light(ground(node))]; return (Math.max(a,
-  b) + 0.05) / (Math.min(a, b) + 0.05); };
+  const rgb = colour => { const c = colour.match(/[\d.]+/g).map(Number);
+    return {rgb: c.slice(0, 3), alpha: c.length > 3 ? c[3] : 1}; };
+  const light = ([r, g, b]) => { const f = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+    return 0.2126 * f(r) + 0.7152 * f(g) + 0.0722 * f(b); };
+  const ground = node => { for (; node; node = node.parentElement) {
+    const c = rgb(getComputedStyle(node).backgroundColor); if (c.alpha > 0.5) return c.rgb; } return [255, 255, 255]; };
+  const contrast = (node, colour) => { const [a, b] = [light(rgb(colour).rgb), light(ground(node))];
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05); };
   const faint = [];
   for (const node of all(".lb-badge, .lb-claim, .lb-where, .lb-verdict p, figure.lb-row figcaption"))
     if (contrast(node, getComputedStyle(node).color) < READABLE) faint.push(short(node.textContent));
-  for (const node of all("figure.lb-row svg text, figure.lb-row svg g[id*=text_] path, figure.lb-row svg g[id*=text_]
-  use")) {
+  const drawn = "figure.lb-row svg text, figure.lb-row svg g[id*=text_] path, figure.lb-row svg g[id*=text_] use";
+  for (const node of all(drawn)) {
     const fill = getComputedStyle(node).fill;
-    if (fill !== "none" && contrast(node, fill) < READABLE) faint.push(short(node.textContent || node.parentElement.id)
-    + " " + fill);
+    if (fill !== "none" && contrast(node, fill) < READABLE) faint.push(short(node.textContent
+      || node.parentElement.id) + " " + fill);
   }
   return {tex, dollars, images, wide, faint};
 }
@@ -408,10 +408,10 @@ def test_claims_can_be_followed_from_the_ledger_to_their_page_and_back(opened, r
         assert 0 <= page.locator(row).bounding_box()["y"] < page.viewport_size["height"]
 
 
-WIDER = """() => [...document.querySelectorAll(".tag_ledger :is(td, th) *")].filter(node => !node.closest("svg,
-mjx-assistive-mml")
-    && node.getBoundingClientRect().right > node.closest("td, th").getBoundingClientRect().right + 1).map(node =>
-    node.textContent)"""
+WIDER = """() => [...document.querySelectorAll(".tag_ledger :is(td, th) *")]
+    .filter(node => !node.closest("svg, mjx-assistive-mml")
+    && node.getBoundingClientRect().right > node.closest("td, th").getBoundingClientRect().right + 1)
+    .map(node => node.textContent)"""
 
 
 @pytest.mark.parametrize(

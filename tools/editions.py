@@ -30,14 +30,14 @@ PRINTING = [
     "--virtual-time-budget=120000",
 ]
 HEAD = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,
-initial-scale=1"><title>{title}</title>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
 <script>
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const turn = () => {{ document.documentElement.dataset.theme = dark.matches && !matchMedia("print").matches ? "dark" :
-  "light"; }};
-  turn(); dark.addEventListener("change", turn); addEventListener("beforeprint", turn); addEventListener("afterprint",
-  turn);
+  const turn = () => {{ document.documentElement.dataset.theme =
+    dark.matches && !matchMedia("print").matches ? "dark" : "light"; }};
+  turn(); dark.addEventListener("change", turn); addEventListener("beforeprint", turn);
+  addEventListener("afterprint", turn);
 </script>
 <style>{style}</style>
 </head><body>
@@ -70,8 +70,7 @@ def contents(toc):
 
 
 def single_file(site, parts, own):
-    """All pages as one HTML text that asks for no other file; ``own`` are the names of the book's styles and
-    scripts."""
+    """All pages as one HTML text that asks for no other file; ``own`` names the book's styles and scripts."""
     names = [name for _, pages in parts for name in pages]
     html = {name: (site / f"{name}.html").read_text(encoding="utf-8") for name in names}
     articles = {
