@@ -1,4 +1,4 @@
-"""Abstract, "a qualitatively distinct solution with high rank and large magnitude": norm of a spurious minimum.
+"""Section 4, spurious minima "exhibit high rank and large norm, being readily distinguishable": the norm of one.
 
 4 x 4, L(X) = <X - M, H (X - M)> / 2, decay 1/20, rank 2. H couples the diagonal entries 0, 1, 2 by
 [[1, 2, 2], [2, 10, 0], [2, 0, 10]], is 11 on the symmetric pairs (0, i), 10 on the pair (1, 2) and 1 elsewhere; M is

@@ -14,7 +14,7 @@ def product(printed):
         b = b + step * (1 - b * a) * a  # line 8: one update of B at the old A
         star = star if printed else old  # line 10 at lambda = 1, as printed and as in (5)
         a = a + step * (1 - star * a) * star  # line 14: one update of A at B*
-    return star * a if printed else b * a  # line 24 returns B* A*; the updates (4)-(5) end at B_k A_k
+    return star * a  # line 24
 
 
 print(f"printed: {product(True):.6f}")

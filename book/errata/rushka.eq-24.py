@@ -1,7 +1,8 @@
 """(24)-(25), "Y(t) = 0, X(t) = 0 for all t" if Assumption 2.5 or 2.6 is violated: X(t) for Tr W0 = 0 and X0 = (1, 2).
 
 The flow is dY/dt = Tr(W0 - YX) X^T, dX/dt = Tr(W0 - YX) Y^T, from Y0 = 0. Both right-hand sides are 0 at the start,
-exactly, so the start is the solution; its loss is 0, so it is a global minimum and not the saddle (0, 0).
+exactly, so the start is the solution; its loss is 0, so it is a global minimum, as (0, 0) is too when the trace is
+0.
 """
 
 from fractions import Fraction

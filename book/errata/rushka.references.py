@@ -16,7 +16,7 @@ def exists(shape):
 
 def report(assumption, in_G, in_I, first):
     fits = [assumption in {"C.1", "C.4", "C.5"}, exists(in_G), exists(in_I), first <= 640]
-    return f"{fits.count(False)} of {len(fits)} do not fit"
+    return f"{fits.count(False)} places do not fit"
 
 
 print("printed:", report("1.1", (5, 2), (4, 2), 644))

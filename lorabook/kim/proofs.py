@@ -173,7 +173,7 @@ def certificate(decay: int = 1) -> Proof:
 
 
 def two_sided(least_loss: int = 0) -> Proof:
-    """At a stationary point of a convex loss ``L >= 0``: ``(||G|| - lam)^2/(2 beta) <= F - F* <= (1 - 1/E) F``.
+    """Stationary, ``E >= 1``, L >= 0 convex: ``(||G|| - lam)^2/(2 beta) <= F - F* <= (1 - 1/E) F``.
 
     Upper: stationarity gives ``<G, X> = -lam ||X||_*``, convexity then ``gap <= (||G|| - lam) ||X*||_*``, and
     ``lam ||X*||_* <= F* = F - gap``.  Lower: along ``X - t u v^T`` the objective falls by ``t (||G|| - lam) - beta
@@ -186,7 +186,7 @@ def two_sided(least_loss: int = 0) -> Proof:
     fall = t * (G - lam) - beta * t**2 / 2
     best = sympy.solve(sympy.diff(fall, t), t)[0]
     holds = vanishes(found - (1 - 1 / E) * F) and vanishes(fall.subs(t, best) - (G - lam) ** 2 / (2 * beta))
-    return bool(holds), "every convex L >= 0 with <Z, Hess Z> <= beta at unit Z of rank one"
+    return bool(holds), "every convex L >= 0 with <Z, Hess Z> <= beta at unit Z of rank one, E >= 1"
 
 
 def nested(order: int = 1) -> Proof:

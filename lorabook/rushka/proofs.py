@@ -51,7 +51,7 @@ def rates(top: str = "rho") -> Proof:
     room = sympy.factor((above - square).subs(a, c * x / (1 + x)))  # 0 < a < c
     holds = vanishes(along) and vanishes(constant.subs({m: N, a: c}) - N**2 - 4 * c**2)
     holds &= vanishes(square - N**2 - 4 * (c - a) ** 2) and bool(room.is_nonnegative)
-    return holds, "every N > 0, c > 0, t >= 0, and c < 0 by reflection"
+    return holds, "B0 = 0, every N > 0, c > 0, t >= 0, and c < 0 by reflection"
 
 
 def crossing(beyond: bool = False) -> Proof:
@@ -62,7 +62,7 @@ def crossing(beyond: bool = False) -> Proof:
     sympy = algebra()
     c, x = sympy.symbols("c x", positive=True)
     a = c * (1 + x) if beyond else c * x / (1 + x)
-    return bool(sympy.simplify(4 * a * (c - a)).is_positive), "every N, c > 0, n > 0, t > 0, from B0 = 0"
+    return bool(sympy.simplify(4 * a * (c - a)).is_positive), "every N > 0, c > 0, n > 0, t > 0, from B0 = 0"
 
 
 def zero_trace_tail(mirrored: bool = True) -> Proof:
@@ -173,14 +173,15 @@ def saddle(used: str = "smallest", free: str = "largest") -> Proof:
         ("largest", "largest"): (sympy.diff(least, u).is_negative, sympy.diff(least, f).is_negative),
         ("smallest", "smallest"): (sympy.diff(least, u).is_positive, sympy.diff(least, f).is_positive),
     }[used, free]
-    return bool(plane and all(monotone)), "every spectrum, every choice of triplets, every x0"
+    return bool(plane and all(monotone)), "every spectrum, every choice of triplets, every x0 that is the same for all"
 
 
 def sharp_lipschitz(coefficient: int = 3) -> Proof:
-    """The gradient's best Lipschitz constant on the ball is ``|c| + 3 R^2`` (Frobenius: ``||W0||_2 + 3 R^2``).
+    """Where ``||A||, ||B|| <= R`` the gradient's best Lipschitz constant is ``|c| + 3 R^2`` (``||W0||_2 + 3 R^2``).
 
     ``|Hess[d, d]| <= R^2 (x + y)^2 + 2 (|c| + R^2) x y`` with ``x = ||dB||``, ``y = ||dA||``, ``x^2 + y^2 = 1``;
-    attained at ``B = -R u1``, ``A = R v1^T`` along ``(u1, -v1^T)/sqrt 2``.
+    attained at ``B = -R u``, ``A = R v^T`` along ``(u, -v^T)/sqrt 2``, with v a unit vector and ``u = sign(c) v``
+    (Frobenius loss, in brackets: u, v the top singular pair of W0).
     """
     sympy = algebra()
     x, y, R, c = sympy.symbols("x y R c", positive=True)
