@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import tomllib
 import zipfile
 
@@ -236,8 +235,7 @@ def test_the_sdist_and_an_archive_of_the_repository_make_the_same_wheel(copy, wh
     (sdist,) = tmp_path.glob("*.tar.gz")
     subprocess.run(["git", "archive", "--prefix=tree/", "-o", tmp_path / "tree.tar", "HEAD"], cwd=copy, check=True)
     for number, archive in enumerate((sdist, tmp_path / "tree.tar")):
-        with tarfile.open(archive) as opened:
-            opened.extractall(tmp_path / str(number), filter="data")
+        shutil.unpack_archive(archive, tmp_path / str(number))
         (source,) = (tmp_path / str(number)).iterdir()
         again = zipfile.ZipFile(build(source))
         assert {name: again.read(name) for name in again.namelist()} == packed
