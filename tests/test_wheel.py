@@ -169,6 +169,7 @@ def imports(code):
         elif (
             isinstance(node, ast.Call)
             and ast.unparse(node.func) in ("package", "checks.package")
+            and node.args
             and isinstance(node.args[0], ast.Constant)
         ):
             names = {node.args[0].value}
