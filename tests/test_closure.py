@@ -28,6 +28,8 @@ SMALL = {
     "lorabook/page/ledger.py": "",
     "data/claims/kim.yml": "",
     "data/claims/rushka.yml": "",
+    "data/items/kim.yml": "",
+    "book/errata/kim.slip.py": "",
     "data/published/table.csv": "",
     "data/card.md": "",
     "tools/notebooks.py": "from tools import kernels\n",
@@ -83,10 +85,12 @@ def test_a_cell_that_is_no_plain_python_may_reach_everything(small):
     assert {path for path in SMALL if path.startswith("lorabook/") and path.endswith(".py")} <= small("%run more")
 
 
-def test_a_notebook_uses_the_claim_lists_that_it_names_and_the_ledger_all(small):
+def test_a_notebook_uses_the_claim_lists_that_it_names_and_the_ledger_all_it_shows(small):
     assert small('check("kim.lemma")') == {"data/claims/kim.yml"}
     assert small('check(f"rushka.{name}")', "kim = 1") == {"data/claims/rushka.yml"}
-    assert {"data/claims/kim.yml", "data/claims/rushka.yml"} <= small("from lorabook.page import ledger")
+    shown = {"data/claims/kim.yml", "data/claims/rushka.yml", "data/items/kim.yml", "book/errata/kim.slip.py"}
+    assert shown <= small("from lorabook.page import ledger")
+    assert small('run(folder / "kim.slip.py")') == {"book/errata/kim.slip.py", "data/claims/kim.yml"}
 
 
 def test_the_tables_count_where_they_are_read_and_a_data_card_never(small):

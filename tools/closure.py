@@ -89,14 +89,19 @@ def needs(name):
         start |= set(files("lorabook/**/*.py"))
     package = closure(start)
     beside = {file for folder in {Path(file).parent for file in package} for file in files(f"{folder}/*")}
-    lists = files("data/claims/*.yml")
+    lists = files("data/claims/*.yml", "data/items/*.yml", "book/errata/*.py")  # the ledger shows all of them
     if "lorabook/page/ledger.py" not in package:
         texts = [node.value for tree in cells if tree for node in ast.walk(tree) if isinstance(node, ast.Constant)]
-        lists = [file for file in lists if any(str(text).startswith(f"{Path(file).stem}.") for text in texts)]
+        lists = [file for file in lists if any(named(file, str(text)) for text in texts)]
     tables = files("data/published/*.csv") if "lorabook/inputs/published.py" in package else []
     found = {f"notebooks/{name}.ipynb", *package, *lists, *tables, *files("requirements*.lock")}
     found |= {file for file in beside if not file.endswith(".py")}
     return sorted(found | set(closure(["tools/notebooks.py"])))
+
+
+def named(file, text):
+    """Whether a text in a notebook's code names a claim of this list, or this very file."""
+    return text.endswith(Path(file).name) or file.startswith("data/claims/") and text.startswith(f"{Path(file).stem}.")
 
 
 def state(paths):

@@ -5,7 +5,7 @@ and only this form is used: the product minus ``W2 W1`` would lose every digit o
 The gradient flow is ``dB1/dt = G1 A1^T``, ``dA1/dt = B1^T G1`` and the same for layer 2, with
 ``G1 = (W2 + B2 A2)^T (shift - F)`` and ``G2 = (shift - F)(W1 + B1 A1)^T``.
 
-Not here: its solution (``dynamics``) and what is read off it (``observe``).
+Not here: its solution (``dynamics``) and what is read off it (``observables``).
 """
 
 from __future__ import annotations

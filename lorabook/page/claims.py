@@ -285,7 +285,7 @@ def check(
     Args:
         identifier: ``<source>.<name>``.
         value: the measured number, under the statement as printed.
-        probe: the same number with one hypothesis broken on purpose.
+        probe: the same number for the nearest false statement.
         repair: the same number under the corrected statement.
         constant: the constant that the source lacks or hides.
         over: the range tested: sizes, ranks, horizon, seeds.
