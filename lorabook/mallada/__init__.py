@@ -1,8 +1,9 @@
 """Xu et al. as Mallada tells it: the two phases of LoRA on a two-layer linear network.
 
-Five pages of mathematics:
+One idea per file:
 
 - ``problem``: the objective, its gradient flow, and what a rank-one shift meets in the weights;
+- ``planted``: random problems, and LoRA's starts on them;
 - ``dynamics``: the linearised solution, the flow, the stiff tail, gradient descent, the invariants;
 - ``observables``: singular triplets, alignment, imbalance and their exact speeds;
 - ``scalar``: the growth phase in closed form, the losing adapter, the tangent kernel;
@@ -24,16 +25,14 @@ from lorabook.mallada.observables import (
     shares,
     speeds,
 )
+from lorabook.mallada.planted import generic, isotropic, starts
 from lorabook.mallada.problem import (
     Factors,
     Mode,
     TwoLayer,
-    generic,
     growth_rates,
-    isotropic,
     loss,
     mode,
-    starts,
     terms,
     update,
     velocity,

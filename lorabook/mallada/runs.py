@@ -16,7 +16,8 @@ from lorabook.linalg import random_orthonormal
 from lorabook.mallada import exponents, selection
 from lorabook.mallada.dynamics import flow, linear_solution
 from lorabook.mallada.observables import observe, one_sided
-from lorabook.mallada.problem import Factors, TwoLayer, growth_rates, isotropic, loss, mode, starts, velocity
+from lorabook.mallada.planted import isotropic, starts
+from lorabook.mallada.problem import Factors, TwoLayer, growth_rates, loss, mode, velocity
 from lorabook.mallada.scalar import scalar_product
 
 
