@@ -109,6 +109,13 @@ def test_no_name_of_a_class_is_used_twice():
     assert [name for name, count in names.items() if count > 1] == []
 
 
+@pytest.mark.parametrize("room", sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")))
+def test_a_room_names_each_of_its_files(room):
+    doc = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8")))
+    files = {path.stem for path in (PACKAGE / room).glob("*.py")} - {"__init__"}
+    assert [name for name in sorted(files) if f"``{name}``" not in doc] == []
+
+
 def test_no_module_is_hidden_by_another_thing_of_its_name():
     for path in FILES:
         if path.stem in ("__init__", "__main__"):

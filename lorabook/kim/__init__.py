@@ -10,7 +10,7 @@ One file per idea:
 - ``constants``: restricted strong convexity and smoothness, exact, sampled and hunted;
 - ``laboratory``: named instances and random problems;
 - ``runs``: trap rates, and the theorem held against every point that many starts reach;
-- ``lemmas``: Lemmas B.1 and B.2;
+- ``lemmas``: Lemmas B.1 and B.2; ``proofs``: our own statements, proved by machine;
 - ``decay``: Lemma 1, and AdamW;
 - ``network``: a small real network; ``certificate``: of a checkpoint, and the way out of a trap.
 

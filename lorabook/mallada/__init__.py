@@ -7,7 +7,9 @@ One idea per file:
 - ``dynamics``: the linearised solution, the flow, the stiff tail, gradient descent, the invariants;
 - ``observables``: singular triplets, alignment, imbalance and their exact speeds;
 - ``scalar``: the growth phase in closed form, the losing adapter, the tangent kernel;
-- ``exponents``: powers of the start's size, measured, predicted and printed.
+- ``selection``: the speed at which one adapter leaves the other behind;
+- ``exponents``: powers of the start's size, measured, predicted and printed;
+- ``network``: the stand-in for the talk's ViT; ``runs``: the experiments of the pages.
 
 House letters: ``sigma_W2`` of the talk is ``||W2^T u||`` here, and ``T_c = c log(1/alpha) / s1``.
 """

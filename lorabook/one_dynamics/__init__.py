@@ -1,11 +1,12 @@
 """One dynamics: what the four sources share, each with its own letters.
 
-Four pages of mathematics, and the only rooms that know more than one source:
+Four pages of mathematics and their proofs, in a room that knows more than one source:
 
 - ``early``: the linear phase, by one routine on all four problems, against each source's own dynamics;
 - ``course``: what follows: one scalar exchange, and six starts on one problem;
 - ``races``: which adapter, subspace or minimum is selected;
-- ``angles``: when the gradient's direction is the target's, and by how much it is not.
+- ``angles``: when the gradient's direction is the target's, and by how much it is not;
+- ``proofs``: these statements, proved by machine.
 """
 
 from lorabook.one_dynamics.angles import (
