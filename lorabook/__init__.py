@@ -1,6 +1,6 @@
 """An executable companion to four sources on how low-rank adaptation learns.
 
-- at the root, the mathematics of no source: ``checks device measure linalg flow descent linear_phase riccati``;
+- at the root, the mathematics of no source: ``checks device measure linalg flow descent linear_phase riccati exact``;
 - ``page``: what a page is made of; ``inputs``: what is read from outside;
 - ``mallada``, ``lora_one``, ``rushka``, ``kim``: one source each, none of which knows another;
 - ``adapters``: tools for adapters that HF PEFT makes and saves;

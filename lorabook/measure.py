@@ -1,4 +1,4 @@
-"""The few measures that every notebook takes of a run: relative distance, slopes, first passages."""
+"""The few measures that every notebook takes of a run: relative distance, slopes, first passages, rates."""
 
 from __future__ import annotations
 
@@ -56,3 +56,11 @@ def first_passage(
         # from a sample that is not finite there is nothing to interpolate
         found = torch.where((k[0] > 0) & y0.isfinite(), t0 + share * (found - t0), found)
     return torch.where(there.any(0), found, torch.nan)
+
+
+def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval for a binomial rate."""
+    if not 0 <= hits <= count or count < 1:
+        raise ValueError(f"A rate needs 0 <= hits <= count and a count >= 1; got {hits} of {count}.")
+    centre, spread = hits + z**2 / 2, z * (hits * (count - hits) / count + z**2 / 4) ** 0.5
+    return max(0.0, (centre - spread) / (count + z**2)), min(1.0, (centre + spread) / (count + z**2))

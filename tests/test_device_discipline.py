@@ -50,6 +50,8 @@ NUMBERS = {
     "rushka.runs.passing_time",
     "rushka.runs.saddle_error",
     "rushka.trace.error_floor",
+    "rushka.trace.largest_step",
+    "measure.wilson",
     "rushka.trace.expected_squared_error",
 }
 

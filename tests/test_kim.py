@@ -7,7 +7,7 @@ import torch
 from device_discipline import no_hidden_host_transfers
 from scipy.optimize import minimize
 
-from lorabook import kim, linalg
+from lorabook import kim, linalg, measure
 from lorabook.device import DTYPE, generator, normal
 from lorabook.inputs import digits, published
 
@@ -680,8 +680,8 @@ def test_the_truth_is_certified_as_optimal():
 
 
 def test_wilson_intervals_are_the_known_ones():
-    assert kim.runs.wilson(0, 100) == pytest.approx((0.0, 0.0370), abs=5e-5)
-    assert kim.runs.wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=5e-5)
+    assert measure.wilson(0, 100) == pytest.approx((0.0, 0.0370), abs=5e-5)
+    assert measure.wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=5e-5)
 
 
 def test_published_tables_are_complete():
@@ -739,9 +739,9 @@ def test_on_either_side_of_the_border_descent_ends_where_it_says(share, end):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_gap_at_a_certified_trap_lies_between_its_two_sides(name):
     problem = kim.laboratory.instance(name)
-    below, gap, above = kim.runs.two_sides(
-        problem, *problem.spurious_factors(), float(torch.linalg.eigvalsh(problem.H)[-1])
-    )
+    B, A = problem.spurious_factors()
+    gap = float(kim.landscape.full_objective(problem, B @ A) - kim.landscape.full_objective(problem, problem.solution))
+    below, above = kim.certificate.two_sides(problem, B, A, float(torch.linalg.eigvalsh(problem.H)[-1]))
     assert 0 < below < gap < above < 1.3 * gap
 
 
@@ -835,7 +835,7 @@ def test_the_gap_at_a_certified_trap_lies_between_its_two_sides(name):
         (lambda: kim.certificate.append_pair(draw(3, 1), draw(1, 3), draw(4, 3), 0.1), "different shapes"),
         (lambda: kim.certificate.append_pair(draw(3, 2), draw(1, 3), draw(3, 3), 0.1), "ranks 2 and 1 differ"),
         (lambda: kim.certificate.append_pair(draw(3, 3), draw(3, 3), draw(3, 3), 0.1), "already have every rank"),
-        (lambda: kim.runs.wilson(3, 0), "hits <= count"),
+        (lambda: measure.wilson(3, 0), "hits <= count"),
         (
             lambda: kim.decay.adam(kim.laboratory.instance("strict"), draw(2, 3, 1), draw(2, 1, 3), 1e-2, 0, True),
             "steps must be a whole number >= 1",

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lorabook import checks
 from lorabook.kim.descent import Descended, train
+from lorabook.kim.landscape import full_objective
 from lorabook.linalg import balance
 
 SILENT = "not stationary: the theorem is silent"
@@ -85,3 +86,12 @@ def restart_with_rank(problem, B: Tensor, A: Tensor, size: float = 1e-2, **optio
     """Append the top pair and train on: the way out of a rank-saturated point, for a batch (S, ...)."""
     B, A = append_pair(B, A, problem.gradient(B @ A), size)
     return train(problem, B, A, **options)
+
+
+def two_sides(problem, B: Tensor, A: Tensor, beta: float) -> tuple[float, float]:
+    """Sides of ``(||G|| - lam)^2/(2 beta) <= F - F* <= (1 - 1/E) F`` at a stationary point with ``E >= 1``.
+
+    Holds when: the loss is convex, not negative and ``beta``-smooth.  Proof: :func:`lorabook.kim.proofs.two_sided`.
+    """
+    G = float(torch.linalg.matrix_norm(problem.gradient(B @ A), 2))
+    return (G - problem.lam) ** 2 / (2 * beta), (1 - problem.lam / G) * float(full_objective(problem, B @ A))

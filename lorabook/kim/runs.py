@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lorabook import flow
+from lorabook import flow, measure
 from lorabook.device import generator
 from lorabook.kim.constants import exact_constants
 from lorabook.kim.descent import SADDLE, UNCONVERGED, Descended, starts, train
 from lorabook.kim.laboratory import instance
-from lorabook.kim.landscape import full_objective
+from lorabook.kim.landscape import factored_gradient, full_objective
 from lorabook.kim.problem import DecoyFamily
 from lorabook.kim.theorem import Spine, bound, least_norm, spine
 
@@ -56,7 +56,7 @@ def trap_rates(problem, rank: int, count: int, settings, seed: int = 0, **option
         found = spurious(problem, trained, optimum)
         hits = int(found.sum())
         lost, saddles = (int((trained.status == kind).sum()) for kind in (UNCONVERGED, SADDLE))
-        answers.append(Rate(hits / count, *wilson(hits, count), lost, saddles, trained, found))
+        answers.append(Rate(hits / count, *measure.wilson(hits, count), lost, saddles, trained, found))
     return answers
 
 
@@ -81,14 +81,6 @@ def _known(problem) -> Tensor:
             f"A rate of traps needs a problem whose solution is known; a {type(problem).__name__} has none."
         )
     return problem.solution
-
-
-def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval for a binomial rate."""
-    if not 0 <= hits <= count or count < 1:
-        raise ValueError(f"A rate needs 0 <= hits <= count and a count >= 1; got {hits} of {count}.")
-    centre, spread = hits + z**2 / 2, z * (hits * (count - hits) / count + z**2 / 4) ** 0.5
-    return max(0.0, (centre - spread) / (count + z**2)), min(1.0, (centre + spread) / (count + z**2))
 
 
 class Surveyed(NamedTuple):
@@ -171,14 +163,10 @@ def basin_border(problem: DecoyFamily, sizes, horizon: float = 60.0, rounds: int
     low, high = torch.zeros_like(sizes), torch.full_like(sizes, 27.6)  # logarithms
     rows = problem.shape[0]
 
-    def velocity(state):
-        B, A = state
-        G = problem.gradient(B @ A)
-        return -G @ A.mT - problem.lam * B, -B.mT @ G - problem.lam * A
-
+    velocity = lambda state: tuple(-gradient for gradient in factored_gradient(problem, *state))
     for _ in range(rounds):
-        grid = low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, wide).to(sizes)
-        A = torch.zeros(grid.numel(), 1, rows).to(sizes)
+        grid = low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, wide, dtype=sizes.dtype, device=sizes.device)
+        A = sizes.new_zeros(grid.numel(), 1, rows)
         A[:, 0, 0], A[:, 0, 1] = 1.0, grid.flatten().exp()
         A = sizes.repeat_interleave(wide)[:, None, None] * A / A.norm(dim=(1, 2), keepdim=True)
         B, A = flow.integrate(velocity, (torch.zeros_like(A.mT), A), [horizon], rtol=1e-8).states
@@ -187,11 +175,3 @@ def basin_border(problem: DecoyFamily, sizes, horizon: float = 60.0, rounds: int
         first = decoy.to(torch.int8).argmax(1)
         low, high = (grid.gather(1, (first - k)[:, None])[:, 0] for k in (1, 0))
     return ((low + high) / 2).exp()
-
-
-def two_sides(problem, B: Tensor, A: Tensor, beta: float) -> tuple[float, float, float]:
-    """Lower side, gap and upper side of ``(||G|| - lam)^2/(2 beta) <= F - F* <= (1 - 1/E) F`` at a stationary point."""
-    G = float(torch.linalg.matrix_norm(problem.gradient(B @ A), 2))
-    F = float(full_objective(problem, B @ A))
-    gap = F - float(full_objective(problem, _known(problem)))
-    return (G - problem.lam) ** 2 / (2 * beta), gap, (1 - problem.lam / G) * F

@@ -18,6 +18,7 @@ from lorabook.rushka.trace import (
     error_floor,
     expected_squared_error,
     full_rank_flow,
+    largest_step,
     relative_error,
     time_to_residual,
     trace_flow,

@@ -10,6 +10,7 @@ from torch import Tensor
 from lorabook import flow
 from lorabook.device import DTYPE, default_device, generator
 from lorabook.rushka.algorithm import Gradient, descend
+from lorabook.rushka.trace import largest_step
 
 CHECKPOINTS = 64  # times in (0, T] at which descent and flow are compared
 
@@ -102,11 +103,10 @@ def interpolant_misfit(gradients: tuple[Gradient, Gradient], B: Tensor, A: Tenso
 def converging_steps(size: float, trace: float, count: int, iterations: int, seed: int) -> tuple[Tensor, Tensor]:
     """Random steps in [1/4, 5/4] of the edge, over that, and which of them reach the limit: (count,) each.
 
-    The edge is ``min(8/(N + sqrt(N^2 + 16 c^2)), 1/|c|)``, the root of ``s^2 c^2 + s N = 4`` or 1/|c|; found by trial.
-    Simultaneous descent from ``B0 = 0``, ``||A0||^2 = size``; both factors stay multiples of A0, so two numbers a step
-    carry it.
+    The edge is :func:`lorabook.rushka.largest_step`.  Simultaneous descent from ``B0 = 0``, ``||A0||^2 = size``; both
+    factors stay multiples of A0, so two numbers a step carry it.
     """
-    top = min(8 / (size + math.hypot(size, 4 * trace)), 1 / abs(trace))
+    top = largest_step(trace, size)
     shares = 0.25 + torch.rand(count, generator=generator(seed), dtype=DTYPE, device="cpu").to(default_device())
     b, a = torch.zeros_like(shares), torch.ones_like(shares)
     for _ in range(iterations):

@@ -190,6 +190,16 @@ def error_floor(n: int, r: int) -> float:
     return math.sqrt(n / r - 1)
 
 
+def largest_step(trace: float, size: float) -> float:
+    """Step below which simultaneous descent from ``B0 = 0``, ``||A0||^2 = size`` arrives, but for single steps.
+
+    ``min(8/(N + sqrt(N^2 + 16 c^2)), 1/|c|)``: the root of ``s^2 c^2 + s N = 4``, or 1/|c|.
+
+    Not in the paper.  Found by trial.
+    """
+    return min(8 / (size + math.hypot(size, 4 * trace)), 1 / abs(trace))
+
+
 def _rank(n: int, r: int) -> None:
     if not 1 <= r <= n:
         raise ValueError(f"The rank {r} must lie between 1 and the dimension {n}.")
