@@ -787,5 +787,5 @@ def test_pretraining_leaves_what_the_hidden_layer_cannot_hold():
 
 def test_turned_weights_have_the_singular_values_asked_for():
     base = mallada.isotropic((3, 5, 4), device.generator(1), 1.0, 2.0, 1.0, count=4, device=CPU)
-    turned = runs.turned_weights(base, 1.3, 3.0, device.generator(2))
+    turned = mallada.planted.turned_weights(base, 1.3, 3.0, device.generator(2))
     assert torch.allclose(torch.linalg.svdvals(turned.W2), numbers(3.0, 3.0, 1.3).expand(4, 3))

@@ -5,6 +5,8 @@ Draws are the same on every device.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from lorabook import checks
@@ -72,6 +74,15 @@ def generic(
     W2 = W2 * (weight / (W2.mT @ u).norm(dim=-2, keepdim=True))
     W1 = W1 * (ratio[..., None, None] * weight / (W1 @ v).norm(dim=-2, keepdim=True))
     return TwoLayer(W1, W2, sigma * u @ v.mT)
+
+
+def turned_weights(base: TwoLayer, low: float, high: float, source: torch.Generator) -> TwoLayer:
+    """``base`` with W2 multiplied from the left by a symmetric matrix of eigenvalues ``high`` and, along a random
+    direction, ``low``."""
+    m = base.W2.shape[-2]
+    along = torch.stack([random_orthonormal(m, 1, source, base.W2.device) for _ in range(base.W2.shape[0])])
+    eye = torch.eye(m, dtype=base.W2.dtype, device=base.W2.device)
+    return replace(base, W2=(high * eye + (low - high) * along @ along.mT) @ base.W2)
 
 
 def starts(

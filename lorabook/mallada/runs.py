@@ -12,7 +12,6 @@ import torch
 
 from lorabook import measure
 from lorabook.device import DTYPE
-from lorabook.linalg import random_orthonormal
 from lorabook.mallada import exponents, selection
 from lorabook.mallada.dynamics import flow, linear_solution
 from lorabook.mallada.observables import observe, one_sided
@@ -161,12 +160,3 @@ def pretrained_distance(target: torch.Tensor, hidden: int) -> float:
     U, s, Vh = torch.linalg.svd(target, full_matrices=False)
     W2, W1 = U[:, :hidden] * s[:hidden].sqrt(), s[:hidden].sqrt()[:, None] * Vh[:hidden]
     return float((W2 @ W1 - target).norm() / target.norm())
-
-
-def turned_weights(base: TwoLayer, low: float, high: float, source: torch.Generator) -> TwoLayer:
-    """``base`` with W2 multiplied from the left by a symmetric matrix of eigenvalues ``high`` and, along a random
-    direction, ``low``."""
-    m = base.W2.shape[-2]
-    along = torch.stack([random_orthonormal(m, 1, source, base.W2.device) for _ in range(base.W2.shape[0])])
-    eye = torch.eye(m, dtype=base.W2.dtype, device=base.W2.device)
-    return replace(base, W2=(high * eye + (low - high) * along @ along.mT) @ base.W2)
