@@ -13,7 +13,7 @@ from itertools import zip_longest
 import pytest
 from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError
 
-from lorabook.page import claims
+from lorabook.page import claims, lists
 
 # What a verdict's record holds, and what it is called on its card.
 NUMBERS = {
@@ -145,9 +145,9 @@ def claim_moved(old, new):
         if old.get(key) != new.get(key):
             lines.append(f"    {name}: {old.get(key, 'nothing')} -> {new.get(key, 'nothing')}")
     try:
-        claim = claims.find(old["id"])
+        claim = lists.find(old["id"])
         return [*lines, f"    wanted: {claim.wanted() if claim.band else claim.reason}"]
-    except claims.ClaimError as error:
+    except lists.ClaimError as error:
         return [*lines, f"    {error}"]
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lorabook.page import claims
-from lorabook.page.claims import ClaimError
+from lorabook.page import claims, lists
+from lorabook.page.lists import ClaimError
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 ENTRY = {
@@ -50,11 +50,11 @@ def write(monkeypatch, tmp_path):
     def write(entries, name="demo"):
         text = {"source": name, "title": "Demo & Co", "version": "v1.", "read": "2026-01-01", "claims": entries}
         (tmp_path / f"{name}.yml").write_text(yaml.safe_dump(text))
-        claims.load.cache_clear(), claims._read.cache_clear()
+        lists.load.cache_clear(), lists._read.cache_clear()
 
-    monkeypatch.setattr(claims, "LISTS", tmp_path)
+    monkeypatch.setattr(lists, "LISTS", tmp_path)
     yield write
-    claims.load.cache_clear(), claims._read.cache_clear()
+    lists.load.cache_clear(), lists._read.cache_clear()
 
 
 @pytest.fixture
@@ -78,8 +78,7 @@ def test_a_proof_that_goes_through_is_said_and_one_that_does_not_takes_the_verdi
     data, metadata = verdict._repr_mimebundle_()
     assert "holds, proved</span>" in data["text/html"] and metadata["lorabook"]["proof"] == "every x in [0, 1]"
     assert (
-        claims.Verdict(claims.find("demo.proved"), **{k: v for k, v in verdict.record().items() if k != "id"})
-        == verdict
+        claims.Verdict(lists.find("demo.proved"), **{k: v for k, v in verdict.record().items() if k != "id"}) == verdict
     )
     verdict = claims.check("demo.proved", value=0.5, probe=2.0, proof=(False, "not near x = 1"))
     assert verdict.verdict == "holds in the range tested" and not verdict.proof
@@ -197,12 +196,12 @@ def test_not_testable_gives_the_reason_of_the_list_and_only_that(demo):
 )
 def test_numbers_are_read_as_far_as_they_are_reproducible(write, band, floor, number, rounded):
     write([entry(band=band, floor=floor)])
-    assert claims.find("demo.a").rounded(number) == rounded and claims.find("demo.a").rounded(None) == ""
+    assert lists.find("demo.a").rounded(number) == rounded and lists.find("demo.a").rounded(None) == ""
 
 
 def test_above_its_ceiling_a_number_is_read_as_a_bound(write):
     write([entry(ceiling=0.1)])
-    read = claims.find("demo.a").rounded
+    read = lists.find("demo.a").rounded
     assert [read(0.412), read(-1.7), read(0.1)] == ["above 0.1", "above 0.1", "0.1"]
 
 
@@ -222,7 +221,7 @@ def test_above_its_ceiling_a_number_is_read_as_a_bound(write):
 )
 def test_bands_are_said_in_words(write, band, words):
     write([entry(band=band)])
-    assert claims.find("demo.a").wanted() == words
+    assert lists.find("demo.a").wanted() == words
 
 
 def test_a_verdict_is_shown_as_a_card_and_kept_as_a_record(demo):
@@ -244,7 +243,7 @@ def test_a_verdict_is_shown_as_a_card_and_kept_as_a_record(demo):
         }
     }
     record = dict(metadata["lorabook"])
-    assert claims.Verdict(claims.find(record.pop("id")), **record) == verdict
+    assert claims.Verdict(lists.find(record.pop("id")), **record) == verdict
 
 
 def test_hypotheses_with_pipes_keep_their_columns():
@@ -290,16 +289,16 @@ def test_hypotheses_with_pipes_keep_their_columns():
 def test_an_incomplete_or_malformed_entry_is_refused(write, changed):
     write([entry(**changed)])
     with pytest.raises(ClaimError, match=r"^The claim demo\.a is (incomplete|malformed): "):
-        claims.load("demo")
+        lists.load("demo")
 
 
 def test_a_doubled_entry_and_one_without_a_name_are_refused(write):
     write([entry(), entry()])
     with pytest.raises(ClaimError, match=r"The claim demo\.a stands twice in demo\.yml"):
-        claims.load("demo")
+        lists.load("demo")
     write([entry(id=None)])
     with pytest.raises(ClaimError, match=r"A claim in demo\.yml has no id"):
-        claims.load("demo")
+        lists.load("demo")
 
 
 HEAD = "title: Demo\nversion: v1\nread: 2026-01-01\n"
@@ -326,28 +325,26 @@ def test_a_list_that_cannot_be_read_is_named_in_one_sentence_with_the_line(write
     write([entry()])
     (tmp_path / "demo.yml").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ClaimError) as caught:
-        claims.load("demo")
+        lists.load("demo")
     assert str(caught.value) == f"data/claims/demo.yml cannot be read: {trouble}"
 
 
 def test_what_editors_and_systems_leave_beside_a_list_is_no_source(demo, tmp_path):
     (tmp_path / ".#demo.yml").symlink_to("someone@a-machine.1234")
     (tmp_path / "._demo.yml").write_bytes(b"\xff")
-    assert claims.sources() == ["demo"]
+    assert lists.sources() == ["demo"]
 
 
-REAL = [(source, claim) for source in claims.sources() for claim in claims.load(source).values()]
+REAL = [(source, claim) for source in lists.sources() for claim in lists.load(source).values()]
 NAMES = [claim.id for _, claim in REAL]
 
 
-@pytest.mark.parametrize("source", claims.sources())
+@pytest.mark.parametrize("source", lists.sources())
 def test_a_list_says_what_was_read_and_when(source):
-    head = claims._read(source)
-    assert head["source"] == source and claims.title(source).strip()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d", head["read"]) and claims.version(source).endswith(
-        f"Read on {head['read']}."
-    )
-    assert len(claims.load(source)) == len(head["claims"]) > 0
+    head = lists._read(source)
+    assert head["source"] == source and lists.title(source).strip()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", head["read"]) and lists.version(source).endswith(f"Read on {head['read']}.")
+    assert len(lists.load(source)) == len(head["claims"]) > 0
 
 
 @pytest.mark.parametrize("claim", [claim for _, claim in REAL], ids=NAMES)
@@ -368,10 +365,10 @@ def test_an_entry_can_be_shown(claim):
         assert claim.ruled_out, "a suspected failure says what else was ruled out"
 
 
-@pytest.mark.parametrize("source", claims.sources())
+@pytest.mark.parametrize("source", lists.sources())
 def test_no_text_has_swallowed_a_backslash(source):
     # in YAML's double quotes "\tau" is a tab and "au"
-    for raw in claims._read(source)["claims"]:
+    for raw in lists._read(source)["claims"]:
         for key, text in raw.items():
             assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", str(text)), (raw["id"], key)
 

@@ -23,8 +23,17 @@ from lorabook.rushka import printed, runs
 
 f64 = torch.float64
 #: Rooms without tensors, and routines that take and give none.
-TEXT = {"exact", "inputs.published", "kim.proofs", "one_dynamics.proofs", "page.claims", "page.ledger", "page.letters"}
-TEXT |= {"page.parameters", "rushka.proofs"}
+TEXT = {
+    "exact",
+    "inputs.published",
+    "kim.proofs",
+    "one_dynamics.proofs",
+    "page.claims",
+    "page.ledger",
+    "page.letters",
+    "page.lists",
+}
+TEXT |= {"page.lists", "page.parameters", "rushka.proofs"}
 NUMBERS = {
     "checks.batch",
     "checks.count",

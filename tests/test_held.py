@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from lorabook.page import claims
+from lorabook.page import claims, lists
 from tests import held
 
 CLAIM, ANOTHER = "kim.table-2-network", "kim.table-1-random"
@@ -29,7 +29,7 @@ def test_a_moved_value_is_told_as_old_and_new_with_its_band_and_the_verdict_that
         f'  {CLAIM}: the verdict stays "holds in the range tested"',
         "    value: 10 -> 12",
         "    counter-probe: 1.65 -> 1.58",
-        f"    wanted: {claims.find(CLAIM).wanted()}",
+        f"    wanted: {lists.find(CLAIM).wanted()}",
     ]
 
 
@@ -76,7 +76,7 @@ def test_a_claim_that_is_not_testable_is_told_with_its_reason():
     old = {"id": "kim.figure-1-ranks", "verdict": "not testable here"}
     assert held.claim_moved(old, old | {"note": "a word"})[1:] == [
         "    note: nothing -> a word",
-        f"    wanted: {claims.find('kim.figure-1-ranks').reason}",
+        f"    wanted: {lists.find('kim.figure-1-ranks').reason}",
     ]
 
 
@@ -131,7 +131,7 @@ def test_a_changed_constant_fails_with_heading_claim_values_band_verdict_and_com
                 "small.ipynb, cell 2 (Table 2): what it prints has moved.",
                 f'  {CLAIM}: the verdict stays "holds in the range tested"',
                 "    value: 10 -> 12",
-                f"    wanted: {claims.find(CLAIM).wanted()}",
+                f"    wanted: {lists.find(CLAIM).wanted()}",
                 "If this is meant, type: make reference NOTEBOOKS=small",
                 "and read what `git diff` shows.",
             ]

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 import lorabook
-from lorabook.page import claims, ledger
-from lorabook.page.claims import ClaimError
+from lorabook.page import claims, ledger, lists
+from lorabook.page.lists import ClaimError
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 BASE = {
@@ -55,10 +55,10 @@ def demo(monkeypatch, tmp_path):
             "claims": entries,
         }
         (tmp_path / "lists" / f"{name}.yml").write_text(yaml.safe_dump(text))
-    monkeypatch.setattr(claims, "LISTS", tmp_path / "lists")
-    claims.load.cache_clear(), claims._read.cache_clear()
+    monkeypatch.setattr(lists, "LISTS", tmp_path / "lists")
+    lists.load.cache_clear(), lists._read.cache_clear()
     yield tmp_path
-    claims.load.cache_clear(), claims._read.cache_clear()
+    lists.load.cache_clear(), lists._read.cache_clear()
 
 
 def page(folder, name, *verdicts):
@@ -166,9 +166,9 @@ def test_errata_are_counted_by_grade_beside_what_is_no_longer_called_one(collect
     wrong = next(verdict for _, verdict in collected if verdict.verdict == claims.FAILS)
     graded = dataclasses.replace(wrong, claim=dataclasses.replace(wrong.claim, grade="slip"))
     gone = [{"id": "demo.old", "date": "2026-01-02", "now": "withdrawn", "why": "It was right."}]
-    monkeypatch.setattr(claims, "withdrawn", lambda source: gone if source == "demo" else [])
+    monkeypatch.setattr(lists, "withdrawn", lambda source: gone if source == "demo" else [])
     table = ledger.grades([("page", graded)])
-    assert table.header == ("source", *claims.GRADES, "errata", "no longer called one")
+    assert table.header == ("source", *lists.GRADES, "errata", "no longer called one")
     assert table.rows == (("Demo", "1", "0", "0", "0", "1", "1"),)
     own = dataclasses.replace(graded, claim=dataclasses.replace(graded.claim, kind="beyond"))
     assert ledger.grades([("page", own)]).rows == (("Demo", "0", "0", "0", "0", "0", "1"),)
@@ -200,12 +200,12 @@ def test_the_table_goes_source_by_source_and_in_each_by_its_list_whatever_notebo
 
 
 def test_the_ledger_has_the_order_of_the_book_and_forgets_no_source(root):
-    assert sorted(ledger.CHAPTERS) == claims.sources()
+    assert sorted(ledger.CHAPTERS) == lists.sources()
     contents = yaml.safe_load((root / "_toc.yml").read_text())
     pages = " ".join(chapter["file"] for part in contents["parts"] for chapter in part["chapters"])
     places = [pages.index(f"notebooks/{source}") for source in ledger.CHAPTERS]
     assert places == sorted(places)
-    wanted = [name.replace(".", "-") for source in ledger.CHAPTERS for name in claims.load(source)]
+    wanted = [name.replace(".", "-") for source in ledger.CHAPTERS for name in lists.load(source)]
     assert names(ledger.table(ledger.collect(NOTEBOOKS))) == wanted
 
 
@@ -236,7 +236,7 @@ def test_errata_say_what_is_printed_what_is_right_the_numbers_what_was_ruled_out
 
 
 def test_what_is_no_quote_is_not_called_printed():
-    claim = dataclasses.replace(claims.find("kim.loudness"), quote="")
+    claim = dataclasses.replace(lists.find("kim.loudness"), quote="")
     verdict = claims.Verdict(claim, claims.FAILS, value="1")
     text = ledger.Errata([("page", verdict)], claim.id.split(".")[0])._repr_mimebundle_()["text/markdown"]
     assert "**Read as.** " + claim.statement in text and "**Printed.**" not in text
@@ -276,7 +276,7 @@ def test_no_published_verdict_lacks_a_witness_or_a_correction():
 
 
 def test_a_failure_without_its_correction_is_a_loose_end():
-    claim = claims.find("rushka.gradients")
+    claim = lists.find("rushka.gradients")
     assert claim.probe
     verdict = claims.check(claim.id, value=claim.band[1] + 1, probe=claim.band[1] + 2)
     assert len(ledger.loose_ends([("page", verdict)])) == 1

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from lorabook.page import claims, ledger
+from lorabook.page import ledger, lists
 from lorabook.page.letters import typeset
 
 # What a reader should not meet on a page: a letter's English name, doubled bars, a bare subscript, a typed inequality.
@@ -76,8 +76,8 @@ def test_no_card_and_no_erratum_shows_a_raw_formula(root):
 def test_the_check_sees_a_raw_formula():
     raw = [
         text
-        for source in claims.sources()
-        for claim in claims.load(source).values()
+        for source in lists.sources()
+        for claim in lists.load(source).values()
         for text in (claim.measured, claim.probe)
         if RAW.search(html.escape(text))
     ]

@@ -13,7 +13,7 @@ from lorabook import descent, device, lora_one
 from lorabook.inputs import published
 from lorabook.linalg import random_orthonormal, thin_svd, truncate
 from lorabook.lora_one import alignment, peers, planted, rates, runs, starts, tables, toys
-from lorabook.page import claims
+from lorabook.page import lists
 
 f64 = torch.float64
 
@@ -607,7 +607,7 @@ def test_the_tables_are_complete_and_their_arithmetic_is_right():
 
 
 def test_the_claim_list_is_complete():
-    listed = claims.load("lora_one")
+    listed = lists.load("lora_one")
     assert len(listed) >= 40 and all(claim.band or claim.reason for claim in listed.values())
 
 

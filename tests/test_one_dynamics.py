@@ -14,7 +14,7 @@ from scipy.stats import beta as beta_law
 
 from lorabook import device, kim, linalg, lora_one, mallada, measure, rushka
 from lorabook import one_dynamics as one
-from lorabook.page import claims
+from lorabook.page import lists
 
 f64 = torch.float64
 SEEDS = (0, 1, 2)
@@ -462,7 +462,7 @@ def test_every_line_of_the_table_of_theorems_shows_the_verdict_of_the_claim_it_l
             re.findall(r"\(#claim-([\w-]+)\)", line),
             re.findall(r"ledger\.ipynb::verdict-([\w.-]+):s`", line),
         )
-        assert anchor == claim.replace(".", "-") and claims.find(claim)
+        assert anchor == claim.replace(".", "-") and lists.find(claim)
 
 
 def test_no_room_below_knows_this_one():

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 import lorabook
 from lorabook.__main__ import main
-from lorabook.page import claims
+from lorabook.page import claims, lists
 
 slow = pytest.mark.slow
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
@@ -40,11 +40,11 @@ import importlib, json, pkgutil, sys, lorabook
 for one in pkgutil.walk_packages(lorabook.__path__, "lorabook."):
     importlib.import_module(one.name)
 from lorabook.inputs import published
-from lorabook.page import claims
+from lorabook.page import claims, lists
 print(json.dumps({
     "files": sorted({m.__file__ for n, m in sys.modules.items() if n.startswith("lorabook") and m.__file__}),
-    "data": [str(claims.LISTS), str(published.FOLDER)],
-    "claims": sorted(claim for source in claims.sources() for claim in claims.load(source)),
+    "data": [str(lists.LISTS), str(published.FOLDER)],
+    "claims": sorted(claim for source in lists.sources() for claim in lists.load(source)),
     "tables": {path.stem: len(published.read(path.stem)) for path in sorted(published.FOLDER.glob("*.csv"))},
     "version": lorabook.__version__,
 }))
@@ -145,7 +145,7 @@ def test_there_is_one_version(root, capsys):
 
 
 def test_a_clone_on_the_path_reads_its_own_data(root):
-    assert claims.LISTS == root / "data" / "claims"
+    assert lists.LISTS == root / "data" / "claims"
 
 
 def test_the_rooms_in_the_readme_and_in_the_package_are_those_that_there_are(root):
@@ -246,7 +246,7 @@ def test_the_sdist_and_an_archive_of_the_repository_make_the_same_wheel(copy, wh
 def test_every_module_claim_list_and_table_is_found_in_an_installed_wheel(place):
     found = json.loads(right(run(place / "env/bin/python", "-c", MODULES, cwd=place)))
     assert {path.startswith(f"{place}/env/") for path in found["files"] + found["data"]} == {True}
-    assert found["claims"] == sorted(claim for source in claims.sources() for claim in claims.load(source))
+    assert found["claims"] == sorted(claim for source in lists.sources() for claim in lists.load(source))
     assert found["tables"] and min(found["tables"].values()) > 0 and found["version"] == lorabook.__version__
 
 
@@ -255,7 +255,7 @@ def test_an_editable_install_reads_the_data_of_its_clone_and_a_clone_on_the_path
     made = python(tmp_path / "env")
     right(run(*PIP, "--python", made, "install", *BUILT, "--ignore-installed", "-e", copy, cwd=tmp_path))
     ask = (
-        "from lorabook.inputs import published; from lorabook.page import claims; print(claims.LISTS, published.FOLDER)"
+        "from lorabook.inputs import published; from lorabook.page import claims; print(lists.LISTS, published.FOLDER)"
     )
     for home, variables in ((copy, {}), (root, {"PYTHONPATH": str(root)})):
         said = right(run(made, "-c", ask, cwd=tmp_path, **variables))

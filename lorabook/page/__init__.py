@@ -1,7 +1,7 @@
 """What a page is made of.
 
 - ``parameters``: the first cell of a notebook, checked;
-- ``claims``: the claim lists, and verdicts computed from a run;
+- ``lists``: the claim lists and the sources' statements; ``claims``: verdicts computed from a run;
 - ``figures``: kinds of figures and tables, drawn in the page's ink;
 - ``letters``: plain words with Greek letters and indices, typeset;
 - ``ledger``: all verdicts of the book, collected from the executed notebooks.

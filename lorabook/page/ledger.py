@@ -11,12 +11,11 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import yaml
-
 import lorabook
-from lorabook.page import claims, figures
-from lorabook.page.claims import Claim, ClaimError, Verdict
+from lorabook.page import claims, figures, lists
+from lorabook.page.claims import Verdict
 from lorabook.page.letters import typeset
+from lorabook.page.lists import Claim, ClaimError
 
 MARKS = {
     claims.HOLDS: "✓ holds",
@@ -52,7 +51,7 @@ def collect(folder: str | Path = "") -> list[tuple[str, Verdict]]:
                 record = dict(output.get("metadata", {}).get(claims.METADATA, {}))
                 if not record:
                     continue
-                claim = claims.find(record.pop("id"))
+                claim = lists.find(record.pop("id"))
                 if claim.id in seen:
                     raise ClaimError(f"{claim.id} is checked in {seen[claim.id]} and again in {path.stem}.")
                 seen[claim.id] = path.stem
@@ -63,7 +62,7 @@ def collect(folder: str | Path = "") -> list[tuple[str, Verdict]]:
 def unchecked(verdicts: list[tuple[str, Verdict]]) -> list[str]:
     """Ids of the listed claims on which no notebook has a verdict."""
     recorded = {verdict.claim.id for _, verdict in verdicts}
-    return [name for source in claims.sources() for name in claims.load(source) if name not in recorded]
+    return [name for source in lists.sources() for name in lists.load(source) if name not in recorded]
 
 
 def loose_ends(verdicts: list[tuple[str, Verdict]]) -> list[str]:
@@ -78,7 +77,7 @@ def counts(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
         found = [verdict for _, verdict in verdicts if verdict.claim.id.split(".", 1)[0] == source]
         of = Counter(verdict.verdict for verdict in found if printed(verdict))
         ours = [verdict.verdict in HOLDING for verdict in found if not printed(verdict)]
-        rows.append([claims.title(source), *(of[word] for word in claims.VERDICTS), of.total(), sum(ours), len(ours)])
+        rows.append([lists.title(source), *(of[word] for word in claims.VERDICTS), of.total(), sum(ours), len(ours)])
     if len(rows) > 1:
         rows.append(["all", *(sum(row[k] for row in rows) for k in range(1, len(rows[0])))])
     rows = [[*row[:-2], f"{row[-2]} of {row[-1]}"] for row in rows]
@@ -104,17 +103,11 @@ def table(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
     return figures.table(["claim", "source", "kind", "verdict", "statement", "where", "measured"], rows)
 
 
-def items(source: str) -> list[dict]:
-    """The statements of a source in its order, each with ``claims`` or the ``reason`` for none; [] without a list."""
-    path = lorabook.DATA / "items" / f"{source}.yml"
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else []
-
-
 def coverage(source: str) -> figures.Table:
     """Every statement of a source with the claims that treat it, or with the reason why none does."""
     rows = []
-    for item in items(source):
-        links = [f"[{name}](#{target(claims.find(f'{source}.{name}'))})" for name in item.get("claims", [])]
+    for item in lists.items(source):
+        links = [f"[{name}](#{target(lists.find(f'{source}.{name}'))})" for name in item.get("claims", [])]
         rows.append([item["item"], ", ".join(links) or f"– {item['reason']}"])
     return figures.table(["in the source", "claims"], rows)
 
@@ -130,7 +123,7 @@ class Errata:
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         count = len(self.entries)
         blocks = [
-            f"**Version read.** {claims.version(self.source)}",
+            f"**Version read.** {lists.version(self.source)}",
             f"{count} statement{'s do' if count != 1 else ' does'} not hold as printed.",
         ]
         for number, verdict in enumerate(self.entries, 1):
@@ -151,7 +144,7 @@ class Errata:
             blocks.append(
                 f"[**{number}. Location.**]{{#{target(claim, 'erratum')}}} {typeset(_capital(claim.where))}\n\n{lines}"
             )
-            code = claims.witness_code(claim.id)
+            code = lists.witness_code(claim.id)
             if code:
                 blocks.append(f"````{{dropdown}} Check it without this book\n```python\n{code.strip()}\n```\n````")
         blocks += _withdrawn(self.source)
@@ -164,17 +157,17 @@ def grades(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
     rows = []
     for source in in_order():
         found = Counter(v.claim.grade for v in _of(source, verdicts) if v.verdict == claims.FAILS and printed(v))
-        gone = len(claims.withdrawn(source))
+        gone = len(lists.withdrawn(source))
         if found or gone:
-            rows.append([short(source), *(found[grade] for grade in claims.GRADES), found.total(), gone])
-    return figures.table(["source", *claims.GRADES, "errata", "no longer called one"], rows)
+            rows.append([short(source), *(found[grade] for grade in lists.GRADES), found.total(), gone])
+    return figures.table(["source", *lists.GRADES, "errata", "no longer called one"], rows)
 
 
 def _withdrawn(source: str) -> list[str]:
     """What this book once called an error of the source, with the day and the reason."""
     lines = [
         f"- {entry['date']}, `{entry['id']}`: {entry['now']}. {' '.join(entry['why'].split())}"
-        for entry in claims.withdrawn(source)
+        for entry in lists.withdrawn(source)
     ]
     return ["**No longer called an error.**\n\n" + "\n".join(lines)] if lines else []
 
@@ -186,19 +179,19 @@ def target(claim: Claim, kind: str = "claim") -> str:
 
 def short(source: str) -> str:
     """What the book calls the source, without the subject."""
-    return claims.title(source).partition(":")[0]
+    return lists.title(source).partition(":")[0]
 
 
 def in_order() -> list[str]:
     """The sources that have a claim list, in the order of the book."""
     place = {source: number for number, source in enumerate(CHAPTERS)}
-    return sorted(claims.sources(), key=lambda source: (place.get(source, len(place)), source))
+    return sorted(lists.sources(), key=lambda source: (place.get(source, len(place)), source))
 
 
 def _of(source: str, verdicts: list[tuple[str, Verdict]]) -> list[Verdict]:
     """The verdicts on one source, in the order of its claim list."""
     found = {verdict.claim.id: verdict for _, verdict in verdicts}
-    return [found[name] for name in (claims.load(source) if source in claims.sources() else ()) if name in found]
+    return [found[name] for name in (lists.load(source) if source in lists.sources() else ()) if name in found]
 
 
 def _capital(text: str) -> str:
