@@ -201,7 +201,8 @@ def nested(order: int = 1) -> Proof:
     least = (a + b - sympy.sqrt((a + b) ** 2 - 4 * det)) / 2
     slope = order * sympy.diff(least, r)
     root = sympy.symbols("root", positive=True)
-    return bool(slope.subs(sympy.sqrt((a + b) ** 2 - 4 * det), root).is_negative), "every member of the family"
+    falls = bool(slope.subs(sympy.sqrt((a + b) ** 2 - 4 * det), root).is_negative)
+    return falls, "the alpha of every member of the family"
 
 
 def lemma_1_rank(rank_of_gradient: int = 2) -> Proof:

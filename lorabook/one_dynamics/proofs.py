@@ -12,17 +12,22 @@ from lorabook.exact import Proof, algebra, balls, vanishes
 def zero_side(invariant: bool = True) -> Proof:
     """From ``B = 0`` the columns stay in col(D) for every A0 iff col(D) is invariant under S.
 
-    ``B'(0) = S D A0^T``, so ``(1 - P) S P = 0`` is needed; if it holds, ``B' = S (D - BA) A^T`` stays in S col(D).  Two
-    targets at inputs of condition 10 show both sides; ``invariant`` is what the mixed one is said to be not.
+    In a basis whose first vectors span col(D): ``B'(0) = S D A0^T`` has the rows ``u D`` below, u the block of S that
+    couples them to col(D), and ``u D`` vanishes with D of full rank only where u does.  Then the rows of B below obey
+    ``-S_below B_below A A^T``, and stay 0.  ``invariant`` takes u as 0.
     """
     sympy = algebra()
-    S = sympy.diag(10, 3, 1)
-    A0 = sympy.Matrix(1, 2, sympy.symbols("p q"))
-    kept = sympy.Matrix([[1, 0], [0, 1], [0, 0]])  # columns along eigenvectors, though the inputs are not white
-    mixed = sympy.Matrix([[1, 0], [1, 0], [0, 1]])
-    off = lambda D: (sympy.eye(3) - D * (D.T * D).inv() * D.T) * S * D
-    first, second = off(kept) * A0.T, off(mixed if invariant else kept) * A0.T
-    return bool(first.is_zero_matrix and not second.is_zero_matrix), "every S and D"
+    d = sympy.Matrix(2, 2, sympy.symbols("d0:4"))
+    u = sympy.Matrix(1, 2, sympy.symbols("u0:2"))
+    needed = all(map(vanishes, u * d * d.adjugate() - d.det() * u))
+    inside, below = sympy.Matrix(2, 2, sympy.symbols("s0:4")), sympy.symbols("z")
+    coupling = sympy.zeros(1, 2) if invariant else u
+    S = sympy.Matrix([[inside, coupling.T], [coupling, sympy.Matrix([[below]])]])
+    B = sympy.Matrix(2, 2, sympy.symbols("b0:4")).col_join(sympy.zeros(1, 2))
+    A = sympy.Matrix(2, 2, sympy.symbols("a0:4"))
+    speed = S * (d.col_join(sympy.zeros(1, 2)) - B * A) * A.T
+    kept = all(map(vanishes, speed[2, :]))
+    return needed and kept, "every S and A0, every D of rank two in three dimensions; in more, the same blocks"
 
 
 def one_exchange(balanced: bool = True) -> Proof:
