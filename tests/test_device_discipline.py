@@ -330,6 +330,7 @@ def public_routines():
         "one_dynamics",
         "real_fine_tune",
         "adapters",
+        "commands",
         "__main__",
     }  # their own tests look after them
     found = set()

@@ -511,6 +511,15 @@ def test_a_figure_that_cannot_be_written_is_refused_first(saved, tmp_path, capsy
     assert sentence in capsys.readouterr().err and not files(tmp_path)
 
 
+def test_a_figure_that_exists_is_replaced_only_when_asked(saved, tmp_path, capsys):
+    figure = tmp_path / "ranks.svg"
+    figure.write_text("mine")
+    assert run(saved, "--plot", figure) == 1
+    out, err = capsys.readouterr()
+    assert not out and "ranks.svg exists; give another name, or --overwrite" in err and figure.read_text() == "mine"
+    assert run(saved, "--plot", figure, "--overwrite") == 0 and figure.read_text().startswith("<svg")
+
+
 def test_a_figure_that_fails_late_leaves_nothing_behind(saved, tmp_path, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

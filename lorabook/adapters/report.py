@@ -86,11 +86,11 @@ def as_json(adapter: Adapter, measured: list[Measured], verdicts: dict[str, Laye
     return json.dumps(_finite(report), indent=1, allow_nan=False)
 
 
-def write_plot(path: str | Path, measured: list[Measured]) -> None:
+def write_plot(path: str | Path, measured: list[Measured], overwrite: bool = False) -> None:
     """Ranks by module as an SVG file, written whole or not at all."""
     from lorabook.page import figures
 
-    path = plot_file(path)
+    path = plot_file(path, overwrite)
     x = list(range(1, len(measured) + 1))
     # linear up to 1, so that an untrained module stands at 0
     scale: dict[str, Any] = dict(yscale="symlog", ylim=(0, None), width=7.0, height=3.6)
@@ -112,13 +112,15 @@ def write_plot(path: str | Path, measured: list[Measured]) -> None:
         aside.unlink(missing_ok=True)
 
 
-def plot_file(path: str | Path) -> Path:
-    """``path`` if an SVG file can be written there."""
+def plot_file(path: str | Path, overwrite: bool = False) -> Path:
+    """``path`` if an SVG file can be written there, and none would be lost unasked."""
     path = Path(path)
     if path.suffix != ".svg" or path.is_dir():
         raise AdapterError(f"The figure is an SVG file; give a name that ends in .svg, not {path}.")
     if not path.parent.is_dir():
         raise AdapterError(f"There is no folder {path.parent} for the figure.")
+    if path.exists() and not overwrite:
+        raise AdapterError(f"{path} exists; give another name, or --overwrite to replace it.")
     return path
 
 

@@ -1,0 +1,8 @@
+"""The commands of ``lorabook``, one file each; none of them imports torch before it runs.
+
+- ``inspect``: what a saved adapter is, what it does to its base, and whether its training has ended;
+- ``options``: what several commands share: numbers, ``--json``, ``--plot``, progress.
+
+A command's file has ``add(commands)``, which adds its parser, with ``run``, which takes the options and returns the text
+to print, as its default.
+"""

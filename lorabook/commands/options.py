@@ -1,0 +1,80 @@
+"""What several commands share: kinds of numbers, the options of a report, and progress on stderr."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from importlib import import_module
+
+
+def positive(kind: type):
+    """A kind of argument: a positive, finite number."""
+
+    def read(text: str):
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise ValueError
+        return value
+
+    read.__name__ = "positive number"
+    return read
+
+
+def not_negative(kind: type):
+    """A kind of argument: a finite number that is 0 or more."""
+
+    def read(text: str):
+        value = kind(text)
+        if not 0 <= value < float("inf"):
+            raise ValueError
+        return value
+
+    read.__name__ = "number from 0 on"
+    return read
+
+
+def add_report(parser, drawn: str) -> None:
+    """``--json``, ``--plot`` and ``--overwrite``; ``drawn`` says what the figure shows."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--plot", metavar="FILE.svg", help=f"draw {drawn} into this file")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file of the figure if it exists")
+
+
+class Progress:
+    """Long work on stderr: a bar of tqdm on a terminal, else a line every two seconds; short work stays silent."""
+
+    def __init__(self):
+        self.begun = self.last = time.monotonic()
+        self.bar = self.label = None
+        self.tqdm = None
+        if sys.stderr.isatty():
+            try:
+                self.tqdm = import_module("tqdm").tqdm
+            except ImportError:
+                pass
+
+    def __call__(self, line: str) -> None:
+        now = time.monotonic()
+        if self.tqdm and now - self.begun >= 2:
+            self._draw(line)
+        elif not self.tqdm and now - self.last >= 2:
+            self.last = now
+            print(line, file=sys.stderr, flush=True)
+
+    def _draw(self, line: str) -> None:
+        """A line ``3 of 12 modules`` is a bar's place; any other stands in front of it."""
+        place = re.fullmatch(r"(.*?)(\d+) of (\d+) (\w+)", line)
+        done, total, label = (int(place[2]), int(place[3]), place[1] + place[4]) if place else (0, None, line)
+        if self.bar is None or self.bar.total != total or place and self.label != label:
+            self.close()
+            self.bar = self.tqdm(total=total, file=sys.stderr, leave=False)
+        self.label = label
+        self.bar.n = done
+        self.bar.set_description_str(label)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
