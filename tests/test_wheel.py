@@ -254,9 +254,7 @@ def test_every_module_claim_list_and_table_is_found_in_an_installed_wheel(place)
 def test_an_editable_install_reads_the_data_of_its_clone_and_a_clone_on_the_path_its_own(copy, root, tmp_path):
     made = python(tmp_path / "env")
     right(run(*PIP, "--python", made, "install", *BUILT, "--ignore-installed", "-e", copy, cwd=tmp_path))
-    ask = (
-        "from lorabook.inputs import published; from lorabook.page import lists; print(lists.LISTS, published.FOLDER)"
-    )
+    ask = "from lorabook.inputs import published; from lorabook.page import lists; print(lists.LISTS, published.FOLDER)"
     for home, variables in ((copy, {}), (root, {"PYTHONPATH": str(root)})):
         said = right(run(made, "-c", ask, cwd=tmp_path, **variables))
         assert said == f"{home}/data/claims {home}/data/published\n"

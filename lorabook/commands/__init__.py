@@ -3,6 +3,6 @@
 - ``inspect``: what a saved adapter is, what it does to its base, and whether its training has ended;
 - ``options``: what several commands share: numbers, ``--json``, ``--plot``, progress.
 
-A command's file has ``add(commands)``, which adds its parser, with ``run``, which takes the options and returns the text
-to print, as its default.
+A command's file has ``add(commands)``, which adds its parser, with ``run``, which takes the options and returns the
+text to print, as its default.
 """

@@ -57,9 +57,9 @@ def one_step(G: Tensor, gamma: float, rank: int | None = None) -> Tensor:
 
 
 def full(W: Tensor) -> tuple[Tensor, Tensor]:
-    """Full fine-tuning as an adapter: B = 0 is the whole update, A = 1 stays (its force is left out)."""
-    (*lead, _, n) = checks.matrix(W, "W").shape
-    return torch.zeros_like(W), torch.eye(n, dtype=W.dtype, device=W.device).expand(*lead, n, n)
+    """Full fine-tuning as an adapter of rank one: B = 0 (..., m n, 1) is the whole update, A = 1 (..., 1, 1) stays."""
+    checks.matrix(W, "W")
+    return torch.zeros_like(W).flatten(-2)[..., None], torch.ones_like(W[..., :1, :1])
 
 
 def random_like(G: Tensor, seed: int) -> Tensor:

@@ -1,8 +1,8 @@
 """Methods of the table and how they train: every one is a start, a rule and one learning rate.
 
 The update is ``B A`` on each of the open matrices; the forces are ``G A^T`` and ``B^T G`` with G the negative
-gradient on a minibatch.  Full fine-tuning is the same with ``B`` the whole update and ``A = 1`` held fixed.
-Runs that differ in their learning rate are one batch: they see the same minibatches in the same order.
+gradient on a minibatch.  Full fine-tuning is the same with ``B`` the whole update as one column and ``A = 1``, held
+fixed.  Runs that differ in their learning rate are one batch: they see the same minibatches in the same order.
 """
 
 from __future__ import annotations
@@ -50,14 +50,12 @@ class Trained:
     stack: (R, L, m, n) the open matrices at the end.
     at: (O) steps at which was looked; 0 is the start.
     loss: (O, R) on the sentences that were watched.
-    share: (O, R) part of the update's energy in the leading r left singular vectors of G; NaN where nothing moved.
     seconds: of the processor, for the gradients and forces alone.
     """
 
     stack: Tensor
     at: Tensor
     loss: Tensor
-    share: Tensor
     seconds: float
 
 
@@ -172,24 +170,22 @@ def train(
     runs, rates = len(rates), torch.as_tensor(rates, dtype=W.dtype, device=W.device)
     B0, A0 = B0.expand(runs, *B0.shape), A0.expand(runs, *A0.shape)
     batches, fixed = order(len(task), batch, seed + 1), method.start == "full"
-    leading = torch.linalg.svd(G, full_matrices=False)[0][..., :rank]
+    update = lambda B, A: B.squeeze(-1).unflatten(-1, W.shape[-2:]) if fixed else B @ A
     spent, fresh = [0.0], [True]
 
     def forces(B, A):
         begun = time.process_time()
         part = task.some(next(batches).to(W.device))
-        F = torch.stack([part.negative_gradient(W0 + (b if fixed else b @ a)) for b, a in zip(B, A)])
+        F = torch.stack([part.negative_gradient(now) for now in W0 + update(B, A)])
         spent[0] += time.process_time() - begun
-        return (F, torch.zeros_like(A)) if fixed else (F @ A.mT, B.mT @ F)
+        return (F.flatten(-2)[..., None], torch.zeros_like(A)) if fixed else (F @ A.mT, B.mT @ F)
 
     def look(B, A):
-        now = W0 + (B if fixed else B @ A)
-        moved = now - W
-        energy = (leading.mT @ moved).square().sum((-2, -1)) / moved.square().sum((-2, -1))
+        now = W0 + update(B, A)
         # all runs start alike
         losses = torch.stack([watched.loss(one) for one in (now[:1] if fresh else now)]).expand(runs)
         fresh.clear()
-        return losses[:, None].expand(runs, len(W)), energy
+        return (losses[:, None].expand(runs, len(W)),)
 
     rate_B, rate_A = (rates * method.ratio)[:, None], rates[:, None]
     rule, every = adamw(ridge=method.ridge), every or max(steps, 1)
@@ -197,8 +193,8 @@ def train(
     lost = int((found.status != descent.DONE).any(-1).sum())
     if lost:
         raise RuntimeError(f"{lost} of {runs} runs diverged: lower the learning rates.")
-    stack = W0 + (found.B if fixed else found.B @ found.A)
-    return Trained(stack, found.at, found.observed[0].mean(-1), found.observed[1].nanmean(-1), spent[0])
+    stack = W0 + update(found.B, found.A)
+    return Trained(stack, found.at, found.observed[0].mean(-1), spent[0])
 
 
 def tune(
