@@ -16,6 +16,7 @@ are the whole training set, without dropout.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from lorabook import checks
 from lorabook.adapters.full_gradient import reduced
 from lorabook.adapters.inspect import measure
-from lorabook.adapters.targets import Target, targets
+from lorabook.adapters.targets import Target, describe, sort_out
 from lorabook.kim import certificate
 
 NOT_STATIONARY, SADDLE, RANK_SATURATED, STATIONARY = "not stationary", "saddle", "rank-saturated", "stationary"
@@ -54,7 +55,7 @@ def certify(
     """The certificate of every layer of a PEFT model, at its present factors.
 
     Args:
-        model: PEFT model with one LoRA adapter on linear layers; it is left as it was.
+        model: PEFT model with one LoRA adapter; it is left as it was.  A warning names modules without a certificate.
         batches: a list or DataLoader over the whole training set.
         weight_decay: lambda > 0 that the factors were trained with.
         loss, adapter, passes, progress: as for :func:`lorabook.adapters.lora_one_`.
@@ -63,7 +64,7 @@ def certify(
     Raises:
         ValueError: as :func:`lorabook.adapters.lora_one_`, and a decay or tolerance that is not positive.
     """
-    found = targets(model, adapter)
+    found, left = sort_out(model, adapter)
     if any(target.layer.disable_adapters for target in found.values()):
         raise ValueError("The adapter is disabled: the gradient must be taken with it in force.")
     peft: Any = model.base_model
@@ -72,7 +73,13 @@ def certify(
         raise ValueError(
             f"The gradient is that of the active adapters ({', '.join(active)}): activate {adapter!r} alone first."
         )
-    return certify_layers(model, found, batches, weight_decay, tolerance, loss=loss, passes=passes, progress=progress)
+    options = {"loss": loss, "passes": passes, "progress": progress, "left": left}
+    said = certify_layers(model, found, batches, weight_decay, tolerance, **options) if found else {}
+    if not said:
+        raise ValueError(f"No module can be certified: {describe(left)}.")
+    if left:
+        warnings.warn(f"{len(left)} of {len(left) + len(said)} modules get no verdict: {describe(left)}.", stacklevel=2)
+    return said
 
 
 def certify_layers(
@@ -81,7 +88,7 @@ def certify_layers(
     """:func:`certify` for any model in which the update of ``layers`` is in force, however it computes them."""
     checks.positive(weight_decay, "The weight decay"), checks.positive(tolerance, "The tolerance")
     weights = {name: layer.weight for name, layer in layers.items()}
-    decide = lambda name, G: judge(layers[name], G, weight_decay, tolerance)
+    decide = lambda name, G: judge(layers[name], layers[name].matrix(G), weight_decay, tolerance)
     return reduced(model, weights, batches, decide, **reading)
 
 

@@ -1,21 +1,30 @@
 """LoRA-One's start for a PEFT model: the factors are set from the full gradient at the pretrained weights.
 
-With ``G = -grad L(W0)`` (m, n) over all batches, ``U S V^T`` its leading r singular triplets, and PEFT's
-``W = W0 + scale * B @ A`` (scale is alpha / r, or alpha / sqrt(r) with rsLoRA):
+With ``G = -grad L(W0)`` (m, n) over all batches, ``U S V^T`` its leading r singular triplets, ``s_1`` the first
+singular value, and PEFT's ``W = W0 + scale * B @ A`` (scale is alpha / r, or alpha / sqrt(r) with rsLoRA):
 
     spectral   scale * B A = gamma * U S V^T, balanced           the start of the theorems: one step of size gamma
     slides     B = - sqrt(gamma) U, A = sqrt(gamma) V^T           Algorithm 1: SVD of +grad, S dropped, and
                W0 <- W0 - scale * B A                             the function is unchanged at the start
-    code       B = m^{1/4} U (S / s_1)^{1/2} / sqrt(gamma),       the released code ("stable" scale, gamma 16 or more):
-               A = m^{1/4} (S / s_1)^{1/2} V^T / sqrt(gamma)      no offset, so the function changes at once
+    code       B = U (S / s_1)^{1/2} / sqrt(gamma),               the released code ("stable" scale, gamma 128):
+               A = (S / s_1)^{1/2} V^T / sqrt(gamma)              no offset, so the function changes at once
 
-The released code stores every gradient and takes the triplets from ``torch.svd_lowrank``.  Here a gradient goes as
-soon as its factors are known, and the random start of the iteration is drawn apart from torch's own generator.
+What was published changed over time; ``code`` is the last line, commit 01bba05, which the book cites:
+
+    published                      SVD of   B and A, on U and V^T              gamma         decomposition
+    January 2025, e4d9c27          -grad    (S / s_1)^{1/2} m^{1/4} gamma^{-1/2}   16           q = 4 r, 4 iterations
+    February 2025, a093625         +grad    m^{1/4} gamma^{-1/2}                                -
+    May 2025 to 01bba05            -grad    (S / s_1)^{1/2} gamma^{-1/2}           16, then 128  q = 512, 16 iterations
+    its README                     -grad    S gamma^{-1/2}                                      -
+
+The released code stores every gradient and takes the triplets from ``torch.svd_lowrank``.  Here no gradient is formed:
+two sweeps over the batches take a sketch of each (:mod:`lorabook.adapters.sketch`).  The exact modes form them, and let
+each go as soon as its factors are known.  What is random is drawn apart from torch's own generator.
 """
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -23,13 +32,29 @@ import torch
 from torch import Tensor, nn
 
 from lorabook import checks
-from lorabook.adapters.full_gradient import reduced
-from lorabook.adapters.targets import targets
+from lorabook.adapters.full_gradient import length, reduced
+from lorabook.adapters.moved_base import offset, refuse_moved, take_off
+from lorabook.adapters.sketch import sketched
+from lorabook.adapters.targets import describe, sort_out
 from lorabook.device import generator, normal
-from lorabook.lora_one.starts import algorithm_start, check_rank, spectral_init
+from lorabook.lora_one.starts import algorithm_start, spectral_init
 
 FORMS = ("spectral", "slides", "code")
 ITERATIONS = 16
+WIDTH, FOR_RANK = 96, 12  # columns of a sketch, at least, and for each rank
+ZERO = "the gradient is 0: there is nothing to start from"
+
+
+class Started(dict):
+    """By module that was started, the leading r singular values of the gradient, float64.
+
+    left: by module that keeps PEFT's start, the reason.
+    kept: by module that was started, the share of the exact start's first-order fall of the loss, estimated where a
+        sketch was taken and 1 elsewhere.
+    """
+
+    left: dict[str, str]
+    kept: dict[str, float]
 
 
 def lora_one_(
@@ -43,116 +68,170 @@ def lora_one_(
     passes: int | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
-) -> dict[str, Tensor]:
+    exact: bool = False,
+    width: int | None = None,
+) -> Started:
     """Set every pair of factors of a PEFT LoRA model to LoRA-One's start, in place.
 
     The gradient is taken without the adapter and with dropout off.  The optimiser must be made afterwards, or hold no
-    state yet.  If anything fails, the model is as it was.
+    state yet.  If anything fails, the model is as it was.  A module that cannot be started, or whose gradient is 0 or
+    not finite, keeps PEFT's start; a warning names it with the reason.
 
     Args:
-        model: PEFT model with one LoRA adapter on linear layers.
+        model: PEFT model with one LoRA adapter, on the pretrained weights.
         batches: a list or DataLoader of dictionaries for ``model(**batch)``, with labels: all the training data, or a
-            fixed part of it.  One batch is read once, several are read in every pass.
+            fixed part of it.  One batch is read once, several are read twice, and must be the same each time.
         gamma: the scale; what it means depends on the form, see above.  There is no default: try some on a part of the
             training data.
-        form: one of FORMS.  Only ``slides`` changes the base weights: the adapter alone no longer describes the model.
+        form: one of FORMS.  Only ``slides`` changes the base weights; ``save_pretrained`` of the model then writes
+            plain LoRA of rank 2 r for the pretrained ones.
         loss: ``loss(model, batch)``, the mean over the batch, or a pair of it and the number of items.
         adapter: its name, default the active one.
-        passes: less memory in more passes over the batches, or the other way round; see
-            :func:`lorabook.adapters.full_gradient.reduced`.
-        seed: of the random start of the iteration; torch's own generator is not moved.
+        passes: of the exact mode, which it asks for: less memory in more passes over the batches, or the other way
+            round; see :func:`lorabook.adapters.full_gradient.reduced`.
+        seed: of what is random; torch's own generator is not moved.
         progress: takes lines of text.
-
-    Returns:
-        By module, the leading r singular values of the gradient, float64.
+        exact: form every gradient instead of sketching it, as for a single batch.
+        width: columns of the sketch; default WIDTH, and FOR_RANK for each rank if that is more.
 
     Raises:
-        ValueError: a layer that is not plain LoRA on ``nn.Linear``; no batches; labels out of range; a rank above the
-            smaller dimension; a gradient that is 0 or not finite; factors that the adapter's dtype cannot hold.
+        ValueError: no module can be started; a base that a start has moved (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA, or
+            ``slides`` before); no batches, or others in each pass; labels out of range; several batches under a loss
+            that is no mean over labels; factors that the adapter's dtype cannot hold.
 
     Error:
-        The product is that of the exact decomposition to about 1e-5 (float32), more where singular value r equals
-        number 4 r of the gradient; ``python -m benchmarks.adapters`` prints it.
+        Sketched: SHARE.  Exact, or one batch: the product is
+        that of the exact decomposition to about 1e-5 (float32), more where singular value r equals number 4 r of the
+        gradient; ``python -m benchmarks.adapters`` prints it.
     """
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}.")
     checks.positive(gamma, "gamma")
-    found = targets(model, adapter)
-    ranks = {name: target.B.shape[1] for name, target in found.items()}
-    for name, target in found.items():
-        try:
-            check_rank(ranks[name], *target.weight.shape)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-    weights = {name: target.weight for name, target in found.items()}
+    if width is not None:
+        checks.count(width, "width", 1)
+    found, left = sort_out(model, adapter)
+    peft: Any = model
+    adapter = adapter or peft.base_model.active_adapters[0]
+    refuse_moved(model)
+    for name, target in list(found.items()):
+        rank, least = target.B.shape[1], min(len(target.B), target.A.shape[1])
+        if rank > least:
+            left[name] = f"the rank {rank} is above the smaller dimension {least}"
+            del found[name]
+    if not found:
+        raise ValueError(f"No module can be started: {describe(left)}.")
 
-    def offset(target, B, A):
-        return (target.weight.double() - target.scale * (B.double() @ A.double())).to(target.weight.dtype)
+    kept: dict[str, float] = {}
 
-    def start(name, G):
+    def start(name, G, Q=None):
         target = found[name]
-        try:
-            B, A, s = factors(G, ranks[name], float(gamma), form, target.scale, seed)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-        B, A = B.to(target.B.dtype), A.to(target.A.dtype)
-        # slides also moves the base weight, which may be stored more coarsely
-        moved = offset(target, B, A) if form == "slides" else target.weight
-        if not all(bool(part.isfinite().all() and part.any()) for part in (B, A)) or not bool(moved.isfinite().all()):
-            raise ValueError(f"{name}: the start does not fit into {target.B.dtype}; choose another gamma.")
-        return B, A, s
+        rank = target.B.shape[1]
+        B, A, s = factors(G, rank, float(gamma), form, target.scale, seed, Q)
+        return B.to(target.B.dtype), A.to(target.A.dtype), s
 
+    reading: Any = {"loss": loss, "progress": progress, "left": left}
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     switched: list[Any] = [target.layer for target in found.values() if not target.layer.disable_adapters]
     try:
         for layer in switched:
             layer.enable_adapters(False)
-        ready = reduced(model, weights, batches, start, loss=loss, passes=passes, progress=progress)
+        if exact or passes is not None or length(batches) == 1:
+            weights = {name: target.weight for name, target in found.items()}
+            form_all = lambda name, G: start(name, found[name].matrix(G))
+            ready = reduced(model, weights, batches, form_all, passes=passes, **reading)
+        else:
+            ranks = {name: target.B.shape[1] for name, target in found.items()}
+            widths = {name: max(rank, width or max(WIDTH, FOR_RANK * rank)) for name, rank in ranks.items()}
+            parts = sketched(model, found, batches, widths, seed=seed, **reading)
+            kept = {name: part.energy_kept(ranks[name]) for name, part in parts.items()}
+            ready = {name: start(name, part.C, part.Q) for name, part in parts.items()}
     finally:
         for layer in switched:
             layer.enable_adapters(True)
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+    drop_zeros(ready, left, found)
+    if not ready:
+        raise ValueError(f"No module can be started: {describe(left)}.")
     with torch.no_grad():
         for name, (B, A, _) in ready.items():
             target = found[name]
-            target.B.copy_(B)
-            target.A.copy_(A)
-            if form == "slides":
-                target.weight.copy_(offset(target, target.B, target.A))
-    return {name: s for name, (_, _, s) in ready.items()}
+            # slides also moves the base weight, which may be stored more coarsely
+            moved = offset(target, B, A) if form == "slides" else target.weight
+            if not all(bool(part.isfinite().all() and part.any()) for part in (B, A)) or not moved.isfinite().all():
+                raise ValueError(f"{name}: the start does not fit into {target.B.dtype}; choose another gamma.")
+        for name, (B, A, _) in ready.items():
+            found[name].B.copy_(B)
+            found[name].A.copy_(A)
+        if form == "slides":
+            take_off(model, adapter, {name: found[name] for name in ready})
+    if left:
+        warnings.warn(
+            f"{len(left)} of {len(left) + len(ready)} modules keep PEFT's start: {describe(left)}.", stacklevel=2
+        )
+    started = Started({name: s for name, (_, _, s) in ready.items()})
+    started.left, started.kept = left, {name: kept.get(name, 1.0) for name in ready}
+    if progress and kept:
+        worst = min(started.kept, key=lambda name: started.kept[name])
+        mean = sum(started.kept.values()) / len(started)
+        progress(
+            f"the sketch keeps about {100 * mean:.1f} % of the exact start's first-order fall, and "
+            f"{100 * started.kept[worst]:.1f} % in {worst}"
+        )
+    return started
+
+
+def drop_zeros(ready: dict[str, tuple[Tensor, Tensor, Tensor]], left: dict[str, str], found: dict) -> None:
+    """Move modules whose gradient is 0, or the rounding of one, from ``ready`` to ``left``.
+
+    Where a softmax has one entry the gradient before it is a difference of equal numbers, and what is left of it is
+    rounding beside the gradients of the other modules.
+    """
+    largest = max((float(s[0]) for _, _, s in ready.values()), default=0.0)
+    for name, (_, _, s) in list(ready.items()):
+        exact = found[name].weight.dtype == torch.float64
+        if not float(s[0]) > 8 * torch.finfo(torch.float64 if exact else torch.float32).eps * largest:
+            left[name] = ZERO
+            del ready[name]
 
 
 def factors(
-    G: Tensor, rank: int, gamma: float, form: str, scale: float = 1.0, seed: int = 0
+    G: Tensor, rank: int, gamma: float, form: str, scale: float = 1.0, seed: int = 0, Q: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The start's factors for a layer with gradient G (m, n), and the leading singular values.
 
-    The published formulas are applied to a core of 4 r columns at most, since they commute with orthonormal changes of
-    basis; the core comes from subspace iteration.
+    The published formulas are applied to a core, since they commute with orthonormal changes of basis.  It comes from
+    subspace iteration and has 4 r columns at most, or from a sketch.
 
     Args:
         rank: r.  gamma, form: as for :func:`lora_one_`.  scale: the adapter's.  seed: of the random start.
+        Q: (m, width) orthonormal columns; the gradient is then Q G, with G (width, n).
 
     Returns:
-        B (m, r), A (r, n), s (r,), float64.
+        B (m, r), A (r, n), s (r,), float64; all 0 for G = 0.
 
     Source: Halko, Martinsson & Tropp 2011, Algorithm 4.4.
     """
-    width = min(max(4 * rank, rank + 8), *G.shape)
-    Q = normal((G.shape[1], width), generator(seed), G.device).to(G.dtype)
-    for _ in range(ITERATIONS):
-        P = torch.linalg.qr(G @ Q).Q
-        Q = torch.linalg.qr(G.mT @ P).Q
-    P, R = torch.linalg.qr((G @ Q).double())
-    Q, core = Q.double(), -R
+    if Q is not None:
+        left, (right, R) = Q.double(), torch.linalg.qr(G.double().mT)
+        core = R.mT
+    else:
+        width = min(max(4 * rank, rank + 8), *G.shape)
+        V = normal((G.shape[1], width), generator(seed), G.device).to(G.dtype)
+        for _ in range(ITERATIONS):
+            P = torch.linalg.qr(G @ V).Q
+            V = torch.linalg.qr(G.mT @ P).Q
+        left, core = torch.linalg.qr((G @ V).double())
+        right = V.double()
+    B, A, s = published(-core, rank, gamma, form, scale)
+    return left @ B, A @ right.mT, s
+
+
+def published(core: Tensor, rank: int, gamma: float, form: str, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """The form's factors of a negative gradient, or of its core, and the leading singular values, float64."""
     s = torch.linalg.svdvals(core)[:rank]
     if not float(s[0]) > 0:
-        raise ValueError("the gradient is 0: there is nothing to start from.")
+        return core.new_zeros(len(core), rank), core.new_zeros(rank, core.shape[1]), s
     if form == "spectral":
-        B, A = spectral_init(core, rank, gamma / scale)
-    elif form == "slides":
-        B, A, _ = algorithm_start(core, rank, gamma, "slides")
-    else:
-        B, A, _ = algorithm_start(core, rank, gamma / math.sqrt(G.shape[0]), "code")
-    return P @ B, A @ Q.mT, s
+        return *spectral_init(core, rank, gamma / scale), s
+    return *algorithm_start(core, rank, gamma, form)[:2], s

@@ -1,6 +1,7 @@
-"""Which layers of a PEFT model the tools work on: plain linear layers with plain LoRA, not merged.
+"""Which layers of a PEFT model the tools work on: plain LoRA beside a linear layer, not merged.
 
-Everything else is refused by name, because its update is not ``scale * B @ A`` beside a weight with a gradient.
+``nn.Linear`` and transformers' ``Conv1D``, which stores its weight transposed.  Every other layer is named with the
+reason: its update is not ``scale * B @ A`` beside a weight whose gradient is this layer's.
 """
 
 from __future__ import annotations
@@ -12,34 +13,54 @@ from torch import Tensor, nn
 
 from lorabook.checks import package
 
+NAMED = 3  # names in a sentence; the others are counted
+
 
 class Target(NamedTuple):
     """One adapted layer: ``W = W0 + scale * B @ A``."""
 
     layer: nn.Module  # PEFT's layer, or the base's own where the update was added to its weight
-    weight: nn.Parameter  # (m, n) of the base; its gradient is dL/dW
+    weight: nn.Parameter  # of the base: W (m, n), or its transpose
     B: Tensor  # (m, r), as A in the dtype in which it is stored
     A: Tensor  # (r, n)
     scale: float
+    transposed: bool = False  # the weight is stored as (n, m)
+
+    def matrix(self, stored: Tensor) -> Tensor:
+        """(m, n) of what is stored like the weight, as its gradient is; the same turns it back."""
+        return stored.mT if self.transposed else stored
 
 
 def targets(model: nn.Module, adapter: str | None = None) -> dict[str, Target]:
+    """The layers of :func:`sort_out` that can be used; ValueError if there are none."""
+    found, left = sort_out(model, adapter)
+    if not found:
+        raise ValueError(f"No module can be used: {describe(left)}.")
+    return found
+
+
+def sort_out(model: nn.Module, adapter: str | None = None) -> tuple[dict[str, Target], dict[str, str]]:
     """The adapted layers of a PEFT model, by the name of the module in it.
 
     Args:
         model: what ``peft.get_peft_model`` returns.
         adapter: name of the adapter; default the active one.
 
+    Returns:
+        Those that can be used, and of the others the reason.
+
     Raises:
-        ValueError: no PEFT model, several active adapters, or a layer that is not plain LoRA on ``nn.Linear``.
+        ValueError: no PEFT model, several active adapters, no LoRA layer.
         ImportError: PEFT is not installed.
     """
     PeftModel = package("peft", "real").PeftModel
-    from peft.tuners.lora import Linear, LoraLayer
+    from peft.tuners.lora import LoraLayer
 
     if not isinstance(model, PeftModel):
+        inner = getattr(model, "_orig_mod", getattr(model, "module", None))
+        hint = ": pass the model inside it" if isinstance(inner, PeftModel) else ""
         raise ValueError(
-            f"The model must be a PEFT model, as peft.get_peft_model makes it; got {type(model).__name__}."
+            f"The model must be a PEFT model, as peft.get_peft_model makes it; got {type(model).__name__}{hint}."
         )
     active = list(model.base_model.active_adapters)
     if adapter is None and len(active) != 1:
@@ -50,43 +71,55 @@ def targets(model: nn.Module, adapter: str | None = None) -> dict[str, Target]:
     kind = str(getattr(model.peft_config[adapter].peft_type, "value", model.peft_config[adapter].peft_type))
     if kind != "LORA":
         raise ValueError(f"The adapter {adapter!r} is of the kind {kind}; only LoRA has the factors B and A.")
-    found = {}
+    uses = Counter(id(one) for module in model.modules() for one in module._parameters.values() if one is not None)
+    found, left = {}, {}
     for name, layer in model.named_modules():
         if not isinstance(layer, LoraLayer) or adapter not in {**layer.lora_A, **layer.lora_embedding_A}:
             continue
         name = name.removeprefix("base_model.model.")
-        refuse = _trouble(layer, adapter, Linear)
-        if refuse:
-            raise ValueError(f"{name} {refuse}: only plain LoRA on linear layers can be used.")
-        B, A = layer.lora_B[adapter].weight, layer.lora_A[adapter].weight
-        found[name] = Target(layer, layer.get_base_layer().weight, B, A, float(layer.scaling[adapter]))
-    if not found:
+        left[name] = _trouble(layer, adapter, uses)
+        if not left[name]:
+            del left[name]
+            B, A, base = layer.lora_B[adapter].weight, layer.lora_A[adapter].weight, layer.get_base_layer()
+            turned = type(base) is not nn.Linear
+            found[name] = Target(layer, base.weight, B, A, float(layer.scaling[adapter]), turned)
+    if not found and not left:
         raise ValueError(f"The adapter {adapter!r} has no LoRA layer.")
-    alone(model, {name: target.weight for name, target in found.items()})
-    return found
+    return found, left
 
 
-def alone(model: nn.Module, weights: dict[str, nn.Parameter]) -> None:
-    """Raise ValueError if a weight serves in several places of the model: its gradient is then a sum over them."""
-    times = Counter(id(one) for module in model.modules() for one in module._parameters.values() if one is not None)
-    for name, weight in weights.items():
-        if times[id(weight)] > 1:
-            raise ValueError(
-                f"The weight of {name} is shared with another layer, so its gradient is not this layer's alone."
-            )
+def describe(left: dict[str, str]) -> str:
+    """The reasons, each with the names that it holds for, without a full stop."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        groups.setdefault(reason, []).append(name)
+    return "; ".join(
+        f"{reason} ({', '.join(names[:NAMED])}{f' and {len(names) - NAMED} more' if len(names) > NAMED else ''})"
+        for reason, names in groups.items()
+    )
 
 
-def _trouble(layer, adapter: str, linear: type[Any]) -> str:
+def _trouble(layer: Any, adapter: str, uses: Counter) -> str:
+    """Why a layer cannot be used; empty if it can."""
+    from peft.tuners.lora import Linear
+    from transformers.pytorch_utils import Conv1D
+
     base = layer.get_base_layer()
     if adapter in layer.lora_variant or layer.use_dora.get(adapter):
         variant = type(layer.lora_variant.get(adapter)).__name__.removesuffix("LinearVariant")
-        return f"uses the variant {variant or 'DoRA'}"
-    if type(layer) is not linear or type(base) is not nn.Linear:
-        return f"adapts a layer of type {type(base).__name__}"
+        return f"uses the variant {variant or 'DoRA'}, not plain LoRA"
+    if getattr(layer, "parameter_name", None):
+        return "adapts a parameter (target_parameters), as of fused experts, not a linear layer"
+    if type(layer) is not Linear or type(base) not in (nn.Linear, Conv1D):
+        return f"adapts a layer of type {type(base).__name__}, not a linear one"
+    if not all(part.numel() for part in (base.weight, layer.lora_B[adapter].weight, layer.lora_A[adapter].weight)):
+        return "has no entries in this process: ZeRO-3 keeps its weights in parts, which must be gathered first"
     if not base.weight.is_floating_point() or base.weight.dtype.itemsize < 2 or base.weight.is_meta:
         return f"has a base weight of type {base.weight.dtype} without gradients"
     if layer.merged:
         return "is merged into its base weight (call unmerge_adapter first)"
     if layer.lora_bias.get(adapter):
         return "has a bias in its adapter"
+    if uses[id(base.weight)] > 1:
+        return "has a weight that is shared with another layer, so that its gradient is not this layer's alone"
     return ""
