@@ -27,7 +27,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from lorabook import device, kim, lora_one
+from lorabook import device, kim
 from lorabook.adapters import FORMS, certify, lora_one_
 from lorabook.adapters import certificate as certificates
 from lorabook.adapters.full_gradient import reduced
@@ -398,7 +398,9 @@ def test_a_conv1d_is_started_like_the_linear_layer_that_it_is(form, exact):
     data, names = batches(4, 3), ["transformer.h.0.attn.c_attn", "transformer.h.0.mlp.c_proj"]
     plain = gpt2().eval()
     sum(plain(**batch).loss * len(batch["labels"]) / 7 for batch in data).backward()
-    model = get_peft_model(gpt2(), LoraConfig(r=3, target_modules=["c_attn", "mlp.c_proj"], fan_in_fan_out=True)).to(f64)
+    model = get_peft_model(gpt2(), LoraConfig(r=3, target_modules=["c_attn", "mlp.c_proj"], fan_in_fan_out=True)).to(
+        f64
+    )
     lora_one_(model, data, 0.5, form, exact=exact)
     assert list(targets(model)) == names
     for name, target in targets(model).items():
@@ -458,7 +460,9 @@ def test_a_module_that_some_batches_do_not_reach_is_summed_over_the_others(turne
     plain = Experts().to(f64)
     nn.functional.cross_entropy(plain(x), y).backward()
     model = get_peft_model(Experts(), LoraConfig(r=2, target_modules=r"experts\.\d")).to(f64)
-    with pytest.warns(UserWarning, match=r"1 of 3 modules keep PEFT's start: the loss of no batch depends on .*ts\.2\)"):
+    with pytest.warns(
+        UserWarning, match=r"1 of 3 modules keep PEFT's start: the loss of no batch depends on .*ts\.2\)"
+    ):
         lora_one_(model, data, 1.0, loss=entropy, **way)
     for name, target in list(targets(model).items())[:2]:
         G = plain.get_submodule(name).weight.grad

@@ -214,7 +214,7 @@ def _parts(batches):
 
 def _state(batches):
     """Generators and counters that decide what a loader gives."""
-    inner = []
+    inner: list[tuple] = []
     for part in _parts(batches):
         for name in ("generator", "synchronized_generator", "epoch", "iteration"):
             value = getattr(part, name, None)

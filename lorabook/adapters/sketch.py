@@ -9,13 +9,12 @@ gradient is a sum over batches, and so is what a matrix of few columns sees of i
 and ``G ~ Q C``.  Of the layer's work in forming G this takes ``width * (m + n) / (m n)`` a sweep, and of memory
 ``(m + n) * width``; a layer whose gradient is no larger than that is summed whole, in the first sweep.
 
-Since C is exact, so is the energy ``sum_i sigma_i(C)^2`` that a start of rank r keeps.  The first j columns of Q are
-those that j columns of Omega would have given, so that its growth with j is known too: the energy that is missing is
-extrapolated from that at width / 4, width / 2 and width.
+Since C is exact, so is the energy ``sum_i sigma_i(C)^2`` that a start of rank r keeps.  What is missing follows from
+the residual ``||G - Q C||_F^2 = kappa * width``, which the first sweep tells (each column against the others): of a
+singular value's energy a random projection keeps the share ``sigma^2 / (sigma^2 + kappa)``.
 
-Source: Halko, Martinsson & Tropp 2011, Algorithm 4.1 and section 5.1, on a sum as in Tropp, Yurtsever, Udell & Cevher
-2017.  Their single view needs one sweep and, for the same share of the energy, several times the width
-(``python -m benchmarks.start``).
+Source: Halko, Martinsson & Tropp 2011, Algorithm 4.1, on a sum as in Tropp, Yurtsever, Udell & Cevher 2017;
+Derezinski, Liang, Liao & Mahoney 2020 for kappa; Epperly & Tropp 2024 for a column against the others.
 """
 
 from __future__ import annotations
@@ -36,23 +35,25 @@ class Sketch(NamedTuple):
 
     Q: Tensor | None  # (m, width) orthonormal columns; None for a gradient that was summed whole
     C: Tensor  # (width, n), or G itself
+    kappa: float = 0.0  # ||G - Q C||_F^2 / width, estimated
 
     def energy_kept(self, rank: int) -> float:
         """The estimated share of the exact best rank-r part's energy, ``sum_{i <= r} sigma_i(G)^2``, that C holds."""
         if self.Q is None:
             return 1.0
-        width = len(self.C)
-        quarter, half, whole = (energy(self.C[: max(rank, width // part)], rank) for part in (4, 2, 1))
-        if not whole > 0:
-            return 1.0
-        # the gain falls by the same factor with each doubling, at least by half
-        fall = min(max((whole - half) / max(half - quarter, 1e-30 * whole), 0.0), 0.5)
-        return whole / (whole + (whole - half) * fall / (1 - fall))
+        held = torch.linalg.eigvalsh((self.C @ self.C.mT).double()).flip(-1)[:rank].clamp(min=0)
+        # held = x^2 / (x + kappa), solved for x = sigma^2
+        true = (held + (held.square() + 4 * self.kappa * held).sqrt()) / 2
+        return float(held.sum() / true.sum()) if bool(true.sum() > 0) else 1.0
 
 
-def energy(matrix: Tensor, rank: int) -> float:
-    """``sum_{i <= rank} sigma_i^2``."""
-    return float(torch.linalg.eigvalsh((matrix @ matrix.mT).double()).flip(-1)[:rank].clamp(min=0).sum())
+def orthonormal(Y: Tensor, columns: int) -> tuple[Tensor, float]:
+    """Q (m, width) for ``Y = G Omega / sqrt(n)``, and ``kappa`` from the distance of each column from the others."""
+    Q, R = torch.linalg.qr(Y)
+    _, s, Vh = torch.linalg.svd(R.double())
+    # 1 / ((R^T R)^-1)_ii; a matrix of lower rank than the width leaves nothing over
+    inverse = (Vh.square() / s.clamp(min=1e-150)[:, None].square()).sum(0)
+    return Q, columns * float((1 / inverse).mean()) / max(Y.shape[1] - 1, 1)
 
 
 def sketched(
@@ -78,7 +79,8 @@ def sketched(
         ValueError: as :func:`lorabook.adapters.full_gradient.reduced`.
     """
     small = {name for name, one in layers.items() if one.weight.numel() <= widths[name] * sum(one.weight.shape)}
-    read = repeated(batches, 1 if len(small) == len(layers) else 2)
+    wide = [name for name in layers if name not in small]
+    read = repeated(batches, 2 if wide else 1)
     drawn: dict[tuple, Tensor] = {}
 
     def project(name, X):
@@ -93,14 +95,15 @@ def sketched(
     sums = _summed(model, layers, read, keep, lambda name, D: D, loss, say(1))
     lost = _lost(layers, sums)
     found = {name: Sketch(None, sums[name]) for name in layers if name in small and name not in lost}
-    bases = {name: torch.linalg.qr(sums[name]).Q for name in layers if name not in small and name not in lost}
-    del sums
+    bases, kappa = {}, {}
+    for name in (name for name in wide if name not in lost):
+        bases[name], kappa[name] = orthonormal(sums.pop(name), layers[name].A.shape[1])
     if bases:
         again = {name: layers[name] for name in bases}
         turn = lambda name, D: D @ bases[name].to(D.dtype)
         cores = _summed(model, again, read, lambda name, X: X, turn, loss, say(2))
         lost |= _lost(again, cores)
-        found |= {name: Sketch(bases[name], cores[name]) for name in again if name not in lost}
+        found |= {name: Sketch(bases[name], cores[name], kappa[name]) for name in again if name not in lost}
     left |= {name: lost[name] for name in layers if name in lost}
     return {name: found[name] for name in layers if name in found}
 

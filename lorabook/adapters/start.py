@@ -100,9 +100,8 @@ def lora_one_(
             that is no mean over labels; factors that the adapter's dtype cannot hold.
 
     Error:
-        Sketched: SHARE.  Exact, or one batch: the product is
-        that of the exact decomposition to about 1e-5 (float32), more where singular value r equals number 4 r of the
-        gradient; ``python -m benchmarks.adapters`` prints it.
+        Sketched: ``kept`` estimates what is lost.  Exact, or one batch: the product is that of the exact decomposition
+        to about 1e-5 (float32), more where singular value r equals number 4 r of the gradient.
     """
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}.")
