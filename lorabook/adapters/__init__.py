@@ -5,6 +5,7 @@
   layer; ``sketch``: its leading part in two sweeps, no gradient formed;
 - ``start``: LoRA-One's start; ``moved_base``: base weights that a start has moved;
 - ``inspect``: a saved adapter read without running anything; ``report``: as table, JSON and figure;
+- ``preconditioned``: AdamW on preconditioned forces; ``recipe``: LoRA-One's released run, and a callback for a Trainer;
 - ``certificate``: Kim et al.'s certificate, layer by layer; ``certify_folder``: the same for a saved adapter.
 
 Stands above the sources: it uses ``lora_one`` and ``kim``, and none of them uses it.
@@ -12,6 +13,27 @@ Stands above the sources: it uses ``lora_one`` and ``kim``, and none of them use
 
 from lorabook.adapters.certificate import LayerVerdict, certify
 from lorabook.adapters.inspect import AdapterError, Measured, inspect_folder
+from lorabook.adapters.preconditioned import PreconditionedAdamW
 from lorabook.adapters.start import FORMS, Started, lora_one_
 
-__all__ = ["FORMS", "AdapterError", "LayerVerdict", "Measured", "Started", "certify", "inspect_folder", "lora_one_"]
+__all__ = [
+    "FORMS",
+    "AdapterError",
+    "LayerVerdict",
+    "LoraOneCallback",
+    "Measured",
+    "PreconditionedAdamW",
+    "Started",
+    "certify",
+    "inspect_folder",
+    "lora_one_",
+]
+
+
+def __getattr__(name: str):
+    """``LoraOneCallback``, whose module asks for transformers."""
+    if name != "LoraOneCallback":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lorabook.adapters import recipe
+
+    return recipe.LoraOneCallback
