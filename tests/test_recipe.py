@@ -44,7 +44,7 @@ def t5(**options):
         num_heads=4,
         decoder_start_token_id=0,
     )
-    return get_peft_model(T5ForConditionalGeneration(config), LoraConfig(task_type="SEQ_2_SEQ_LM", **(LORA | options)))
+    return get_peft_model(T5ForConditionalGeneration(config), LoraConfig(**(LORA | options)))
 
 
 def rows():
@@ -57,16 +57,15 @@ def arguments(folder, kind=Seq2SeqTrainingArguments, **options):
         str(folder),
         per_device_train_batch_size=6,
         logging_steps=1,
-        save_strategy="no",
         report_to=[],
         use_cpu=True,
         disable_tqdm=True,
-        **{"seed": 3} | chosen,
+        **{"seed": 3, "save_strategy": "no"} | chosen,
     )
 
 
 def trainer(folder, model, data=None, callbacks=(), **options):
-    inner = {key: options.pop(key) for key in ("optimizers", "optimizer_cls_and_kwargs") if key in options}
+    inner = {"optimizers": options.pop("optimizers")} if "optimizers" in options else {}
     return Seq2SeqTrainer(
         model,
         arguments(folder, **options),
@@ -88,10 +87,10 @@ def same(left, right):
 
 
 class Stop(TrainerCallback):
-    """Ends the training before its first step and keeps the factors of that moment."""
+    """Keeps what the model is before the first step, and ends the training after it."""
 
     def on_step_begin(self, args, state, control, model=None, **others):
-        self.factors = factors(model)
+        self.factors, self.buffers = factors(model), {name: one.clone() for name, one in model.named_buffers()}
         control.should_training_stop = True
 
 
@@ -199,10 +198,10 @@ def test_the_statistics_of_a_normalisation_layer_are_not_moved(tmp_path):
     model = get_peft_model(Normed(), LoraConfig(r=2, target_modules=["inner"]))
     data = [{"x": torch.randn(3), "labels": torch.tensor(float(k))} for k in range(12)]
     before = {key: value.clone() for key, value in model.named_buffers()}
-    callback, stop = LoraOneCallback(batch_size=4, loss=lambda model, batch: model(**batch)["loss"]), Stop()
+    callback, stop = LoraOneCallback(batch_size=4), Stop()
     Trainer(model, arguments(tmp_path, TrainingArguments), train_dataset=data, callbacks=[callback, stop]).train()
     assert callback.values
-    assert len(before) == 3 and all(torch.equal(value, before[key]) for key, value in model.named_buffers())
+    assert len(before) == 3 and all(torch.equal(value, before[key]) for key, value in stop.buffers.items())
 
 
 def test_a_stream_is_read_from_its_beginning(tmp_path):
@@ -216,7 +215,7 @@ def test_a_stream_is_read_from_its_beginning(tmp_path):
 
 def test_all_examples_and_a_named_adapter(tmp_path):
     model = t5()
-    model.add_adapter("second", LoraConfig(task_type="SEQ_2_SEQ_LM", **LORA))
+    model.add_adapter("second", LoraConfig(**LORA))
     model.set_adapter("second")
     before = factors(model)
     callback = LoraOneCallback(examples=None, batch_size=5, adapter="second", dropout=False)
@@ -230,11 +229,8 @@ def test_all_examples_and_a_named_adapter(tmp_path):
 
 
 def test_a_resumed_run_is_not_started_again_and_ends_as_the_whole_one(tmp_path):
-    settings = {"save_strategy": "steps", "save_steps": 3, "gamma": 1.0}
-    gamma = settings.pop("gamma")
-
     def run(folder, model):
-        made = LoraOneCallback(gamma=gamma)
+        made, settings = LoraOneCallback(), {"save_strategy": "steps", "save_steps": 3}
         optimiser = PreconditionedAdamW(model, 1e-2)
         return trainer(folder, model, callbacks=[made], optimizers=(optimiser, None), **settings), made
 
@@ -286,7 +282,8 @@ def test_the_optimiser_serves_a_trainer_with_its_schedule(tmp_path, way):
         if way == "instance"
         else {"optimizer_cls_and_kwargs": (PreconditionedAdamW, {"model": model, "lr": 1e-3})}
     )
-    run = trainer(tmp_path, model, **chosen)
+    collate = DataCollatorForSeq2Seq(TOKENIZER, model)
+    run = Trainer(model, arguments(tmp_path, TrainingArguments), train_dataset=rows(), data_collator=collate, **chosen)
     run.train()
     assert isinstance(run.optimizer.optimizer, PreconditionedAdamW)
     rates = [entry["learning_rate"] for entry in run.state.log_history if "learning_rate" in entry]
@@ -297,7 +294,7 @@ def test_the_optimiser_serves_a_trainer_with_its_schedule(tmp_path, way):
 def test_a_tiny_t5_learns_sooner_from_the_start(tmp_path):
     """The worked example with Seq2SeqTrainer."""
     losses = {}
-    for name, callbacks in (("PEFT", []), ("LoRA-One", [LoraOneCallback(gamma=1.0)])):
+    for name, callbacks in (("PEFT", []), ("LoRA-One", [LoraOneCallback()])):
         model, seen = t5(target_modules="all-linear"), Seen()
         options = {"optimizers": (PreconditionedAdamW(model, 1e-2), None), "num_train_epochs": 6}
         trainer(tmp_path, model, callbacks=[*callbacks, seen], **options).train()
@@ -323,7 +320,7 @@ def test_a_tiny_causal_model_learns_from_chats_with_masked_prompts(tmp_path):
     """The worked example with data as for supervised fine-tuning."""
     data = [chat([{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]) for ask, answer in PAIRS]
     losses = {}
-    for name, callbacks in (("PEFT", []), ("LoRA-One", [LoraOneCallback(gamma=1.0)])):
+    for name, callbacks in (("PEFT", []), ("LoRA-One", [LoraOneCallback()])):
         torch.manual_seed(0)
         config = LlamaConfig(
             vocab_size=len(TOKENIZER),

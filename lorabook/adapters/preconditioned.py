@@ -191,7 +191,8 @@ def pairs(model: nn.Module, adapters: Iterable[str] | None = None) -> dict[str, 
             if _rows(A, False, experts).shape[1] == _rows(B, True, experts).shape[1]:
                 found[where] = Pair(A, B, scale, experts)
     if not found:
-        raise ValueError("The model has no LoRA layer with factors B and A: make it with peft.get_peft_model.")
+        of = "" if wanted is None else f" of the adapter {' or '.join(sorted(wanted))}"
+        raise ValueError(f"The model has no LoRA layer{of} with factors B and A: make it with peft.get_peft_model.")
     return found
 
 

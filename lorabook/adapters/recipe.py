@@ -138,7 +138,11 @@ class StartBeforeTraining:
                     module.eval()  # its statistics are not the start's to change
             torch.manual_seed(self.seed + number)
         batch = at(batch, next(model.parameters()).device)
-        return model(**batch).loss if self.loss is None else self.loss(model, batch)
+        if self.loss is not None:
+            return self.loss(model, batch)
+        found = model(**batch)
+        # as a Trainer reads it
+        return found["loss"] if isinstance(found, Mapping) else found[0]
 
 
 def __getattr__(name: str):
