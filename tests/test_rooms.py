@@ -31,7 +31,7 @@ DOORS = {
     "mallada": "TwoLayer growth_rates linear_solution flow observe scalar_product",
     "lora_one": "Regression negative_gradient mean_relu_gradient spectral_init lora_ga_init descend linear_phase",
     "kim": "decoy_family Quadratic stationarity prox_nuclear proximal_gradient train theorem_1",
-    "adapters": "lora_one_ certify",
+    "adapters": "lora_one_ certify PreconditionedAdamW LoraOneCallback",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -312,6 +312,8 @@ def test_without_the_extra_real_an_adapter_is_inspected_and_the_certificate_says
     [
         ("adapters.lora_one_(None, [], gamma=1.0)", "peft", "real"),
         ("adapters.certify(None, [], 0.1)", "peft", "real"),
+        ("adapters.PreconditionedAdamW(None)", "peft", "real"),
+        ("adapters.LoraOneCallback()", "transformers", "real"),
         ("digits.split()", "scikit-learn", "book"),
         ("encoder.tokenize(['a film'])", "tokenizers", "book"),
     ],
