@@ -4,8 +4,12 @@
 - ``batches``: what a batch adds to the whole data; ``full_gradient``: the gradient over all batches, reduced layer by
   layer; ``sketch``: its leading part in two sweeps, no gradient formed;
 - ``start``: LoRA-One's start; ``moved_base``: base weights that a start has moved;
-- ``inspect``: a saved adapter read without running anything; ``report``: as table, JSON and figure;
 - ``preconditioned``: AdamW on preconditioned forces; ``recipe``: LoRA-One's released run, and a callback for a Trainer;
+- ``folder``: a saved adapter's files, read without running anything, from ``peft_config``, ``peft_keys`` and other
+  trainers' ``formats``, into ``parts`` that can be measured;
+- ``inspect``: the measures of every module; ``findings``: what stands out; ``movement``: several adapters;
+- ``against_base``: what the update does to the ``base_weights``;
+- ``report``: tables and JSON; ``plots``: figures;
 - ``certificate``: Kim et al.'s certificate, layer by layer; ``certify_folder``: the same for a saved adapter.
 
 Stands above the sources: it uses ``lora_one`` and ``kim``, and none of them uses it.
@@ -13,6 +17,7 @@ Stands above the sources: it uses ``lora_one`` and ``kim``, and none of them use
 
 from lorabook.adapters.certificate import LayerVerdict, certify
 from lorabook.adapters.inspect import AdapterError, Measured, inspect_folder
+from lorabook.adapters.movement import inspect_folders
 from lorabook.adapters.preconditioned import PreconditionedAdamW
 from lorabook.adapters.start import FORMS, Started, lora_one_
 
@@ -26,6 +31,7 @@ __all__ = [
     "Started",
     "certify",
     "inspect_folder",
+    "inspect_folders",
     "lora_one_",
 ]
 

@@ -1,140 +1,278 @@
-"""What was found in an adapter: as a table of at most 100 columns, as JSON, and as a figure."""
+"""What was found in adapters, as a table of at most 100 columns and as JSON; :mod:`lorabook.adapters.plots` draws."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import statistics
+import textwrap
+from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
+from lorabook.adapters.against_base import AgainstBase
 from lorabook.adapters.certificate import LayerVerdict
-from lorabook.adapters.inspect import PREFIX, Adapter, AdapterError, Measured, printable
+from lorabook.adapters.findings import findings
+from lorabook.adapters.folder import Adapter
+from lorabook.adapters.formats import PREFIX
+from lorabook.adapters.inspect import Measured
+from lorabook.adapters.movement import Series
+from lorabook.adapters.parts import FAULTY, PLAIN, modules
+from lorabook.adapters.peft_config import printable
 
 WIDTH = 100
 LEGEND = """\
 rank: numerical rank of X = scale B A; r is what the factors allow.
 stable: ||X||_F^2 / ||X||_2^2.  90%: singular values with 90 % of ||X||_F^2.  norm: ||X||_F.
-imbalance: ||B'B - AA'|| / ||AA'||, 0 where training with decay as a penalty is stationary."""
+imbalance: ||B'B - AA'|| / ||AA'||, 0 where training with decay as a penalty is stationary.
+effective step: c^2 (||B||_2^2 + ||A||_2^2), by which SGD on the factors multiplies its rate on X."""
 LEGEND_VERDICT = """\
 excess: scale ||dL/dW||_2 / decay.
 slope: gradient of the objective over its decay part, 0 where training is stationary."""
+LEGEND_BASE = """\
+|X|/|W0|: Frobenius norms; spectral: the largest singular values.  lost: error of a merge over ||X||_F.
+intruders: of the leading {top} left singular vectors of W0 + X, those whose cosine with every left
+singular vector of W0 is below {threshold:g} (arXiv 2410.21228).
+left, right: share of ||X||_F^2 in the leading {top} left and right singular vectors of W0."""
+LEGEND_SERIES = """\
+norm: ||X||_F of all modules; changed: ||X - X before||_F / ||X||_F; medians of stable, 90% and imbalance."""
 
 
-def as_text(adapter: Adapter, measured: list[Measured], verdicts: dict[str, LayerVerdict] | None = None) -> str:
+def as_text(
+    adapter: Adapter,
+    measured: list[Measured],
+    verdicts: dict[str, LayerVerdict] | None = None,
+    base: dict[str, AgainstBase | str] | None = None,
+    threshold: float | None = None,
+) -> str:
     """The table with what was left out and what it means."""
-    begin = os.path.commonprefix([one.name for one in measured]).rpartition(".")[0] if len(measured) > 1 else ""
-    begin = begin + "." if begin else ""
-    header = ["module", "size", "r", "rank", "stable", "90%", "norm", "imbalance"]
-    header, rows = header + ["excess", "slope", "verdict"] * bool(verdicts), []
-    for one in measured:
-        cells = [
-            printable(one.name.removeprefix(begin)),
-            f"{one.shape[0]}x{one.shape[1]}",
-            str(one.allowed),
-            str(one.rank),
-            f"{one.stable_rank:.1f}",
-            str(one.energy_90),
-            _short(one.norm),
-            _short(one.imbalance),
-        ]
-        if verdicts:
-            said = verdicts[one.name]
-            cells += [_short(said.excess), _short(said.slope), said.verdict]
-        rows.append(cells)
-    widths = [max(len(line[c]) for line in [header, *rows]) for c in range(len(header))]
-    widths[0] = max(12, min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1)))
-    words = {0, 10}  # columns of words, aligned to the left
-    align = lambda line: "  ".join(
-        _elide(cell, width).ljust(width) if c in words else cell.rjust(width)
-        for c, (cell, width) in enumerate(zip(line, widths))
-    ).rstrip()
-    config = adapter.config
-    scale = "alpha / sqrt(r)" if config.get("use_rslora") else "alpha / r"
-    base = printable(str(config.get("base_model_name_or_path") or "not named"))
-    lines = [
-        f"LoRA adapter with {len(measured)} module{'s' if len(measured) > 1 else ''}: r {config['r']}, alpha "
-        f"{config['lora_alpha']:g}, scale {scale}",
-        f"base model: {_elide(base, WIDTH - 12)}",
-    ]
+    begin = _begin([one.name for one in measured])
+    lines = [*_head(adapter, measured)]
     if begin:
-        lines.append(f"names begin with {_elide(printable(begin), WIDTH - 17)}")
-    lines += ["", align(header), *map(align, rows), "", LEGEND, *([LEGEND_VERDICT] if verdicts else [])]
-    reasons: dict[str, list[str]] = {}
-    for key, why in adapter.skipped.items():
-        reasons.setdefault(why, []).append(printable(key.removeprefix(PREFIX)))
-    if reasons:
-        lines.append("")
-    for why, keys in reasons.items():
-        head = f"left out, {why} ({len(keys)}): "
-        lines.append(head + _elide(", ".join(keys), WIDTH - len(head)))
-    return "\n".join([*lines, *(f"note: {note}" for note in adapter.notes)])
+        lines.append(f"names begin with {elide(printable(begin), WIDTH - 17)}")
+    header = ["module", "size", "r", "rank", "stable", "90%", "norm", "imbalance"]
+    rows = []
+    for one in measured:
+        row = [_label(one, begin), f"{one.shape[0]}x{one.shape[1]}", str(one.allowed), str(one.rank)]
+        row += [f"{one.stable_rank:.1f}", str(one.energy_90), brief(one.norm), brief(one.imbalance)]
+        if verdicts:
+            said = verdicts.get(one.name)
+            row += [brief(said.excess), brief(said.slope), said.verdict] if said else ["", "", ""]
+        rows.append(row)
+    header += ["excess", "slope", "verdict"] * bool(verdicts)
+    lines += ["", *table(header, rows, words={0, 10}), "", LEGEND, *([LEGEND_VERDICT] if verdicts else [])]
+    if base is not None:
+        lines += ["", *_base_lines(measured, base, begin, threshold)]
+    return "\n".join([*lines, *_below([*_left_out(adapter), *_notes(adapter, measured)])])
 
 
-def as_json(adapter: Adapter, measured: list[Measured], verdicts: dict[str, LayerVerdict] | None = None) -> str:
-    """One object; a number that is infinite becomes null, and so does the certificate where there was no data."""
-    modules = [asdict(one) | {"certificate": verdicts[one.name]._asdict() if verdicts else None} for one in measured]
+def as_json(
+    adapter: Adapter,
+    measured: list[Measured],
+    verdicts: dict[str, LayerVerdict] | None = None,
+    base: dict[str, AgainstBase | str] | None = None,
+) -> str:
+    """One object; a number that is infinite becomes null, and so does what was not asked for."""
+    return _dumped(_object(adapter, measured, verdicts, base))
+
+
+def series_text(series: Series) -> str:
+    """How the measures move from folder to folder, in all and module by module."""
+    folders = [str(adapter.folder) for adapter in series.adapters]
+    room = os.path.commonpath(folders) if len(folders) > 1 else ""
+    short = [printable(os.path.relpath(folder, room) if room else folder) for folder in folders]
+    header = ["adapter", "modules", "dead", "c", "norm", "changed", "stable", "90%", "imbalance"]
+    rows = []
+    for place, (label, found) in enumerate(zip(short, series.measured)):
+        middle = lambda values: statistics.median(list(values))
+        changed = series.changed(place) if place else None
+        row = [label, str(len(found)), str(sum(not one.largest for one in found)), _range(one.scale for one in found)]
+        row += [brief(series.total(place)), "" if changed is None else brief(changed)]
+        row += [f"{middle(one.stable_rank for one in found):.1f}", f"{middle(one.energy_90 for one in found):g}"]
+        rows.append([*row, brief(middle(one.imbalance for one in found))])
+    lines = [f"{len(folders)} adapters" + (f" in {elide(printable(room), WIDTH - 20)}" if room else ""), ""]
+    lines += [*table(header, rows, words={0}), "", LEGEND_SERIES]
+    begin = _begin([one.name for one in series.moved])
+    shown = _spread(len(folders), 6)
+    header = ["||X||_F", *(elide(short[k], 14) for k in shown), "last change"]
+    rows = []
+    for one in series.moved:
+        last = one.changes[-1] / one.norms[-1] if one.changes[-1] is not None and one.norms[-1] else None
+        row = [printable(one.name.removeprefix(begin)), *(_or_dash(one.norms[k]) for k in shown), _or_dash(last)]
+        rows.append(row)
+    lines += ["", *([f"names begin with {elide(printable(begin), WIDTH - 17)}"] if begin else [])]
+    lines += [*table(header, rows, words={0}), "", "last change: ||X - X before||_F / ||X||_F of the last two."]
+    more = [
+        f"{label}: {line}"
+        for label, adapter, found in zip(short, series.adapters, series.measured)
+        for line in (*_left_out(adapter), *_notes(adapter, found))
+    ]
+    return "\n".join([*lines, *_below([*more, *(f"left out: {sentence}" for sentence in series.failed)])])
+
+
+def series_json(series: Series, verdicts: list[dict | None], bases: list[dict | None]) -> str:
+    """One object with a report for each folder, and how the modules move."""
+    reports = [
+        {"folder": str(adapter.folder)} | _object(adapter, found, said, base)
+        for adapter, found, said, base in zip(series.adapters, series.measured, verdicts, bases)
+    ]
+    changed = [series.changed(k) if k else None for k in range(len(reports))]
+    whole = {"format": 1, "folders": reports, "changed": changed, "moves": [asdict(one) for one in series.moved]}
+    return _dumped(whole | {"failed": list(series.failed)})
+
+
+def _head(adapter: Adapter, measured: list[Measured]) -> Iterable[str]:
+    config = adapter.config
+    if "peft_type" in config and not adapter.strict.startswith("The format is"):
+        scale = "alpha / sqrt(r)" if config.get("use_rslora") else "alpha / r"
+        what = f"r {config['r']}, alpha {config['lora_alpha']:g}, c = {scale} = {_range(one.scale for one in measured)}"
+    else:
+        what = f"r {_range(one.allowed for one in measured)}, c {_range(one.scale for one in measured)}"
+    yield f"LoRA adapter with {modules(len(measured))}: {what}"
+    base = printable(str(config.get("base_model_name_or_path") or "not named"))
+    yield f"base model: {elide(base, WIDTH - 12)}"
+    steps = [one.step for one in measured]
+    middle = f", median {brief(statistics.median(steps))}" if len(steps) > 1 else ""
+    yield f"effective step: {_range(steps)}{middle}"
+
+
+def _base_lines(measured, base: dict[str, AgainstBase | str], begin: str, threshold: float | None) -> Iterable[str]:
+    header = ["module", "|X|/|W0|", "spectral", "intruders", "left", "right", "lost", "base in"]
+    beside = {name: one for name, one in base.items() if isinstance(one, AgainstBase)}
+    rows, top = [], max(one.examined for one in beside.values())
+    for one in measured:
+        said = beside.get(one.name)
+        if said:
+            new = "-" if said.intruders is None else f"{said.intruders}/{said.examined}"
+            cells = [said.ratio, said.spectral_ratio, new, said.left, said.right, said.lost]
+            rows.append([_label(one, begin), *(_or_dash(cell) for cell in cells), said.dtype])
+    yield from table(header, rows, words={0, 7})
+    yield ""
+    yield LEGEND_BASE.format(top=top, threshold=threshold)
+    yield from _grouped({name: f"no base weight, {why}" for name, why in base.items() if name not in beside})
+    gone = sum((one.lost or 0) > 0.5 for one in beside.values())
+    if gone:
+        yield from textwrap.wrap(
+            f"note: a merge would lose more than half of X to rounding in {gone} of {modules(len(beside))}: keep the "
+            "adapter apart, or merge into float32.",
+            WIDTH,
+            subsequent_indent="  ",
+        )
+
+
+def _left_out(adapter: Adapter) -> Iterable[str]:
+    measured = {key for part in adapter.others.values() for key in (part.key_A, part.key_B)}
+    reasons = {name: f"not measured, {fault.reason}" for name, fault in adapter.faults.items()}
+    reasons |= {
+        key.removeprefix(PREFIX): f"left out, {why}"
+        for key, why in adapter.skipped.items()
+        if key not in measured and why != FAULTY
+    }
+    yield from _grouped(reasons)
+
+
+def _below(lines: list[str]) -> list[str]:
+    """Lines below the table, broken to its width."""
+    broken = (
+        textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False, break_long_words=True)
+        for line in lines
+    )
+    return [""] * bool(lines) + [line for part in broken for line in part]
+
+
+def _grouped(reasons: dict[str, str]) -> Iterable[str]:
+    """A line for each reason with how many names it has, and as many of them as fit."""
+    groups: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        groups.setdefault(why, []).append(printable(name))
+    for why, names in groups.items():
+        head = f"{why} ({len(names)}): "
+        yield head + elide(", ".join(names), max(20, WIDTH - len(head)))
+
+
+def _notes(adapter: Adapter, measured: list[Measured]) -> Iterable[str]:
+    number = len(adapter.faults)
+    if number:
+        first = next(iter(adapter.faults.values())).sentence
+        yield f"note: {number} of {number + len(measured)} modules cannot be measured. {first}"
+    yield from (f"note: {note}" for note in (*adapter.notes, *findings(measured)))
+
+
+def _object(adapter: Adapter, measured, verdicts, base) -> dict:
+    rows = []
+    for one in measured:
+        said, beside = (verdicts or {}).get(one.name), (base or {}).get(one.name)
+        against = {"missing": beside} if isinstance(beside, str) else asdict(beside) if beside else None
+        rows.append(asdict(one) | {"certificate": said._asdict() if said else None, "base": against})
     said = "base_model_name_or_path task_type r lora_alpha use_rslora init_lora_weights peft_version".split()
-    report = {
+    known = {key for part in adapter.others.values() for key in (part.key_A, part.key_B)}
+    return {
         "format": 1,
         "adapter": {key: adapter.config.get(key) for key in said},
-        "modules": modules,
-        "skipped": [{"key": key, "why": why} for key, why in adapter.skipped.items()],
-        "notes": list(adapter.notes),
+        "modules": rows,
+        "faults": [{"module": name, **fault._asdict()} for name, fault in adapter.faults.items()],
+        "skipped": [{"key": key, "why": why} for key, why in adapter.skipped.items() if key not in known],
+        "notes": [*adapter.notes, *findings(measured)],
     }
-    return json.dumps(_finite(report), indent=1, allow_nan=False)
 
 
-def write_plot(path: str | Path, measured: list[Measured], overwrite: bool = False) -> None:
-    """Ranks by module as an SVG file, written whole or not at all."""
-    from lorabook.page import figures
-
-    path = plot_file(path, overwrite)
-    x = list(range(1, len(measured) + 1))
-    # linear up to 1, so that an untrained module stands at 0
-    scale: dict[str, Any] = dict(yscale="symlog", ylim=(0, None), width=7.0, height=3.6)
-    ax = figures.panel("module, in the order of the table", "directions", **scale)
-    ranks, leading, stable, allowed = zip(
-        *((one.rank, one.energy_90, one.stable_rank, one.allowed) for one in measured)
-    )
-    figures.curves(ax, x, [ranks, leading, stable], ["numerical rank", "90 % of the energy", "stable rank"], "kim")
-    figures.reference(ax, x, allowed, "r, the rank allowed")
-    alt = ["Numerical rank, directions with 90 % of the energy and stable rank of every module."]
-    drawing = figures.row(ax, caption="Ranks by module", alt=alt).drawings[0]
-    aside = path.with_name(path.name + ".part")
-    try:
-        aside.write_text(drawing, encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        raise AdapterError(f"{path} cannot be written ({error.strerror}).") from None
-    finally:
-        aside.unlink(missing_ok=True)
+def table(header: list[str], rows: list[list[str]], words: set[int]) -> Iterable[str]:
+    """Lines of at most WIDTH columns; the first cells give way.  ``words`` are the columns aligned to the left."""
+    widths = [max(len(line[c]) for line in [header, *rows]) for c in range(len(header))]
+    widths[0] = max(12, min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1)))
+    for line in [header, *rows]:
+        cells = (
+            elide(cell, width).ljust(width) if c in words else cell.rjust(width)
+            for c, (cell, width) in enumerate(zip(line, widths))
+        )
+        yield "  ".join(cells).rstrip()
 
 
-def plot_file(path: str | Path, overwrite: bool = False) -> Path:
-    """``path`` if an SVG file can be written there, and none would be lost unasked."""
-    path = Path(path)
-    if path.suffix != ".svg" or path.is_dir():
-        raise AdapterError(f"The figure is an SVG file; give a name that ends in .svg, not {path}.")
-    if not path.parent.is_dir():
-        raise AdapterError(f"There is no folder {path.parent} for the figure.")
-    if path.exists() and not overwrite:
-        raise AdapterError(f"{path} exists; give another name, or --overwrite to replace it.")
-    return path
+def _begin(names: list[str]) -> str:
+    """What all names have in common up to a dot."""
+    begin = os.path.commonprefix(names).rpartition(".")[0] if len(names) > 1 else ""
+    return begin + "." if begin else ""
 
 
-def _short(value: float) -> str:
+def _label(one: Measured, begin: str) -> str:
+    kind = f" ({one.kind})" if one.kind not in (PLAIN, "expert") and not one.kind.startswith("direction") else ""
+    return printable(one.name.removeprefix(begin)) + kind
+
+
+def _spread(number: int, most: int) -> list[int]:
+    """At most so many places, evenly from the first to the last."""
+    if number <= most:
+        return list(range(number))
+    return sorted({round(k * (number - 1) / (most - 1)) for k in range(most)})
+
+
+def _range(values: Iterable[float]) -> str:
+    values = list(values)
+    low, high = brief(min(values)), brief(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _or_dash(value) -> str:
+    return "-" if value is None else value if isinstance(value, str) else brief(value)
+
+
+def brief(value: float) -> str:
+    """A number in a few letters."""
     if 10 <= value < 10000:
         return f"{value:.0f}"
     return "inf" if math.isinf(value) else f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")
 
 
-def _elide(text: str, width: int) -> str:
+def elide(text: str, width: int) -> str:
+    """A text cut in its middle."""
     if len(text) <= width:
         return text
     head = (width - 2) // 2
     return f"{text[:head]}..{text[len(text) - (width - 2 - head) :]}"
+
+
+def _dumped(report: dict) -> str:
+    return json.dumps(_finite(report), indent=1, allow_nan=False)
 
 
 def _finite(value):

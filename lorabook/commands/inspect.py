@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lorabook.commands.options import Progress, add_report, positive
+from lorabook.commands.options import Progress, add_report, not_negative, positive
 
 
 def add(commands) -> None:
@@ -13,13 +13,18 @@ def add(commands) -> None:
         description="Measure the update of every module of a saved PEFT LoRA adapter. Reads adapter_config.json and "
         "adapter_model.safetensors; runs no code from the folder, opens no pickle, uses no network.",
     )
-    parser.add_argument("path", help="folder of the adapter")
-    add_report(parser, "the ranks by module")
+    parser.add_argument("path", nargs="+", help="folder of the adapter; several, or a Trainer's output: how they move")
+    add_report(parser, "the ranks by module, the sizes beside the base, or the norms of several adapters")
+    base = parser.add_argument_group("base model", "what does X do to W0, and will a merge keep it?")
+    base.add_argument("--model", metavar="FOLDER", help="base model: local safetensors files")
+    text = "singular vectors that are looked at (default 10); 0 leaves out what takes long"
+    base.add_argument("--top", type=not_negative(int), metavar="K", default=10, help=text)
+    text = "a cosine below this makes an intruder dimension (default 0.5)"
+    base.add_argument("--threshold", type=positive(float), metavar="T", default=0.5, help=text)
     certificate = parser.add_argument_group(
-        "certificate", "with these three: is every module stationary, rank-saturated, or neither?"
+        "certificate", "with --model and both of these: is every module stationary, rank-saturated, or neither?"
     )
     for name, kind, value, default, text in (
-        ("--model", str, "FOLDER", None, "base model: local safetensors files that transformers loads"),
         (
             "--data",
             str,
@@ -39,30 +44,60 @@ def add(commands) -> None:
 
 def _check(parser, options) -> None:
     """Options that do not go together stop here."""
-    given = [options.model, options.data, options.weight_decay]
-    if any(value is not None for value in given) and None in given:
+    given = [options.data, options.weight_decay]
+    if any(value is not None for value in given) and None in (options.model, *given):
         parser.error("the certificate needs --model, --data and --weight-decay together")
+    if options.threshold > 1:
+        parser.error("argument --threshold: a cosine is at most 1")
 
 
 def run(options) -> str:
     """The report."""
-    from lorabook.adapters import report
-    from lorabook.adapters.inspect import inspect_folder
+    from lorabook.adapters import plots, report
+    from lorabook.adapters.movement import expand, inspect_folders
 
     if options.plot:
-        report.plot_file(options.plot, options.overwrite)
+        plots.plot_file(options.plot, options.overwrite)
     progress = Progress()
-    adapter, measured = inspect_folder(options.path, progress)
-    verdicts = None
+    paths = expand(options.path)
+    series = inspect_folders(paths, progress)
+    verdicts = [_certified(adapter, options, progress) for adapter in series.adapters]
+    bases: list = [None] * len(verdicts)
     if options.model:
-        from lorabook.adapters.certify_folder import certify_folder
+        from lorabook.adapters.against_base import against_base
 
-        chosen = {name: getattr(options, name) for name in ("batch_size", "max_length", "tolerance", "passes")}
-        verdicts = certify_folder(
-            adapter, options.model, options.data, options.weight_decay, **chosen, progress=progress
-        )
+        chosen = {"top": options.top, "threshold": options.threshold, "progress": progress}
+        bases = against_base(series.adapters, options.model, **chosen)
     progress.close()
-    text = report.as_json(adapter, measured, verdicts) if options.json else report.as_text(adapter, measured, verdicts)
-    if options.plot:
-        report.write_plot(options.plot, measured, options.overwrite)
+    one = len(paths) == 1
+    if options.json and one:
+        text = report.as_json(series.adapters[0], series.measured[0], verdicts[0], bases[0])
+    elif options.json:
+        text = report.series_json(series, verdicts, bases)
+    else:
+        tables = [
+            report.as_text(adapter, measured, said, base, options.threshold)
+            for adapter, measured, said, base in zip(series.adapters, series.measured, verdicts, bases)
+        ]
+        text = tables[0] if one else report.series_text(series)
+        if options.model and not one:
+            text = "\n\n".join([text, *(f"{a.folder}\n{table}" for a, table in zip(series.adapters, tables))])
+    if options.plot and not one:
+        plots.draw_series(options.plot, series, options.overwrite)
+    elif options.plot and options.model:
+        plots.draw_base(options.plot, bases[0], options.overwrite)
+    elif options.plot:
+        plots.draw_ranks(options.plot, series.measured[0], options.overwrite)
     return text
+
+
+def _certified(adapter, options, progress):
+    """The certificate of one adapter, where there are data."""
+    if options.data is None:
+        return None
+    from lorabook.adapters.certify_folder import certify_folder
+    from lorabook.adapters.inspect import read
+
+    chosen = {name: getattr(options, name) for name in ("batch_size", "max_length", "tolerance", "passes")}
+    adapter = read(adapter.folder)
+    return certify_folder(adapter, options.model, options.data, options.weight_decay, **chosen, progress=progress)

@@ -1,0 +1,186 @@
+"""What an update does to the weight that it is added to: its size, new directions, alignment, and what a merge keeps.
+
+For every module ``W0`` (m, n) is read from the base model's safetensors, one at a time; nothing is run.
+
+- size: ``||X||_F / ||W0||_F`` and ``||X||_2 / ||W0||_2``;
+- intruder dimensions (Shuttleworth et al. 2024, arXiv 2410.21228): of the leading ``top`` left singular vectors of
+  ``W0 + X``, those whose cosine with every left singular vector of W0 is below ``threshold``;
+- alignment: the share of ``||X||_F^2`` in the span of W0's leading ``top`` left, and right, singular vectors; by chance
+  ``top / m`` and ``top / n``;
+- merge: the error of ``W0 + X``, rounded to the dtype of W0, over ``||X||_F``; 1 means that nothing of X is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lorabook.adapters.base_weights import BaseWeights
+from lorabook.adapters.folder import Adapter, tensors, unsound
+from lorabook.adapters.parts import EXPERT, natural
+from lorabook.adapters.peft_config import AdapterError, printable
+from lorabook.device import default_device
+
+TOP, THRESHOLD = 10, 0.5  # the paper's, and those of PEFT's reduce_intruder_dimension
+DENSE, STEPS = 512, 60  # up to this size all singular vectors come from one decomposition; most Lanczos steps
+
+
+@dataclass(frozen=True)
+class AgainstBase:
+    """One module's X beside its W0; None where ``top`` is 0, or X is 0."""
+
+    ratio: float  # ||X||_F / ||W0||_F
+    spectral_ratio: float | None  # ||X||_2 / ||W0||_2
+    intruders: int | None  # of the leading ``examined`` left singular vectors of W0 + X
+    examined: int
+    left: float | None  # share of ||X||_F^2 in W0's leading left singular vectors
+    right: float | None
+    lost: float | None  # ||round(W0 + X) - (W0 + X)||_F / ||X||_F
+    unchanged: float  # share of entries that a merge leaves as they are
+    dtype: str  # of the base
+
+
+def against_base(
+    adapters: Sequence[Adapter],
+    model_folder,
+    *,
+    top: int = TOP,
+    threshold: float = THRESHOLD,
+    progress: Callable[[str], None] | None = None,
+) -> list[dict[str, AgainstBase | str]]:
+    """For each adapter its modules beside their base weights; where a module has none, the reason.
+
+    Args:
+        adapters: from :func:`lorabook.adapters.inspect.inspect_folder`, of one base.
+        model_folder: the base model's safetensors, in one file or several.
+        top: how many singular vectors are looked at; 0 leaves out all decompositions, which take the time.
+        threshold: on the largest cosine of an intruder, between 0 and 1.
+
+    Raises:
+        AdapterError: the base cannot be read, or fits no module.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"The threshold on the cosine must lie in (0, 1]; got {threshold:g}.")
+    base = BaseWeights(model_folder)
+    found: list[dict[str, AgainstBase | str]] = [{} for _ in adapters]
+    parts = [adapter.parts for adapter in adapters]
+    flows = [
+        tensors(adapter.files, [(part.key_B, part.key_A) for part in own.values()])
+        for adapter, own in zip(adapters, parts)
+    ]
+    names = sorted({name for own in parts for name in own}, key=natural)
+    for place, name in enumerate(names, 1):
+        updates: dict[str, list[tuple[int, Tensor, Tensor, float]]] = {}
+        for k, (own, flow) in enumerate(zip(parts, flows)):
+            if name in own:
+                for expert, (B, A) in enumerate(own[name].factors(*next(flow))):
+                    label = f"{name}[{expert}]" if own[name].kind == EXPERT else name
+                    if not unsound(B) + unsound(A):
+                        updates.setdefault(label, []).append((k, B, A, own[name].scale))
+        for label, given in updates.items():
+            k, B, A, _ = given[0]
+            shape = len(B), A.shape[1]
+            expert = int(label.rpartition("[")[2][:-1]) if parts[k][name].kind == EXPERT else None
+            weight = base.weight(name, shape, expert, bool(adapters[k].config.get("fan_in_fan_out")))
+            frame = weight if isinstance(weight, str) else _Frame(weight, top)
+            for k, B, A, scale in given:
+                if isinstance(frame, str):
+                    found[k][label] = frame
+                elif (len(B), A.shape[1]) != shape:
+                    found[k][label] = "its shape is another than in the first adapter"
+                else:
+                    found[k][label] = frame.beside(B, A, scale, threshold)
+        if progress:
+            progress(f"against the base: {place} of {len(names)} modules")
+    if not any(isinstance(one, AgainstBase) for own in found for one in own.values()):
+        label, why = next(iter(found[0].items()), ("none", "no sound factors"))
+        raise AdapterError(f"The base model fits no module of the adapter ({printable(label)}: {why}).")
+    return found
+
+
+class _Frame:
+    """One W0 (m, n) with what is needed of its singular vectors."""
+
+    def __init__(self, W0: Tensor, top: int):
+        self.stored = W0
+        self.home = default_device()
+        self.W0 = W0.to(self.home, torch.float64)
+        self.size = float(self.W0.norm())
+        self.top = min(top, *W0.shape)
+        if self.top and self.size:
+            self.U, self.s, self.V = left_singular(self.W0, self.top)
+
+    def beside(self, B: Tensor, A: Tensor, scale: float, threshold: float) -> AgainstBase:
+        """The measures of the update ``scale * B @ A``."""
+        B, A = scale * B.to(self.home, torch.float64), A.to(self.home, torch.float64)
+        X = B @ A
+        W, norm = self.W0 + X, float(X.norm())
+        merged = W.to(self.stored.dtype)
+        lost = float((merged.double() - W).norm()) / norm if norm else None
+        unchanged = float((merged == self.stored.to(self.home)).double().mean())
+        said = [None, None, None, None]
+        if self.top and self.size:
+            spectral = float(torch.linalg.matrix_norm(torch.linalg.qr(B).R @ torch.linalg.qr(A.mT).R.mT, 2))
+            leading = self.U[:, : self.top]
+            said[0] = spectral / float(self.s[0])
+            said[1] = intruders(self.U, leading_left(W, self.top, torch.cat([leading, B], 1)), threshold)
+            if norm:
+                said[2] = (float((leading.mT @ B @ A).norm()) / norm) ** 2
+                said[3] = (float((B @ (A @ self.V)).norm()) / norm) ** 2
+        ratio = norm / self.size if self.size else math.inf
+        dtype = str(self.stored.dtype).removeprefix("torch.")
+        return AgainstBase(ratio, said[0], said[1], self.top, said[2], said[3], lost, unchanged, dtype)
+
+
+def intruders(known: Tensor, leading: Tensor, threshold: float) -> int:
+    """How many columns of ``leading`` (m, k) have a cosine below ``threshold`` with each of ``known`` (m, p)."""
+    return int(((leading.mT @ known).abs().amax(1) < threshold).sum())
+
+
+def left_singular(W: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
+    """All left singular vectors (m, p) of W (m, n), p = min(m, n), singular values (p,), and V (n, top).
+
+    Above DENSE from the eigenvectors of the smaller Gram matrix, which is faster.
+
+    Error:
+        Singular values below 1e-8 of the largest, and the vectors that belong to them, are not resolved there.
+    """
+    if min(W.shape) <= DENSE:
+        U, s, Vh = torch.linalg.svd(W, full_matrices=False)
+        return U, s, Vh[:top].mT
+    tall = W.shape[0] > W.shape[1]
+    square, vectors = torch.linalg.eigh(W.mT @ W if tall else W @ W.mT)
+    s, vectors = square.flip(0).clamp(min=0).sqrt(), vectors.flip(1)
+    floor = s.clamp(min=1e-300)
+    if tall:
+        return W @ (vectors / floor), s, vectors[:, :top]
+    return vectors, s, W.mT @ (vectors[:, :top] / floor[:top])
+
+
+def leading_left(W: Tensor, top: int, start: Tensor) -> Tensor:
+    """The leading ``top`` left singular vectors (m, top) of W (m, n).
+
+    Up to DENSE from a full decomposition.  Above, by block Lanczos steps on ``W W^T`` from the columns of ``start``
+    (m, q), until every residual is below 1e-6 times the last singular value's square; after STEPS from a full one.
+    """
+    if min(W.shape) <= DENSE:
+        return torch.linalg.svd(W, full_matrices=False).U[:, :top]
+    basis = torch.linalg.qr(start).Q
+    image = W.mT @ basis
+    for _ in range(STEPS):
+        square, Y = torch.linalg.eigh(image.mT @ image)
+        square, Y = square[-top:].flip(0), Y[:, -top:].flip(1)
+        found = basis @ Y
+        rest = W @ (image @ Y) - found * square
+        if float(rest.norm(dim=0).max()) <= 1e-6 * float(square[-1]):
+            return found
+        for _ in range(2):  # twice, so that the basis stays orthonormal to rounding
+            rest = torch.linalg.qr(rest - basis @ (basis.mT @ rest)).Q
+        if basis.shape[1] + top > min(W.shape):
+            break
+        basis, image = torch.cat([basis, rest], 1), torch.cat([image, W.mT @ rest], 1)
+    return left_singular(W, top)[0][:, :top]

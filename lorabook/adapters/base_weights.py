@@ -1,0 +1,98 @@
+"""The weights of a base model, found by the name of a module, read one at a time from its safetensors files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from torch import Tensor
+
+from lorabook.adapters.folder import opened
+from lorabook.adapters.formats import bare
+from lorabook.adapters.parts import DTYPES
+from lorabook.adapters.peft_config import AdapterError, load, printable
+
+FILES = ("model", "diffusion_pytorch_model")
+
+
+class BaseWeights:
+    """A folder with a base model.
+
+    Raises:
+        AdapterError: it has no safetensors files that hold together.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise AdapterError(f"There is no folder {self.folder} with a base model.")
+        self.header: dict[str, tuple[Path, tuple[int, ...], str]] = {}
+        self.ends: dict[str, list[str]] = {}
+        for path in self._files():
+            stored = opened(path)
+            for key in stored.keys():
+                part = stored.get_slice(key)
+                self.header[key] = path, tuple(part.get_shape()), part.get_dtype()
+                self.ends.setdefault(key.rpartition(".")[0].rpartition(".")[2], []).append(key)
+                self.ends.setdefault(key.rpartition(".")[2], []).append(key)
+
+    def weight(self, name: str, shape: tuple[int, int], expert: int | None, swapped: bool) -> Tensor | str:
+        """The weight (m, n) of a module in the dtype in which it is stored, or why there is none.
+
+        Args:
+            shape: (m, n) of the update; the weight of a Conv1D is stored as its transpose.
+            expert: which of several fused ones.
+            swapped: PEFT's ``fan_in_fan_out``, which decides for a square weight.
+        """
+        key = self._key(name, expert)
+        if key is None:
+            return "the base has no weight of this name"
+        path, size, dtype = self.header[key]
+        if dtype not in DTYPES:
+            return f"the base's weight is quantised, stored as {dtype}"
+        if expert is not None and len(size) == 3 and not expert < size[0]:
+            return f"the base has {size[0]} experts"
+        stored = opened(path)
+        W = stored.get_slice(key)[expert] if expert is not None and len(size) == 3 else stored.get_tensor(key)
+        W = W.flatten(1) if W.ndim > 2 else W
+        if W.ndim != 2 or tuple(W.shape) not in (shape, shape[::-1]):
+            return f"the base's weight is {size}, the update {shape}"
+        return W.mT if tuple(W.shape) != shape or swapped and shape[0] == shape[1] else W
+
+    def _key(self, name: str, expert: int | None) -> str | None:
+        """The key of a module: its name, or the longest end of it that one weight alone has.
+
+        The numbers of layers belong to every end, so that a model with one layer does not stand for another.
+        """
+        words = bare(name).replace(".base_layer", "").split(".")
+        least = next((place for place, word in enumerate(words) if word.isdecimal()), len(words) - 1)
+        for tail in ("", ".weight") if expert is not None else (".weight", ""):
+            for begin in range(least + 1):
+                end = ".".join(words[begin:]) + tail
+                near = self.ends.get(words[-1], [])
+                found = [key for key in near if key == end or key.endswith("." + end)]
+                if end in found:
+                    return end
+                if len(found) == 1:
+                    return found[0]
+                if found:
+                    return None
+        return None
+
+    def _files(self) -> list[Path]:
+        for stem in FILES:
+            if (self.folder / f"{stem}.safetensors").is_file():
+                return [self.folder / f"{stem}.safetensors"]
+            index = self.folder / f"{stem}.safetensors.index.json"
+            if index.is_file():
+                named = load(index).get("weight_map")
+                names = set(named.values()) if isinstance(named, dict) else {""}
+                if not all(isinstance(name, str) and name and name == Path(name).name for name in names):
+                    raise AdapterError(f"{index.name} does not say which file of its folder holds which weight.")
+                for name in sorted(names):
+                    if not (self.folder / name).is_file():
+                        raise AdapterError(f"{self.folder} has no {printable(name)}, which its index names.")
+                return [self.folder / name for name in sorted(names)]
+        if any(re.search(r"\.(bin|pt|pth)$", path.name) for path in self.folder.iterdir()):
+            raise AdapterError(f"{self.folder} holds its weights as pickle files: save the base model as safetensors.")
+        raise AdapterError(f"{self.folder} has no model.safetensors.")

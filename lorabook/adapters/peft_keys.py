@@ -1,0 +1,131 @@
+"""PEFT's own keys: ``base_model.model.<module>.lora_A.weight`` (r, n) and ``.lora_B.weight`` (m, r), and more kinds.
+
+- embeddings: ``lora_embedding_A`` (r, rows) and ``lora_embedding_B`` (width, r) of ``A^T B^T`` (rows, width);
+- convolutions: A (r, in, k, k) and B (out, r, 1, 1);
+- fused experts (``target_parameters``): A (E r, n) and B (m, r E), one wrapper around the other for each parameter;
+- DoRA: plain factors and a vector of magnitudes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from lorabook.adapters.formats import PEFT_KEY, PREFIX, bare
+from lorabook.adapters.parts import DIRECTION, EMBEDDING, EXPERT, PLAIN, REPLACED, WHOLE, Sorting, modules
+from lorabook.adapters.peft_config import CONFIG, Patterns
+
+
+def sort_peft(header: dict, config: dict) -> Sorting:
+    """The modules of a file with PEFT's keys; ``config`` was checked."""
+    found = Sorting(header)
+    halves: dict[str, dict[str, str]] = {"A": {}, "B": {}}
+    tables: dict[str, dict[str, str]] = {"A": {}, "B": {}}
+    magnitudes, dead, wrapped = set(), 0, 0
+    for key, (shape, _) in header.items():
+        plain = bare(key)
+        name = plain.removeprefix(PREFIX)
+        match, table = PEFT_KEY.fullmatch(name), re.fullmatch(r"(.+)\.lora_embedding_([AB])(?:\.[^.]+)?", name)
+        if match or table:
+            wrapped += plain != key
+            dead += plain == key and not key.startswith(PREFIX)
+        if "lora_magnitude_vector" in plain:
+            magnitudes.add(name.partition(".lora_magnitude_vector")[0])
+            found.skipped[key] = "magnitudes of DoRA"
+        elif table:
+            found.skipped[key] = "factors of an embedding"
+            found.half(tables, table[2], table[1], key)
+        elif "trainable_tokens_" in plain:
+            found.skipped[key] = "rows of an embedding"
+        elif match:
+            if len(shape) > 2:
+                found.skipped[key] = "factors of a convolution"
+            found.half(halves, match[2], match[1], key)
+        elif ".lora_B" in name:
+            found.skipped[key] = "bias of an adapter"
+        else:
+            found.skipped[key] = REPLACED if ".original_module." in name else WHOLE
+    targets = config.get("target_parameters") or []
+    scale = _Scale(config)
+    for name, key_A, key_B in found.both(halves):
+        rank, said, c = scale.of(name)
+        fused = bool(targets or re.search(r"expert|moe", name, re.I))
+        found.place(name, key_A, key_B, c, rank=rank, said=said, fused=fused)
+    for name, key_A, key_B in found.both(tables):
+        rank, said, c = scale.of(name)
+        # A^T, which starts at 0, is the left factor of the update of the weight (rows, width)
+        found.place(name, key_B, key_A, c, kind=EMBEDDING, transposed=True, rank=rank, said=said)
+    _name_experts(found, targets)
+    _switches(found, config, targets, magnitudes)
+    _prefixes(found, dead, wrapped)
+    return found
+
+
+class _Scale:
+    """Rank and scale of a module: PEFT's rule for the patterns, and alpha / r or alpha / sqrt(r)."""
+
+    def __init__(self, config: dict):
+        self.config = config
+        self.rank = Patterns(config.get("rank_pattern"), "rank_pattern")
+        self.alpha = Patterns(config.get("alpha_pattern"), "alpha_pattern")
+
+    def of(self, name: str) -> tuple[int, object, float]:
+        said = self.rank.of(name, self.config["r"])
+        rank = said if isinstance(said, int) else -1
+        alpha = self.alpha.of(name, self.config["lora_alpha"])
+        return rank, said, alpha / (math.sqrt(said) if self.config.get("use_rslora") else said)
+
+
+def _name_experts(found: Sorting, targets: list[str]) -> None:
+    """PEFT wraps the experts once per parameter, the first innermost: name them by parameter where that is sure."""
+    rooms: dict[str, list[str]] = {}
+    for name, part in found.parts.items():
+        if part.kind == EXPERT:
+            rooms.setdefault(re.sub(r"(\.base_layer)+$", "", name), []).append(name)
+    for room, names in rooms.items():
+        of_room = lambda target: f".{room}".endswith(f".{target.rpartition('.')[0]}")
+        inner = {target.rpartition(".")[2] for target in targets if of_room(target)} or {"gate_up_proj", "down_proj"}
+        # every model of transformers defines gate_up_proj before down_proj
+        if len(names) == len(inner) and (len(inner) == 1 or inner == {"gate_up_proj", "down_proj"}):
+            for name, parameter in zip(sorted(names, key=len), sorted(inner)):
+                found.parts[f"{room}.{parameter}"] = found.parts.pop(name)
+
+
+def _switches(found: Sorting, config: dict, targets: list[str], magnitudes: set[str]) -> None:
+    """What DoRA and fused experts mean for what was measured."""
+    if magnitudes or config.get("use_dora"):
+        for name, part in found.parts.items():
+            if part.kind == PLAIN and (name in magnitudes or not magnitudes):
+                found.parts[name] = part._replace(kind=DIRECTION)
+                found.skipped |= dict.fromkeys((part.key_A, part.key_B), DIRECTION)
+        what = "sets use_dora" if config.get("use_dora") else "holds magnitude vectors (DoRA)"
+        found.strict = f"The adapter {what}, so its update is not scale * B A of one weight matrix."
+        found.notes.append(
+            "DoRA: what is measured is the direction part, scale * B A; the weight in use is W0 + scale * B A with "
+            "its rows scaled to the stored magnitudes."
+        )
+    experts = [part for part in found.parts.values() if part.kind == EXPERT]
+    if targets:
+        found.strict = "The adapter sets target_parameters, so its update is not scale * B A of one weight matrix."
+    elif experts:
+        found.strict = "The adapter holds fused experts, so its update is not scale * B A of one weight matrix."
+        found.notes.append(
+            f"{modules(len(experts))} with a multiple of the rank in {CONFIG}: taken for fused experts (MoE), though "
+            "it has no target_parameters, without which PEFT cannot load them."
+        )
+
+
+def _prefixes(found: Sorting, dead: int, wrapped: int) -> None:
+    """Say which keys PEFT will not load."""
+    if wrapped:
+        found.notes.append(
+            f"{wrapped} of {len(found.header)} keys carry the prefix of a wrapper (_orig_mod of torch.compile, or "
+            "FSDP's): PEFT loads none of these, so the adapter is dead there, without a word. Save the inner model, or take "
+            "the prefix out of the keys."
+        )
+        found.strict = found.strict or "The keys carry the prefix of a wrapper (_orig_mod), so PEFT loads none of them."
+    if dead:
+        found.notes.append(
+            f"{dead} of {len(found.header)} keys do not begin with {PREFIX}: PEFT loads none of these, without a "
+            "word."
+        )

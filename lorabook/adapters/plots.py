@@ -1,0 +1,92 @@
+"""What was found in adapters as figures: one SVG file each, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lorabook.adapters.against_base import AgainstBase
+from lorabook.adapters.inspect import Measured
+from lorabook.adapters.movement import Series
+from lorabook.adapters.peft_config import AdapterError
+
+
+def draw_ranks(path: str | Path, measured: list[Measured], overwrite: bool = False) -> None:
+    """Ranks by module."""
+    figures = _figures()
+    x = list(range(1, len(measured) + 1))
+    # linear up to 1, so that an untrained module stands at 0
+    scale: dict[str, Any] = dict(yscale="symlog", ylim=(0, None), width=7.0, height=3.6)
+    ax = figures.panel("module, in the order of the table", "directions", **scale)
+    ranks, leading, stable, allowed = zip(
+        *((one.rank, one.energy_90, one.stable_rank, one.allowed) for one in measured)
+    )
+    figures.curves(ax, x, [ranks, leading, stable], ["numerical rank", "90 % of the energy", "stable rank"], "kim")
+    figures.reference(ax, x, allowed, "r, the rank allowed")
+    alt = "Numerical rank, directions with 90 % of the energy and stable rank of every module."
+    _write(path, ax, "Ranks by module", alt, overwrite)
+
+
+def draw_base(path: str | Path, base: dict[str, AgainstBase | str], overwrite: bool = False) -> None:
+    """Sizes beside the base and what a merge loses, by module."""
+    figures = _figures()
+    beside = [one for one in base.values() if isinstance(one, AgainstBase)]
+    x, nan = list(range(1, len(beside) + 1)), float("nan")
+    rows = {
+        "||X|| / ||W0||, Frobenius": [one.ratio or nan for one in beside],
+        "||X|| / ||W0||, spectral": [one.spectral_ratio or nan for one in beside],
+        "lost in a merge": [one.lost or nan for one in beside],
+    }
+    rows = {label: values for label, values in rows.items() if any(value == value for value in values)}
+    ax = figures.panel("module, in the order of the table", "ratio", yscale="log", width=7.0, height=3.6)
+    figures.curves(ax, x, list(rows.values()), list(rows), "kim")
+    alt = "Size of every module's update beside its base weight, and the share that a merge loses to rounding."
+    _write(path, ax, "Updates beside the base", alt, overwrite)
+
+
+def draw_series(path: str | Path, series: Series, overwrite: bool = False) -> None:
+    """The norm of every module from folder to folder: its median, and the band of 90 %."""
+    figures = _figures()
+    nan = float("nan")
+    norms = [
+        [nan if one.norms[k] is None else one.norms[k] for one in series.moved] for k in range(len(series.adapters))
+    ]
+    ax = figures.panel("adapter", "||X|| of a module", width=7.0, height=3.6)
+    x = list(range(1, len(norms) + 1))
+    figures.bands(ax, x, [norms], ["median, and 5 to 95 % of the modules"], "kim", "o-")
+    ax.set_xticks(x, [adapter.folder.name for adapter in series.adapters], rotation=20 if len(x) > 4 else 0)
+    _write(path, ax, "Norms from adapter to adapter", "Median and band of the modules' norms by adapter.", overwrite)
+
+
+def plot_file(path: str | Path, overwrite: bool = False) -> Path:
+    """``path`` if an SVG file can be written there, and none would be lost unasked."""
+    path = Path(path)
+    if path.suffix != ".svg" or path.is_dir():
+        raise AdapterError(f"The figure is an SVG file; give a name that ends in .svg, not {path}.")
+    if not path.parent.is_dir():
+        raise AdapterError(f"There is no folder {path.parent} for the figure.")
+    if path.exists() and not overwrite:
+        raise AdapterError(f"{path} exists; give another name, or --overwrite to replace it.")
+    return path
+
+
+def _figures():
+    try:
+        from lorabook.page import figures
+    except ImportError as error:
+        raise AdapterError(f"The figure needs matplotlib and seaborn ({error}).") from None
+    return figures
+
+
+def _write(path: str | Path, ax, caption: str, alt: str, overwrite: bool) -> None:
+    path = plot_file(path, overwrite)
+    drawing = _figures().row(ax, caption=caption, alt=[alt]).drawings[0]
+    aside = path.with_name(path.name + ".part")
+    try:
+        aside.write_text(drawing, encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        raise AdapterError(f"{path} cannot be written ({error.strerror}).") from None
+    finally:
+        aside.unlink(missing_ok=True)
