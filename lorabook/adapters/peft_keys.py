@@ -120,12 +120,11 @@ def _prefixes(found: Sorting, dead: int, wrapped: int) -> None:
     if wrapped:
         found.notes.append(
             f"{wrapped} of {len(found.header)} keys carry the prefix of a wrapper (_orig_mod of torch.compile, or "
-            "FSDP's): PEFT loads none of these, so the adapter is dead there, without a word. Save the inner model, or take "
-            "the prefix out of the keys."
+            "FSDP's): PEFT loads none of these, so the adapter is dead there, without a word. Save the inner model, or "
+            "take the prefix out of the keys."
         )
         found.strict = found.strict or "The keys carry the prefix of a wrapper (_orig_mod), so PEFT loads none of them."
     if dead:
         found.notes.append(
-            f"{dead} of {len(found.header)} keys do not begin with {PREFIX}: PEFT loads none of these, without a "
-            "word."
+            f"{dead} of {len(found.header)} keys do not begin with {PREFIX}: PEFT loads none of these, without a word."
         )

@@ -30,10 +30,11 @@ LEGEND_VERDICT = """\
 excess: scale ||dL/dW||_2 / decay.
 slope: gradient of the objective over its decay part, 0 where training is stationary."""
 LEGEND_BASE = """\
-|X|/|W0|: Frobenius norms; spectral: the largest singular values.  lost: error of a merge over ||X||_F.
-intruders: of the leading {top} left singular vectors of W0 + X, those whose cosine with every left
+|X|/|W0|: of Frobenius norms; spectral: of the largest singular values.
+intruders: of the leading {top} left singular vectors of W0 + X, those whose cosine with each left
 singular vector of W0 is below {threshold:g} (arXiv 2410.21228).
-left, right: share of ||X||_F^2 in the leading {top} left and right singular vectors of W0."""
+left, right: share of ||X||_F^2 in the leading {top} left and right singular vectors of W0.
+lost: error of W0 + X rounded to the dtype of the base, over ||X||_F."""
 LEGEND_SERIES = """\
 norm: ||X||_F of all modules; changed: ||X - X before||_F / ||X||_F; medians of stable, 90% and imbalance."""
 

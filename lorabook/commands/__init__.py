@@ -3,11 +3,6 @@
 - ``inspect``: what a saved adapter is, what it does to its base, and whether its training has ended;
 - ``options``: what several commands share: numbers, ``--json``, ``--plot``, progress.
 
-<<<<<<< HEAD
-A command's file has ``add(commands)``, which adds its parser, with ``run``, which takes the options and returns the
-text to print, as its default.
-=======
 A command's file has ``add(commands)``, which adds its parser with ``run`` as its default: it takes the options and
 returns the text to print.
->>>>>>> 332fa1f (Whatever can be measured in an adapter's folder is, the rest has its reason; other trainers' formats are read; several folders show how modules move; an update beside its base)
 """
