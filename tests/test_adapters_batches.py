@@ -286,6 +286,25 @@ def test_a_sampler_that_counts_its_epochs_repeats_itself():
     assert all(map(torch.equal, first, second))
 
 
+def test_the_loader_of_a_trainer_gives_every_pass_the_same_batches(tmp_path):
+    source = device.generator(5)
+    texts = [{"input_ids": torch.randint(3, WORDS, (3 + k % 5,), generator=source).tolist()} for k in range(13)]
+
+    def collate(rows):
+        longest = max(len(row["input_ids"]) for row in rows)
+        ids = torch.tensor([row["input_ids"] + [0] * (longest - len(row["input_ids"])) for row in rows])
+        return {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": ids.masked_fill(ids == 0, -100)}
+
+    options = TEXT | {"num_key_value_heads": 2}
+    model = model_of("LlamaForCausalLM", "LlamaConfig", options, ["q_proj"])
+    settings = T.TrainingArguments(str(tmp_path), per_device_train_batch_size=4, report_to=[], use_cpu=True)
+    loader = T.Trainer(model, settings, train_dataset=texts, data_collator=collate).get_train_dataloader()
+    first, second = ([one["input_ids"] for one in again] for again in (loader, loader))
+    assert any(one.shape != two.shape or not torch.equal(one, two) for one, two in zip(first, second))
+    started = lora_one_(model, loader, 1.0, width=4)
+    assert len(started) == 1 and started.kept["model.layers.0.self_attn.q_proj"] < 1
+
+
 def two_layers():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3))

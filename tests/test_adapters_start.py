@@ -476,7 +476,7 @@ def test_a_module_that_some_batches_do_not_reach_is_summed_over_the_others(turne
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_module_whose_gradient_is_0_or_rounding_keeps_its_start_and_is_named(attention, dtype):
     torch.manual_seed(0)
-    config = dict(vocab_size=40, d_model=16, encoder_layers=1, decoder_layers=1, pad_token_id=1, eos_token_id=2)
+    config = dict(vocab_size=40, d_model=64, encoder_layers=1, decoder_layers=1, pad_token_id=1, eos_token_id=2)
     heads = dict(encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24)
     plain = BartForConditionalGeneration(BartConfig(**config, **heads, attn_implementation=attention))
     model = get_peft_model(plain, LoraConfig(r=2, target_modules=["q_proj", "v_proj"])).to(dtype)

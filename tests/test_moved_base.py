@@ -95,6 +95,16 @@ def test_after_slides_every_further_start_is_refused(form):
         assert float(loss(again, data())) == pytest.approx(pretrained, abs=1e-5)
 
 
+def test_the_moved_base_outlives_the_adapter_and_a_merge_makes_it_a_base_again():
+    model = adapted()
+    lora_one_(model, [data()], 1.0, "slides", loss=loss)
+    fresh = LoraConfig(r=2, target_modules=["0"])
+    left = get_peft_model(copy.deepcopy(model).unload(), fresh)
+    with pytest.raises(ValueError, match="'slides' has moved the base weights of this model before"):
+        lora_one_(left, [data()], 1.0, loss=loss)
+    assert list(lora_one_(get_peft_model(model.merge_and_unload(), fresh), [data()], 1.0, loss=loss)) == ["0"]
+
+
 def train(model, steps=60):
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02)
     for _ in range(steps):

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from lorabook.adapters.inspect import MOVES_BASE
 from lorabook.adapters.targets import Target
 
+#: On the base's own layer, which outlives the adapter: the sum of the weight that was moved.  A merge changes it.
+MOVED = "lora_one_moved"
 TAKEN_OFF = "lora_one_taken_off"  # on PEFT's layer: by adapter, the factors whose product was taken off its weight
 
 
@@ -32,7 +34,7 @@ def refuse_moved(model: Any) -> None:
                 f"The start {start!r} of the adapter {name!r} has moved the base weights, so that they are no longer "
                 "the pretrained ones: make the PEFT model with init_lora_weights=True."
             )
-    if any(getattr(module, TAKEN_OFF, None) for module in model.modules()):
+    if any(hasattr(one, TAKEN_OFF) or getattr(one, MOVED, None) == _sum(one.weight) for one in _marked(model)):
         raise ValueError(
             "The start 'slides' has moved the base weights of this model before: load the pretrained model again."
         )
@@ -42,9 +44,19 @@ def take_off(model: Any, adapter: str, started: dict[str, Target]) -> None:
     """``W0 <- W0 - scale * B A`` for the present factors, remembered, so that the adapter can be saved."""
     for target in started.values():
         target.weight.copy_(target.matrix(offset(target, target.B, target.A)))
+        base: Any = target.layer.get_base_layer()
+        setattr(base, MOVED, _sum(base.weight))
         setattr(target.layer, TAKEN_OFF, {adapter: (target.B.detach().clone(), target.A.detach().clone())})
         target.layer.register_load_state_dict_pre_hook(_read_back)
     model.save_pretrained = MethodType(_save, model)
+
+
+def _marked(model: nn.Module) -> list[Any]:
+    return [module for module in model.modules() if hasattr(module, TAKEN_OFF) or hasattr(module, MOVED)]
+
+
+def _sum(weight: Tensor) -> float:
+    return float(weight.detach().double().sum())
 
 
 def offset(target: Target, B: Tensor, A: Tensor) -> Tensor:

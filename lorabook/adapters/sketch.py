@@ -50,10 +50,13 @@ class Sketch(NamedTuple):
 def orthonormal(Y: Tensor, columns: int) -> tuple[Tensor, float]:
     """Q (m, width) for ``Y = G Omega / sqrt(n)``, and ``kappa`` from the distance of each column from the others."""
     Q, R = torch.linalg.qr(Y)
-    _, s, Vh = torch.linalg.svd(R.double())
-    # 1 / ((R^T R)^-1)_ii; a matrix of lower rank than the width leaves nothing over
-    inverse = (Vh.square() / s.clamp(min=1e-150)[:, None].square()).sum(0)
-    return Q, columns * float((1 / inverse).mean()) / max(Y.shape[1] - 1, 1)
+    R = R.double()
+    # a column that adds nothing, as in a matrix of lower rank than the width, leaves nothing over
+    least = 1e-60 + 1e-30 * R.diagonal().abs().max()
+    R = R + torch.diag(torch.where(R.diagonal().abs() < least, least, 0))
+    inverse = torch.linalg.solve_triangular(R, torch.eye(len(R), dtype=R.dtype, device=R.device), upper=True)
+    over = 1 / inverse.square().sum(1)  # 1 / ((R^T R)^-1)_ii, the squared distance of column i from the others
+    return Q, columns * float(over.mean()) / max(len(R) - 1, 1)
 
 
 def sketched(

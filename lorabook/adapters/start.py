@@ -25,7 +25,8 @@ each go as soon as its factors are known.  What is random is drawn apart from to
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ from lorabook import checks
 from lorabook.adapters.full_gradient import length, reduced
 from lorabook.adapters.moved_base import offset, refuse_moved, take_off
 from lorabook.adapters.sketch import sketched
-from lorabook.adapters.targets import describe, sort_out
+from lorabook.adapters.targets import Target, describe, sort_out
 from lorabook.device import generator, normal
 from lorabook.lora_one.starts import algorithm_start, spectral_init
 
@@ -109,8 +110,6 @@ def lora_one_(
     if width is not None:
         checks.count(width, "width", 1)
     found, left = sort_out(model, adapter)
-    peft: Any = model
-    adapter = adapter or peft.base_model.active_adapters[0]
     refuse_moved(model)
     for name, target in list(found.items()):
         rank, least = target.B.shape[1], min(len(target.B), target.A.shape[1])
@@ -119,51 +118,28 @@ def lora_one_(
             del found[name]
     if not found:
         raise ValueError(f"No module can be started: {describe(left)}.")
-
+    ranks = {name: target.B.shape[1] for name, target in found.items()}
     kept: dict[str, float] = {}
 
     def start(name, G, Q=None):
-        target = found[name]
-        rank = target.B.shape[1]
-        B, A, s = factors(G, rank, float(gamma), form, target.scale, seed, Q)
-        return B.to(target.B.dtype), A.to(target.A.dtype), s
+        B, A, s = factors(G, ranks[name], float(gamma), form, found[name].scale, seed, Q)
+        return B.to(found[name].B.dtype), A.to(found[name].A.dtype), s
 
     reading: Any = {"loss": loss, "progress": progress, "left": left}
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    switched: list[Any] = [target.layer for target in found.values() if not target.layer.disable_adapters]
-    try:
-        for layer in switched:
-            layer.enable_adapters(False)
+    with without_adapters(model):
         if exact or passes is not None or length(batches) == 1:
             weights = {name: target.weight for name, target in found.items()}
-            form_all = lambda name, G: start(name, found[name].matrix(G))
-            ready = reduced(model, weights, batches, form_all, passes=passes, **reading)
+            whole = lambda name, G: start(name, found[name].matrix(G))
+            ready = reduced(model, weights, batches, whole, passes=passes, **reading)
         else:
-            ranks = {name: target.B.shape[1] for name, target in found.items()}
             widths = {name: max(rank, width or max(WIDTH, FOR_RANK * rank)) for name, rank in ranks.items()}
             parts = sketched(model, found, batches, widths, seed=seed, **reading)
             kept = {name: part.energy_kept(ranks[name]) for name, part in parts.items()}
             ready = {name: start(name, part.C, part.Q) for name, part in parts.items()}
-    finally:
-        for layer in switched:
-            layer.enable_adapters(True)
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
     drop_zeros(ready, left, found)
     if not ready:
         raise ValueError(f"No module can be started: {describe(left)}.")
-    with torch.no_grad():
-        for name, (B, A, _) in ready.items():
-            target = found[name]
-            # slides also moves the base weight, which may be stored more coarsely
-            moved = offset(target, B, A) if form == "slides" else target.weight
-            if not all(bool(part.isfinite().all() and part.any()) for part in (B, A)) or not moved.isfinite().all():
-                raise ValueError(f"{name}: the start does not fit into {target.B.dtype}; choose another gamma.")
-        for name, (B, A, _) in ready.items():
-            found[name].B.copy_(B)
-            found[name].A.copy_(A)
-        if form == "slides":
-            take_off(model, adapter, {name: found[name] for name in ready})
+    put_in(model, adapter, {name: found[name] for name in ready}, ready, form == "slides")
     if left:
         warnings.warn(
             f"{len(left)} of {len(left) + len(ready)} modules keep PEFT's start: {describe(left)}.", stacklevel=2
@@ -180,16 +156,51 @@ def lora_one_(
     return started
 
 
+@contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """Every adapter of the model off; on leaving, also by an error, everything is as it was."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    switched = [one for one in model.modules() if isinstance(one, BaseTunerLayer) and not one.disable_adapters]
+    try:
+        for layer in switched:
+            layer.enable_adapters(False)
+        yield
+    finally:
+        for layer in switched:
+            layer.enable_adapters(True)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+@torch.no_grad()
+def put_in(model: Any, adapter: str | None, targets: dict[str, Target], ready: dict, offset_too: bool) -> None:
+    """Write the factors into the model, and take their product off the base weights, once all are known to fit."""
+    for name, target in targets.items():
+        B, A, _ = ready[name]
+        # the base weight may be stored more coarsely
+        moved = offset(target, B, A) if offset_too else target.weight
+        if not all(bool(part.isfinite().all() and part.any()) for part in (B, A)) or not moved.isfinite().all():
+            raise ValueError(f"{name}: the start does not fit into {target.B.dtype}; choose another gamma.")
+    for name, target in targets.items():
+        target.B.copy_(ready[name][0])
+        target.A.copy_(ready[name][1])
+    if offset_too:
+        take_off(model, adapter or model.base_model.active_adapters[0], targets)
+
+
 def drop_zeros(ready: dict[str, tuple[Tensor, Tensor, Tensor]], left: dict[str, str], found: dict) -> None:
     """Move modules whose gradient is 0, or the rounding of one, from ``ready`` to ``left``.
 
-    Where a softmax has one entry the gradient before it is a difference of equal numbers, and what is left of it is
-    rounding beside the gradients of the other modules.
+    Where a softmax has one entry the gradient before it is a difference of equal numbers.  What a fused attention
+    leaves of it is some 1e-9 (float32) of the largest gradient; the smallest that means something was seen at 1e-6.
     """
     largest = max((float(s[0]) for _, _, s in ready.values()), default=0.0)
     for name, (_, _, s) in list(ready.items()):
         exact = found[name].weight.dtype == torch.float64
-        if not float(s[0]) > 8 * torch.finfo(torch.float64 if exact else torch.float32).eps * largest:
+        rounding = torch.finfo(torch.float64 if exact else torch.float32).eps / 4
+        if not float(s[0]) > rounding * largest:
             left[name] = ZERO
             del ready[name]
 
