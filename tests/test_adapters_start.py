@@ -250,6 +250,14 @@ def test_a_loss_of_ones_own_may_weigh_its_batches():
     assert not torch.equal(next(iter(targets(equal).values())).B, next(iter(targets(model).values())).B)
 
 
+def test_a_model_that_is_compiled_in_place_is_started_without_compiling():
+    data, plain, compiled = batches(4, 5), adapted(), adapted()
+    compiled.compile(backend=lambda *given: pytest.fail("it was compiled"))
+    for model in (plain, compiled):
+        lora_one_(model, data, 0.5)
+    assert all(map(torch.equal, state(plain)[0], state(compiled)[0]))
+
+
 def test_batches_may_be_what_a_collator_of_transformers_makes():
     data = batches(4, 5)
     plain, collated = adapted(), adapted()
@@ -580,6 +588,12 @@ def two_active():
         (bert, "must be a PEFT model"),
         (lambda: get_peft_model(bert(), IA3Config(target_modules=["key"], feedforward_modules=[])), "of the kind IA3"),
         (lambda: adapted(target_modules=["word_embeddings"]), "adapts a layer of type Embedding"),
+        (
+            lambda: get_peft_model(nn.Sequential(nn.Conv2d(3, 4, 2)), LoraConfig(r=2, target_modules=["0"])),
+            "adapts a layer of type Conv2d",
+        ),
+        (lambda: torch.compile(adapted()), "got OptimizedModule: pass the model inside it"),
+        (lambda: nn.DataParallel(adapted()), "got DataParallel: pass the model inside it"),
         (lambda: adapted(use_dora=True), "uses the variant Dora"),
         (lambda: adapted(lora_bias=True), "has a bias in its adapter"),
         (merged, "is merged into its base weight"),
