@@ -10,10 +10,10 @@ import os
 import sys
 
 import lorabook
-from lorabook.commands import inspect
+from lorabook.commands import compare, inspect, truncate
 
 #: Each has ``add(commands)``; see :mod:`lorabook.commands`.
-COMMANDS = (inspect,)
+COMMANDS = (inspect, truncate, compare)
 
 
 def main(arguments: list[str] | None = None) -> int:

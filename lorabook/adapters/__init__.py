@@ -9,6 +9,8 @@
   trainers' ``formats``, into ``parts`` that can be measured;
 - ``inspect``: the measures of every module; ``findings``: what stands out; ``movement``: several adapters;
 - ``against_base``: what the update does to the ``base_weights``;
+- ``truncate``: a smaller adapter from a saved one; ``compare``: several side by side; ``merges``: is one the sum of
+  others; ``updates`` and ``products``, on which these stand; ``answers``: what they found;
 - ``report``: tables and JSON; ``plots``: figures;
 - ``certificate``: Kim et al.'s certificate, layer by layer; ``certify_folder``: the same for a saved adapter.
 
@@ -16,10 +18,13 @@ Stands above the sources: it uses ``lora_one`` and ``kim``, and none of them use
 """
 
 from lorabook.adapters.certificate import LayerVerdict, certify
+from lorabook.adapters.compare import compare_folders
 from lorabook.adapters.inspect import AdapterError, Measured, inspect_folder
+from lorabook.adapters.merges import check_merge
 from lorabook.adapters.movement import inspect_folders
 from lorabook.adapters.preconditioned import PreconditionedAdamW
 from lorabook.adapters.start import FORMS, Started, lora_one_
+from lorabook.adapters.truncate import truncate_folder
 
 __all__ = [
     "FORMS",
@@ -30,9 +35,12 @@ __all__ = [
     "PreconditionedAdamW",
     "Started",
     "certify",
+    "check_merge",
+    "compare_folders",
     "inspect_folder",
     "inspect_folders",
     "lora_one_",
+    "truncate_folder",
 ]
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lorabook.adapters.against_base import AgainstBase
+from lorabook.adapters.compare import Pair
 from lorabook.adapters.inspect import Measured
 from lorabook.adapters.movement import Series
 from lorabook.adapters.peft_config import AdapterError
+from lorabook.adapters.products import length
+from lorabook.adapters.truncate import Truncated
 
 
 def draw_ranks(path: str | Path, measured: list[Measured], overwrite: bool = False) -> None:
@@ -57,6 +61,38 @@ def draw_series(path: str | Path, series: Series, overwrite: bool = False) -> No
     figures.bands(ax, x, [norms], ["median, and 5 to 95 % of the modules"], "kim", "o-")
     ax.set_xticks(x, [adapter.folder.name for adapter in series.adapters], rotation=20 if len(x) > 4 else 0)
     _write(path, ax, "Norms from adapter to adapter", "Median and band of the modules' norms by adapter.", overwrite)
+
+
+def draw_error(path: str | Path, found: Sequence[Truncated], overwrite: bool = False) -> None:
+    """What every rank would leave out, of all modules together and of the worst one."""
+    figures = _figures()
+    ranks = range(1, max(one.allowed for one in found) + 1)
+    every = [[one.left_out(rank) for one in found] for rank in ranks]
+    whole = length([one.norm for one in found]) or 1.0
+    worst = [max(left / (one.norm or 1.0) for left, one in zip(row, found)) for row in every]
+    ax = figures.panel("rank", "relative error of the update", width=7.0, height=3.6, ylim=(0, None))
+    figures.curves(
+        ax, list(ranks), [[length(row) / whole for row in every], worst], ["all modules", "worst one"], "kim"
+    )
+    figures.reference(ax, [1, ranks[-1]], [length([one.error for one in found]) / whole] * 2, "written")
+    alt = "Relative error of the best update of each rank, in all modules and in the worst one."
+    _write(path, ax, "Error by rank", alt, overwrite)
+
+
+def draw_pairs(path: str | Path, pairs: Sequence[Comparison], overwrite: bool = False) -> None:
+    """Distance and overlaps: by module for two adapters, by pair for several."""
+    figures = _figures()
+    found = pairs[0].modules if len(pairs) == 1 else [pair.total for pair in pairs]
+    if not found:
+        raise AdapterError("The adapters have no module in common, so there is nothing to draw.")
+    label = "module, in the order of the table" if len(pairs) == 1 else "pair, in the order of the table"
+    x = list(range(1, len(found) + 1))
+    ax = figures.panel(label, "distance, overlap", width=7.0, height=3.6, ylim=(0, None))
+    measured = [[getattr(one, name) for one in found] for name in ("relative", "left", "right")]
+    figures.curves(ax, x, measured, ["distance", "overlap left", "overlap right"], "kim")
+    figures.reference(ax, x, [one.chance[0] for one in found], "overlap left by chance")
+    alt = "Relative distance of two updates and overlaps of their leading singular directions."
+    _write(path, ax, "Adapters side by side", alt, overwrite)
 
 
 def plot_file(path: str | Path, overwrite: bool = False) -> Path:

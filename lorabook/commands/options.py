@@ -34,6 +34,14 @@ def not_negative(kind: type):
     return read
 
 
+def share(text: str) -> float:
+    """A kind of argument: a share in (0, 1]."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise ValueError
+    return value
+
+
 def add_report(parser, drawn: str) -> None:
     """``--json``, ``--plot`` and ``--overwrite``; ``drawn`` says what the figure shows."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
