@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lorabook.adapters import products
-from lorabook.adapters.compare import Compared, Pair
+from lorabook.adapters.compare import Compared, Comparison
 from lorabook.adapters.folder import Adapter
 from lorabook.adapters.formats import PREFIX
 from lorabook.adapters.merges import Checked, Merge

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lorabook.adapters.against_base import AgainstBase
-from lorabook.adapters.compare import Pair
+from lorabook.adapters.compare import Comparison
 from lorabook.adapters.inspect import Measured
 from lorabook.adapters.movement import Series
 from lorabook.adapters.peft_config import AdapterError
