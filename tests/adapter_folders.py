@@ -1,4 +1,4 @@
-"""Small base models, tokenizers, data and adapter folders for the tests of the command ``inspect``."""
+"""Small base models, tokenizers, data and adapter folders for the tests of the commands."""
 
 import json
 
@@ -6,7 +6,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from lorabook import device
 from lorabook.__main__ import main
@@ -48,6 +54,56 @@ def bert(labels=2, **options):
         "max_position_embeddings": 16,
     }
     return BertForSequenceClassification(BertConfig(**(sizes | options), num_labels=labels))
+
+
+def gpt2():
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 10, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16}
+    return GPT2ForSequenceClassification(GPT2Config(**sizes, pad_token_id=0, bos_token_id=0, eos_token_id=0))
+
+
+class Picture(torch.nn.Module):
+    """A convolution and a linear layer, on a picture made of the tokens."""
+
+    def __init__(self, groups=1, size=3):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv2d(4, 8, size, groups=groups)
+        self.linear = torch.nn.Linear(8, 5)
+
+    def forward(self, ids):
+        pictures = torch.sin(torch.arange(4 * 25.0).view(1, 4, 5, 5) * (1 + ids.sum(1).view(-1, 1, 1, 1)))
+        return self.linear(self.conv(pictures).mean((2, 3)))
+
+
+class Experts(torch.nn.Module):
+    """Three experts with fused weights, as in transformers."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.names = first, second
+        setattr(self, first, torch.nn.Parameter(torch.randn(3, 12, 8) / 3))
+        setattr(self, second, torch.nn.Parameter(torch.randn(3, 8, 6) / 3))
+
+    def forward(self, x):
+        up, down = (getattr(self, name) for name in self.names)
+        for expert in range(3):
+            left, right = (x @ up[expert].mT).chunk(2, -1)
+            x = x + (torch.tanh(left) * right) @ down[expert].mT
+        return x
+
+
+class Mixture(torch.nn.Module):
+    """A linear layer and experts."""
+
+    def __init__(self, first="gate_up_proj", second="down_proj"):
+        super().__init__()
+        torch.manual_seed(0)
+        self.query = torch.nn.Linear(8, 8)
+        self.experts = Experts(first, second)
+
+    def forward(self, ids):
+        return self.experts(self.query(torch.sin(ids.double() @ torch.arange(32.0).double().view(4, 8)).float()))
 
 
 def tokenizer(path=None):

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from adapter_folders import adapted, bert, files, folder, pair
+from adapter_folders import Picture, adapted, bert, files, folder, pair
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
@@ -175,7 +175,8 @@ def merged_by_peft(options, weights, kind):
         one = {"target_modules": ["query", "value"], "r": 3, "lora_alpha": 5} | one
         name = f"a{place}"
         if model is None:
-            model = get_peft_model(bert(), LoraConfig(**one), adapter_name=name)
+            base = Picture if "conv" in one["target_modules"] else bert
+            model = get_peft_model(base(), LoraConfig(**one), adapter_name=name)
         else:
             model.add_adapter(name, LoraConfig(**one))
     source = device.generator(7)
@@ -192,9 +193,9 @@ def layers(model):
 
 
 def update(layer, name):
-    if name not in layer.lora_A:
-        return 0.0
-    return layer.scaling[name] * layer.lora_B[name].weight.double() @ layer.lora_A[name].weight.double()
+    if name not in {**layer.lora_A, **layer.lora_embedding_A}:
+        return torch.zeros(1)
+    return layer.get_delta_weight(name).detach().double()
 
 
 OPTIONS = {
@@ -207,6 +208,9 @@ OPTIONS = {
         {"rank_pattern": {"query": 4}, "r": 3, "use_rslora": True},
     ),
     "other modules": ({"target_modules": ["query"]}, {"target_modules": ["query", "key"]}),
+    "embeddings": ({"target_modules": ["query", "word_embeddings"]},) * 2,
+    "convolutions": ({"target_modules": ["conv", "linear"], "use_rslora": True},) * 2,
+    "three embeddings": ({"target_modules": ["word_embeddings"]},) * 3,
     "three": ({}, {"lora_alpha": 1}, {"use_rslora": True}),
 }
 

@@ -11,11 +11,10 @@ import sys
 
 import pytest
 import torch
-from adapter_folders import adapted, bert, files, folder, pair, run
+from adapter_folders import adapted, bert, files, folder, gpt2, pair, run
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from lorabook import device, linalg
 from lorabook.adapters import inspect_folder
@@ -33,21 +32,6 @@ def saved(tmp_path_factory):
 
 
 # ---------------------------------------------------------------- measures
-
-
-def gpt2():
-    return GPT2ForSequenceClassification(
-        GPT2Config(
-            vocab_size=10,
-            n_embd=16,
-            n_layer=2,
-            n_head=2,
-            n_positions=16,
-            pad_token_id=0,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-    )
 
 
 @pytest.mark.parametrize(

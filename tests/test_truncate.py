@@ -6,11 +6,10 @@ import re
 
 import pytest
 import torch
-from adapter_folders import adapted, bert, files, folder, pair
+from adapter_folders import Mixture, Picture, adapted, bert, files, folder, gpt2, pair
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from lorabook import linalg
 from lorabook.__main__ import main
@@ -32,56 +31,6 @@ def run(*arguments):
 
 
 # ---------------------------------------------------------------- PEFT reads it
-
-
-def gpt2():
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 10, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16}
-    return GPT2ForSequenceClassification(GPT2Config(**sizes, pad_token_id=0, bos_token_id=0, eos_token_id=0))
-
-
-class Picture(torch.nn.Module):
-    """A convolution and a linear layer, on a picture made of the tokens."""
-
-    def __init__(self, groups=1, size=3):
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv = torch.nn.Conv2d(4, 8, size, groups=groups)
-        self.linear = torch.nn.Linear(8, 5)
-
-    def forward(self, ids):
-        pictures = torch.sin(torch.arange(4 * 25.0).view(1, 4, 5, 5) * (1 + ids.sum(1).view(-1, 1, 1, 1)))
-        return self.linear(self.conv(pictures).mean((2, 3)))
-
-
-class Experts(torch.nn.Module):
-    """Three experts with fused weights, as in transformers."""
-
-    def __init__(self, first, second):
-        super().__init__()
-        self.names = first, second
-        setattr(self, first, torch.nn.Parameter(torch.randn(3, 12, 8) / 3))
-        setattr(self, second, torch.nn.Parameter(torch.randn(3, 8, 6) / 3))
-
-    def forward(self, x):
-        up, down = (getattr(self, name) for name in self.names)
-        for expert in range(3):
-            left, right = (x @ up[expert].mT).chunk(2, -1)
-            x = x + (torch.tanh(left) * right) @ down[expert].mT
-        return x
-
-
-class Mixture(torch.nn.Module):
-    """A linear layer and experts."""
-
-    def __init__(self, first="gate_up_proj", second="down_proj"):
-        super().__init__()
-        torch.manual_seed(0)
-        self.query = torch.nn.Linear(8, 8)
-        self.experts = Experts(first, second)
-
-    def forward(self, ids):
-        return self.experts(self.query(torch.sin(ids.double() @ torch.arange(32.0).double().view(4, 8)).float()))
 
 
 TEXT = {"r": 4, "lora_alpha": 6}

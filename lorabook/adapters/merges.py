@@ -87,10 +87,14 @@ def check_merge(
     stored = [] if merged is None else [_plain(survey(merged))]
     same_base(adapters + stored, any_base)
     plan, check, sums = _Plan(adapters), _Check(), {}
+    # PEFT applies B A of an embedding transposed; signs go to its A
+    turned = {name for one in adapters for name, part in one.parts.items() if part.transposed}
     for name, row in together(adapters + stored, progress):
         wrong = next((one for one in row if isinstance(one, str)), None)
         if wrong:
             raise AdapterError(wrong)
+        if name in turned:
+            row = [one and (one[0], one[2].mT, one[1].mT) for one in row]
         terms = [(weight * one[0], *one[1:]) for weight, one in zip(weights, row) if one]
         sums[name] = _norm(terms)
         plan.add(name, terms)

@@ -217,6 +217,11 @@ def _whole(adapter: Adapter) -> None:
         )
     if adapter.faults:
         raise AdapterError(next(iter(adapter.faults.values())).sentence)
+    if any(part.kind == EXPERT for part in adapter.parts.values()) and not adapter.config.get("target_parameters"):
+        raise AdapterError(
+            f"The adapter holds fused experts, but {CONFIG} names no target_parameters, without which PEFT loads none "
+            "of them: add them first."
+        )
     loaded = all(key.startswith(PREFIX) for part in adapter.parts.values() for key in (part.key_A, part.key_B))
     known = loaded and (adapter.config.get("use_dora") or adapter.config.get("target_parameters"))
     if adapter.strict and not known:
