@@ -302,6 +302,17 @@ def test_an_update_of_zero_keeps_one_direction_and_has_no_error(tmp_path):
     _, found = truncate_folder(tmp_path / "a", tmp_path / "b", energy=0.9)
     assert (found[0].kept, found[0].error, found[0].relative) == (1, 0.0, 0.0)
     assert read(tmp_path / "b").parts["x"].rank == 1
+    # and that it can still be trained
+    assert float(load_file(tmp_path / "b" / WEIGHTS)["base_model.model.x.lora_A.weight"].norm()) > 0
+
+
+def test_a_direction_without_update_can_still_be_trained():
+    B, A = pair(9, 7, 5)
+    B[:, 2:] = 0
+    new_B, new_A, said = truncate("x", B, A, 1.0, rank=4)
+    # rounding of float64
+    assert said.error < 1e-14 * said.norm and not new_B[:, 2:].any()
+    assert new_A.norm(dim=1)[2:].tolist() == pytest.approx([float(new_A[0].norm())] * 2, rel=1e-12)
 
 
 def test_numbers_whose_squares_are_no_numbers_are_cut_all_the_same():

@@ -133,8 +133,12 @@ def truncate(
     if keep >= r:
         return B, A, said
     keep = min(keep, len(s))
-    root = s[:keep].sqrt()
-    new_B, new_A = (U[:, :keep] * root).to(B.dtype), (root[:, None] * Vh[:keep]).to(A.dtype)
+    eps = max(torch.finfo(half.dtype).eps for half in (B, A))
+    # a direction without update gets B = 0 and A of the size of the others, as a start has: with both 0 it could not
+    # be trained any more
+    live, root = s[:keep] > eps * s[0], s[:keep].sqrt()
+    new_B, new_A = U[:, :keep] * (root * live), root.where(live, root[0])[:, None] * Vh[:keep]
+    new_B, new_A = new_B.to(B.dtype), new_A.to(A.dtype) if values[0] else A[:keep]
     if not all(bool(half.isfinite().all()) for half in (new_B, new_A)):
         raise AdapterError(f"The smaller factors of {printable(name)} are too large for {B.dtype}.")
     error = abs(scale) * products.norm(*products.joined((1.0, wide_B, wide_A), (-1.0, new_B, new_A)))
