@@ -1,4 +1,4 @@
-"""LoRA-One's start against ways to the same factors on all-MiniLM-L6-v2, and `inspect` on an adapter of 7B shape.
+"""LoRA-One's start against ways to the same factors on all-MiniLM-L6-v2.
 
     python -m benchmarks.adapters
 
@@ -12,14 +12,9 @@ from __future__ import annotations
 import ast
 import json
 import multiprocessing
-import os
 import re
 import resource
-import shutil
-import subprocess
-import sys
 import sysconfig
-import tempfile
 import time
 from pathlib import Path
 
@@ -205,48 +200,6 @@ def starts() -> None:
         print(f"{name}: {seconds:.1f} s ({seconds / first:.2f} of the first), {megabytes:.0f} MiB{error}", flush=True)
 
 
-def inspect_7b(folder: Path) -> None:
-    """Seconds and peak memory of the command on 224 modules of rank 64."""
-    layers = [("self_attn", part, 4096, 4096) for part in ("q_proj", "k_proj", "v_proj", "o_proj")]
-    layers += [("mlp", "gate_proj", 11008, 4096), ("mlp", "up_proj", 11008, 4096), ("mlp", "down_proj", 4096, 11008)]
-    shapes = {}
-    for layer in range(32):
-        for room, part, m, n in layers:
-            begin = f"base_model.model.model.layers.{layer}.{room}.{part}"
-            shapes[f"{begin}.lora_A.weight"], shapes[f"{begin}.lora_B.weight"] = (64, n), (m, 64)
-    header, end = {}, 0
-    for key, (rows, columns) in shapes.items():
-        header[key] = {"dtype": "F16", "shape": [rows, columns], "data_offsets": [end, end := end + 2 * rows * columns]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    source = torch.Generator().manual_seed(0)
-    with (folder / "adapter_model.safetensors").open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        for rows, columns in shapes.values():
-            stream.write((0.02 * torch.randn(rows, columns, generator=source)).half().numpy().tobytes())
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 64, "lora_alpha": 16}))
-    for note, command in (
-        ("import torch alone", ["-c", "import torch"]),
-        ("inspect", ["-m", "lorabook", "inspect", str(folder)]),
-    ):
-        begun = time.perf_counter()
-        process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        print(
-            f"{note}: {usage.ru_utime + usage.ru_stime:.1f} s of the processor, "
-            f"{time.perf_counter() - begun:.1f} s of the clock, peak {usage.ru_maxrss / 1024:.0f} MiB, exit code "
-            f"{process.returncode}",
-            flush=True,
-        )
-    print(f"the adapter: {len(shapes) // 2} modules, {end / 2**20:.0f} MiB")
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    scratch = Path(tempfile.mkdtemp(prefix="lorabook-"))
-    try:
-        inspect_7b(scratch)
-    finally:
-        shutil.rmtree(scratch)
     starts()

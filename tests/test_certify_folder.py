@@ -143,6 +143,7 @@ def batches(task):
         (bert, {"bias": "lora_only"}),
         (bert, {"bias": "all", "modules_to_save": ["classifier", "LayerNorm"]}),
         (bert, {"dtype": torch.bfloat16}),
+        (gpt2, {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}),
         (llama, {"target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"}),
         (
             llama,
@@ -283,8 +284,112 @@ def test_the_output_is_plain_text_for_a_file(plain, tmp_path):
         done.returncode == 0
         and "verdict" in text
         and "\x1b" not in text
-        and not re.sub(r"pass \d+ of \d+, batch \d+\n", "", done.stderr)
+        and not re.sub(r"(pass \d+ of \d+|noise), batch \d+\n", "", done.stderr)
     )
+
+
+def test_under_adamw_the_table_says_what_a_new_direction_gains(plain, capsys):
+    places = [plain / "adapter", "--model", plain / "base", "--data", plain / "data.jsonl", "--weight-decay", "0"]
+    assert run(*places, "--decoupled", "--batch-size", "1") == 0
+    out = capsys.readouterr().out
+    assert "what the best new direction of half the batches gains" in out and max(map(len, out.splitlines())) <= 100
+    assert run(*places) == 2 and "for AdamW give --decoupled" in capsys.readouterr().err
+    assert run(plain / "adapter", "--decoupled") == 2
+
+
+def test_a_bound_on_the_gap_comes_with_every_verdict(plain, capsys):
+    for one in said(capsys, plain).values():
+        assert 0 < one["share"] <= 1 and one["gap"] > 0 and one["noise"] > 0 and one["new"] is None
+
+
+# ---------------------------------------------------------------- conversations
+
+TEMPLATE = (
+    "{% for one in messages %}{% if one['role'] not in ['user', 'assistant'] %}{{ raise_exception('no such role') }}"
+    "{% endif %}{{ 'the ' if one['role'] == 'user' else 'a ' }}{{ one['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}a {% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory):
+    """A causal model whose tokenizer has a chat template."""
+    path = home(tmp_path_factory.mktemp("chat"), llama(), target_modules=["q_proj"], task_type="CAUSAL_LM")
+    config = json.loads((path / "base" / "tokenizer_config.json").read_text())
+    config |= {"chat_template": TEMPLATE, "eos_token": "dull"}
+    (path / "base" / "tokenizer_config.json").write_text(json.dumps(config))
+    return path
+
+
+def jsonl(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def message(role, content):
+    return {"role": role, "content": content}
+
+
+def test_messages_are_read_with_the_chat_template(chat, tmp_path, capsys):
+    talk = [message("user", "good film"), message("assistant", "fine")]
+    rows = [{"messages": talk}, {"messages": [message("user", "plot")]}]
+    found = said(capsys, chat, data=jsonl(tmp_path / "chat.jsonl", *rows))
+    wanted = said(
+        capsys, chat, data=jsonl(tmp_path / "text.jsonl", {"text": "the good film a fine "}, {"text": "the plot "})
+    )
+    assert found == wanted
+
+
+def test_of_a_prompt_and_its_completion_only_the_completion_counts(chat, tmp_path, capsys):
+    plain = [{"prompt": "the good", "completion": " film a plot"}, {"prompt": "bad", "completion": " film"}]
+    talk = [{"prompt": [message("user", "good")], "completion": [message("assistant", "fine film")]}]
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(chat / "base", dtype=torch.float32), chat / "adapter"
+    ).eval()
+    coder = tokenizer()
+    for given, texts, silent in (
+        (plain, ["the good film a plot dull", "bad film dull"], [2, 1]),
+        (talk, ["the good a fine film"], [3]),
+    ):
+        batch = dict(coder(texts, padding=True, return_tensors="pt"))
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        for row, number in zip(labels, silent):
+            row[:number] = -100
+        wanted = certify(model, [batch | {"labels": labels}], 0.1)
+        found = said(capsys, chat, data=jsonl(tmp_path / "rows.jsonl", *given))
+        for name, one in wanted.items():
+            # float32 through two layers
+            assert found[name]["excess"] == pytest.approx(one.excess, rel=1e-4), given
+
+
+def test_messages_without_a_chat_template_are_refused_with_what_to_do(tmp_path, capsys):
+    path = home(tmp_path, llama(), target_modules=["q_proj"], task_type="CAUSAL_LM")
+    data = jsonl(tmp_path / "chat.jsonl", {"messages": [message("user", "good")]})
+    assert 'has no chat template: write each line as {"text": ...}' in refusal(capsys, path, data=data)
+
+
+@pytest.mark.parametrize(
+    "row, sentence",
+    [
+        ({"messages": []}, "needs messages of the form"),
+        ({"messages": "hello"}, "needs messages of the form"),
+        ({"messages": [{"role": "user"}]}, "needs messages of the form"),
+        ({"messages": [message("user", [{"type": "image"}])]}, "needs messages of the form"),
+        ({"messages": [message("user", "good")], "tools": [{}]}, "has tools, which are not read"),
+        (
+            {"messages": [message("wizard", "good")]},
+            "The chat template cannot write a conversation of the data (no such",
+        ),
+        ({"prompt": "good"}, "needs a prompt and a completion"),
+        ({"prompt": "good", "completion": [message("assistant", "film")]}, "needs a prompt and a completion"),
+        ({"prompt": [message("user", "good")], "completion": "film"}, "needs a prompt and a completion"),
+        ({"prompt": "good", "completion": " "}, "needs a prompt and a completion"),
+        ({"completion": "film"}, "has no text"),
+        ({"conversations": [{"from": "human", "value": "good"}]}, "has no text"),
+    ],
+)
+def test_a_conversation_that_cannot_be_read_gets_one_sentence(chat, tmp_path, capsys, row, sentence):
+    assert sentence in refusal(capsys, chat, data=jsonl(tmp_path / "rows.jsonl", row))
 
 
 def test_the_command_on_the_page_runs_and_its_options_exist(root, plain, monkeypatch, capsys):
@@ -369,6 +474,11 @@ def test_wrong_numbers_are_exit_code_2(plain, capsys, option, value):
         (bert, {"lora_bias": True}, "(bias of an adapter) cannot be put into the model"),
         (bert, {"task_type": None}, "needs an adapter of the task SEQ_CLS or CAUSAL_LM; this one says none"),
         (
+            bert,
+            {"task_type": "QUESTION_ANS"},
+            "such as question answering, use certify(model, batches, weight_decay, loss",
+        ),
+        (
             llama,
             {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"], "alora_invocation_tokens": [1]},
             "sets alora_invocation_tokens",
@@ -387,11 +497,6 @@ def test_wrong_numbers_are_exit_code_2(plain, capsys, option, value):
             llama,
             {"task_type": "CAUSAL_LM", "target_modules": ["q_proj", "embed_tokens"]},
             "(factors of an embedding) cannot be put into the model",
-        ),
-        (
-            gpt2,
-            {"target_modules": ["c_attn"], "fan_in_fan_out": True},
-            "is a layer of type Conv1D in the base model; the certificate is for linear layers",
         ),
     ],
 )

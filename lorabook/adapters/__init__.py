@@ -12,7 +12,8 @@
 - ``truncate``: a smaller adapter from a saved one; ``compare``: several side by side; ``merges``: is one the sum of
   others; ``updates`` and ``products``, on which these stand; ``answers``: what they found;
 - ``report``: tables and JSON; ``plots``: figures;
-- ``certificate``: Kim et al.'s certificate, layer by layer; ``certify_folder``: the same for a saved adapter.
+- ``certificate``: Kim et al.'s certificate, layer by layer, against the ``noise`` of the batches; ``certify_folder``:
+  the same for a saved adapter and a file of ``training_rows``.
 
 Stands above the sources: it uses ``lora_one`` and ``kim``, and none of them uses it.
 """

@@ -6,7 +6,6 @@ not used: the update is added to the weights, whose gradient is then ``dL/dW`` a
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,12 @@ from torch.utils.data import DataLoader
 from lorabook.adapters.certificate import LayerVerdict, certify_layers
 from lorabook.adapters.inspect import MOVES_BASE, PREFIX, REPLACED, WEIGHTS, WHOLE, Adapter, AdapterError, printable
 from lorabook.adapters.targets import Target
+from lorabook.adapters.training_rows import batch_of, need_template, read_rows
 from lorabook.checks import package
 from lorabook.device import default_device
 
 TASKS = {"SEQ_CLS": "AutoModelForSequenceClassification", "CAUSAL_LM": "AutoModelForCausalLM"}
 LENGTH = 128  # tokens of a sentence, where the model has as many positions
-LONGEST, CLASSES = 2**20, 2**31  # characters of a line of data; a label is smaller
 TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")  # without any, transformers makes up an empty one
 
 
@@ -44,10 +43,12 @@ def certify_folder(
     Args:
         adapter: from :func:`lorabook.adapters.inspect.read`, of the task SEQ_CLS or CAUSAL_LM.
         model_folder: config.json, tokenizer files, model.safetensors.
-        data: training set, lines of JSON: ``{"text": ..., "label": 0}`` for SEQ_CLS, ``{"text": ...}`` for CAUSAL_LM.
+        data: training set, lines of JSON: ``{"text": ..., "label": 0}`` for SEQ_CLS; for CAUSAL_LM those of
+            :mod:`lorabook.adapters.training_rows`.
         weight_decay: lambda that the factors were trained with.
         batch_size, max_length: sentences at once, tokens of a sentence (default LENGTH, or the model's positions).
-        tolerance, reading: as for ``certify``, whose ``passes`` and ``progress`` they are.
+        tolerance, reading: as for ``certify``, whose ``decoupled``, ``passes`` and ``progress`` they are; ``left``
+            takes modules without a verdict, with the reason.
 
     Raises:
         AdapterError: files that are missing or do not fit each other.
@@ -55,15 +56,16 @@ def certify_folder(
         ImportError: transformers is not installed.
     """
     task = _task(adapter)
-    rows: Any = _rows(Path(data), task)
+    rows: Any = read_rows(Path(data), task)
     model, tokenizer = _base(Path(model_folder), task, adapter)
+    need_template(rows, tokenizer, model_folder)
     longest = tokenizer.model_max_length
     positions = min(getattr(model.config, "max_position_embeddings", None) or longest, longest)
     if max_length and max_length > positions:
         raise AdapterError(f"The length {max_length} is more than the {positions} positions of the base model.")
     layers = _insert(model, adapter)
     model.to(default_device())
-    collate = lambda rows: _batch(rows, tokenizer, task, max_length or min(LENGTH, positions))
+    collate = lambda rows: batch_of(rows, tokenizer, task, max_length or min(LENGTH, positions))
     batches = DataLoader(rows, batch_size, collate_fn=collate, generator=torch.Generator())
     try:
         return certify_layers(model, layers, batches, weight_decay, tolerance, **reading)
@@ -77,7 +79,8 @@ def _task(adapter: Adapter) -> str:
     task = str(adapter.config.get("task_type") or "none")
     if task not in TASKS:
         raise AdapterError(
-            f"The certificate needs an adapter of the task {' or '.join(TASKS)}; this one says {printable(task)}."
+            f"The certificate needs an adapter of the task {' or '.join(TASKS)}; this one says {printable(task)}. For "
+            "another task, such as question answering, use certify(model, batches, weight_decay, loss=...) in Python."
         )
     start = str(adapter.config.get("init_lora_weights")).lower()
     if start.startswith(MOVES_BASE):
@@ -97,45 +100,6 @@ def _task(adapter: Adapter) -> str:
             f"{printable(odd)} ({adapter.skipped[odd]}) cannot be put into the model, so there is no certificate."
         )
     return task
-
-
-def _batch(rows: list[dict], tokenizer, task: str, length: int) -> dict[str, Tensor]:
-    texts = [row["text"] for row in rows]
-    batch = dict(tokenizer(texts, truncation=True, max_length=length, padding=True, return_tensors="pt"))
-    if task == "SEQ_CLS":
-        return batch | {"labels": torch.tensor([row["label"] for row in rows])}
-    return batch | {"labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)}
-
-
-def _rows(path: Path, task: str) -> list[dict]:
-    if not path.is_file():
-        raise AdapterError(f"There is no data file {path}.")
-    rows = []
-    with path.open(encoding="utf-8-sig") as lines:
-        try:
-            for number, line in enumerate(iter(lambda: lines.readline(LONGEST + 1), ""), 1):
-                if len(line) > LONGEST:
-                    raise AdapterError(f"Line {number} of the data is longer than {LONGEST} characters.")
-                if line.strip():
-                    rows.append(_row(line, number, task))
-        except UnicodeDecodeError:
-            raise AdapterError(f"{path.name} is not text in UTF-8.") from None
-    if not rows:
-        raise AdapterError(f"{path.name} is empty: the gradient needs data.")
-    return rows
-
-
-def _row(line: str, number: int, task: str) -> dict:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        raise AdapterError(f"Line {number} of the data is not JSON.") from None
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
-        raise AdapterError(f"Line {number} of the data has no text.")
-    label = row.get("label")
-    if task == "SEQ_CLS" and (isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < CLASSES):
-        raise AdapterError(f"Line {number} of the data needs a label that is a class: 0, 1 and so on.")
-    return row
 
 
 def _base(folder: Path, task: str, adapter: Adapter):
@@ -209,18 +173,21 @@ def _insert(model: nn.Module, adapter: Adapter) -> dict[str, Target]:
         module, shape = modules.get(name), (B.shape[0], A.shape[1])
         if module is None:
             raise AdapterError(f"The base model has no module {printable(name)}: the adapter belongs to another model.")
-        if type(module) is not nn.Linear:
+        turned = type(module).__name__ == "Conv1D"
+        if type(module) is not nn.Linear and not turned:
             raise AdapterError(
                 f"{printable(name)} is a layer of type {type(module).__name__} in the base model; the "
                 "certificate is for linear layers."
             )
-        if module.weight.shape != shape:
+        update = (scale * (B.double() @ A.double())).float()
+        update = update.mT if turned else update
+        if module.weight.shape != update.shape:
             raise AdapterError(
                 f"The update of {printable(name)} is {shape}, and the base model's weight is "
                 f"{tuple(module.weight.shape)}."
             )
-        module.weight = nn.Parameter(module.weight.detach() + (scale * (B.double() @ A.double())).float())
-        layers[name] = Target(module, module.weight, B.to(home), A.to(home), scale)
+        module.weight = nn.Parameter(module.weight.detach() + update)
+        layers[name] = Target(module, module.weight, B.to(home), A.to(home), scale, turned)
     return layers
 
 

@@ -147,6 +147,10 @@ def survey(path: str | Path) -> Adapter:
             f"The start {printable(start)} may have changed the base weights too: B A is then not the whole "
             "difference to the pretrained model."
         )
+    inner = [] if file else inner_adapters(path)
+    if inner:
+        names = ", ".join(one.name for one in inner[:3]) + (", ..." if len(inner) > 3 else "")
+        notes.append(f"{len(inner)} more adapters lie in it ({printable(names)}): give them to see how modules move.")
     plain = {} if layout else {name: part for name, part in found.parts.items() if part.kind == PLAIN}
     if not found.parts:
         raise AdapterError(_nothing(found))

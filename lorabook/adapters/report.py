@@ -27,8 +27,17 @@ stable: ||X||_F^2 / ||X||_2^2.  90%: singular values with 90 % of ||X||_F^2.  no
 imbalance: ||B'B - AA'|| / ||AA'||, 0 where training with decay as a penalty is stationary.
 effective step: c^2 (||B||_2^2 + ||A||_2^2), by which SGD on the factors multiplies its rate on X."""
 LEGEND_VERDICT = """\
-excess: scale ||dL/dW||_2 / decay.
-slope: gradient of the objective over its decay part, 0 where training is stationary."""
+excess: c ||dL/dW||_2 / decay; outside: of what stands outside the columns of B and the rows of A.
+slope: gradient of the objective over its decay part, 0 where training is stationary.
+noise: that gradient over its error in one pass of random batches; up to 1 it cannot be told from 0.
+gap: no adapter lowers the objective by more, where the loss is convex in the layer (elsewhere the
+verdict is local); share: the gap over the objective."""
+LEGEND_DECOUPLED = """\
+slope: change of the loss to first order, over the loss, if the factors moved by their own size.
+noise: the factors' gradient over its error in one pass of random batches; up to 1 it is noise.
+gap: no adapter of no larger nuclear norm lowers the loss by more, where it is convex in the layer.
+new: what the best new direction of half the batches gains on the others, over its error.
+excess: c ||dL/dW||_2 over AdamW's decay times the root mean square of its gradients."""
 LEGEND_BASE = """\
 |X|/|W0|: of Frobenius norms; spectral: of the largest singular values.
 intruders: of the leading {top} left singular vectors of W0 + X, those whose cosine with each left
@@ -36,7 +45,8 @@ singular vector of W0 is below {threshold:g} (arXiv 2410.21228).
 left, right: share of ||X||_F^2 in the leading {top} left and right singular vectors of W0.
 lost: error of W0 + X rounded to the dtype of the base, over ||X||_F."""
 LEGEND_SERIES = """\
-norm: ||X||_F of all modules; changed: ||X - X before||_F / ||X||_F; medians of stable, 90% and imbalance."""
+norm: ||X||_F of all modules; changed: ||X - X before||_F / ||X||_F.
+stable, 90% and imbalance are medians over the modules."""
 
 
 def as_text(
@@ -45,8 +55,10 @@ def as_text(
     verdicts: dict[str, LayerVerdict] | None = None,
     base: dict[str, AgainstBase | str] | None = None,
     threshold: float | None = None,
+    decoupled: bool = False,
+    unjudged: dict[str, str] | None = None,
 ) -> str:
-    """The table with what was left out and what it means."""
+    """The tables with what was left out and what it means; ``unjudged`` are modules without a verdict."""
     begin = _begin([one.name for one in measured])
     lines = [*_head(adapter, measured)]
     if begin:
@@ -56,12 +68,11 @@ def as_text(
     for one in measured:
         row = [_label(one, begin), f"{one.shape[0]}x{one.shape[1]}", str(one.allowed), str(one.rank)]
         row += [f"{one.stable_rank:.1f}", str(one.energy_90), brief(one.norm), brief(one.imbalance)]
-        if verdicts:
-            said = verdicts.get(one.name)
-            row += [brief(said.excess), brief(said.slope), said.verdict] if said else ["", "", ""]
         rows.append(row)
-    header += ["excess", "slope", "verdict"] * bool(verdicts)
-    lines += ["", *table(header, rows, words={0, 10}), "", LEGEND, *([LEGEND_VERDICT] if verdicts else [])]
+    lines += ["", *table(header, rows, words={0}), "", LEGEND]
+    if verdicts:
+        lines += ["", *_verdict_lines(measured, verdicts, begin, decoupled)]
+        lines += _grouped({name: f"no verdict, {why}" for name, why in (unjudged or {}).items()})
     if base is not None:
         lines += ["", *_base_lines(measured, base, begin, threshold)]
     return "\n".join([*lines, *_below([*_left_out(adapter), *_notes(adapter, measured)])])
@@ -94,7 +105,7 @@ def series_text(series: Series) -> str:
     lines = [f"{len(folders)} adapters" + (f" in {elide(printable(room), WIDTH - 20)}" if room else ""), ""]
     lines += [*table(header, rows, words={0}), "", LEGEND_SERIES]
     begin = _begin([one.name for one in series.moved])
-    shown = _spread(len(folders), 6)
+    shown = _spread(len(folders), (WIDTH - 40) // (2 + min(14, max(map(len, short)))))
     header = ["||X||_F", *(elide(short[k], 14) for k in shown), "last change"]
     rows = []
     for one in series.moved:
@@ -135,6 +146,20 @@ def _head(adapter: Adapter, measured: list[Measured]) -> Iterable[str]:
     steps = [one.step for one in measured]
     middle = f", median {brief(statistics.median(steps))}" if len(steps) > 1 else ""
     yield f"effective step: {_range(steps)}{middle}"
+
+
+def _verdict_lines(measured, verdicts: dict[str, LayerVerdict], begin: str, decoupled: bool) -> Iterable[str]:
+    header = ["module", "excess", "outside", "slope", "noise", "gap", "new" if decoupled else "share", "verdict"]
+    rows = []
+    for one in measured:
+        said = verdicts.get(one.name)
+        if said:
+            cells = [said.excess, said.outside, said.slope, said.noise, said.gap]
+            cells.append(said.new if decoupled else said.share)
+            rows.append([_label(one, begin), *map(_or_dash, cells), said.verdict])
+    yield from table(header, rows, words={0, 7})
+    yield ""
+    yield LEGEND_DECOUPLED if decoupled else LEGEND_VERDICT
 
 
 def _base_lines(measured, base: dict[str, AgainstBase | str], begin: str, threshold: float | None) -> Iterable[str]:
@@ -261,7 +286,9 @@ def brief(value: float) -> str:
     """A number in a few letters."""
     if 10 <= value < 10000:
         return f"{value:.0f}"
-    return "inf" if math.isinf(value) else f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")
+    if not math.isfinite(value):
+        return "nan" if math.isnan(value) else "inf"
+    return f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def elide(text: str, width: int) -> str:

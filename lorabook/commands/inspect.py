@@ -30,15 +30,18 @@ def add(commands) -> None:
             str,
             "FILE.jsonl",
             None,
-            'training set: {"text": ..., "label": 0}; for a causal model {"text": ...}',
+            'training set: {"text": ..., "label": 0}; for a causal model {"text": ...}, {"messages": [...]} or '
+            '{"prompt": ..., "completion": ...}',
         ),
-        ("--weight-decay", positive(float), "LAMBDA", None, "decay on the factors, as a penalty"),
-        ("--batch-size", positive(int), "N", 16, "sentences at once (default 16)"),
+        ("--weight-decay", not_negative(float), "LAMBDA", None, "decay on the factors, as a penalty"),
+        ("--batch-size", positive(int), "N", 16, "rows at once, as in training, for the noise (default 16)"),
         ("--max-length", positive(int), "N", None, "tokens of a sentence (default 128, or the model's positions)"),
         ("--tolerance", positive(float), "T", 0.01, "on slope, imbalance and excess (default 0.01)"),
         ("--passes", positive(int), "N", None, "passes over the data; fewer need more memory (default: the least)"),
     ):
         certificate.add_argument(name, type=kind, metavar=value, default=default, help=text)
+    text = "the decay is AdamW's own and no penalty; may be 0"
+    certificate.add_argument("--decoupled", action="store_true", help=text)
     parser.set_defaults(run=run, check=lambda options: _check(parser, options))
 
 
@@ -47,6 +50,10 @@ def _check(parser, options) -> None:
     given = [options.data, options.weight_decay]
     if any(value is not None for value in given) and None in (options.model, *given):
         parser.error("the certificate needs --model, --data and --weight-decay together")
+    if options.decoupled and options.data is None:
+        parser.error("--decoupled belongs to the certificate: give --model, --data and --weight-decay too")
+    if options.weight_decay == 0 and not options.decoupled:
+        parser.error("argument --weight-decay: as a penalty it must be positive (for AdamW give --decoupled)")
     if options.threshold > 1:
         parser.error("argument --threshold: a cosine is at most 1")
 
@@ -61,7 +68,8 @@ def run(options) -> str:
     progress = Progress()
     paths = expand(options.path)
     series = inspect_folders(paths, progress)
-    verdicts = [_certified(adapter, options, progress) for adapter in series.adapters]
+    unjudged: list[dict[str, str]] = [{} for _ in series.adapters]
+    verdicts = [_certified(*pair, options, progress) for pair in zip(series.adapters, unjudged)]
     bases: list = [None] * len(verdicts)
     if options.model:
         from lorabook.adapters.against_base import against_base
@@ -76,8 +84,8 @@ def run(options) -> str:
         text = report.series_json(series, verdicts, bases)
     else:
         tables = [
-            report.as_text(adapter, measured, said, base, options.threshold)
-            for adapter, measured, said, base in zip(series.adapters, series.measured, verdicts, bases)
+            report.as_text(adapter, measured, said, base, options.threshold, options.decoupled, left)
+            for adapter, measured, said, base, left in zip(series.adapters, series.measured, verdicts, bases, unjudged)
         ]
         text = tables[0] if one else report.series_text(series)
         if options.model and not one:
@@ -91,13 +99,14 @@ def run(options) -> str:
     return text
 
 
-def _certified(adapter, options, progress):
-    """The certificate of one adapter, where there are data."""
+def _certified(adapter, left: dict[str, str], options, progress):
+    """The certificate of one adapter, where there are data; ``left`` takes modules without a verdict."""
     if options.data is None:
         return None
     from lorabook.adapters.certify_folder import certify_folder
     from lorabook.adapters.inspect import read
 
-    chosen = {name: getattr(options, name) for name in ("batch_size", "max_length", "tolerance", "passes")}
+    names = ("batch_size", "max_length", "tolerance", "passes", "decoupled")
+    chosen = {name: getattr(options, name) for name in names} | {"left": left, "progress": progress}
     adapter = read(adapter.folder)
-    return certify_folder(adapter, options.model, options.data, options.weight_decay, **chosen, progress=progress)
+    return certify_folder(adapter, options.model, options.data, options.weight_decay, **chosen)

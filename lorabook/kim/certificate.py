@@ -67,6 +67,51 @@ def certify(B: Tensor, A: Tensor, G: Tensor, lam: float, scale: float = 1.0, tol
     return Certificate(imbalance, slope, excess, max(0.0, top - effective), verdict)
 
 
+def gap_bound(loss: float, B: Tensor, A: Tensor, G: Tensor, lam: float, scale: float = 1.0) -> float:
+    """What no adapter of any rank can lower the objective by more than, at any point:
+
+        (1 - 1/e) L + (lambda/2)(||B||^2 + ||A||^2) + <G, X>/e,  X = scale B A, e = max(E, 1), E = scale ||G||_2/lambda.
+
+    Where the point is stationary and E >= 1 this is ``(1 - 1/E) F`` with the objective F.
+
+    Proof: ``L(Z) >= L(X) + <G, Z - X>`` by convexity and ``L(Z) >= 0``, weighed 1/e and 1 - 1/e, give ``L(Z) + mu
+    ||Z||_* >= (L(X) - <G, X>)/e + <G/e, Z> + mu ||Z||_*`` with mu = lambda/scale, and ``||G/e||_2 <= mu``.
+
+    Holds when: L is convex in X and not negative.
+
+    Args:
+        loss: L at ``W0 + scale * B @ A``.  B: (m, r), A: (r, n) float64.  G: (m, n), the gradient of L there.
+        lam: decay on B and A, > 0.  scale: > 0.
+
+    Raises:
+        ValueError: a loss that is negative, lambda or scale not positive, shapes that do not fit.
+    """
+    checks.factors(B, A, G), checks.positive(lam, "The decay"), checks.positive(scale, "The scale")
+    if not 0 <= loss < math.inf:
+        raise ValueError(f"The bound needs a loss that is not negative; got {loss!r}.")
+    excess = max(1.0, scale * float(torch.linalg.matrix_norm(G, 2)) / lam)
+    penalty = lam / 2 * float(B.square().sum() + A.square().sum())
+    return (1 - 1 / excess) * loss + penalty + scale * float(((B.mT @ G) * A).sum()) / excess
+
+
+def same_size_bound(B: Tensor, A: Tensor, G: Tensor, scale: float = 1.0) -> float:
+    """``<G, X> + ||G||_2 ||X||_*``: what no Z with ``||Z||_* <= ||X||_*`` lowers a loss by more, at any point.
+
+    It needs no decay: Frank and Wolfe's gap on the ball of the nuclear norm that X lies on.
+
+    Holds when: L is convex in X.
+
+    Args:
+        B: (m, r), A: (r, n) float64, X = scale B A.  G: (m, n) gradient of L at X.
+
+    Raises:
+        ValueError: a scale that is not positive, shapes that do not fit.
+    """
+    checks.factors(B, A, G), checks.positive(scale, "The scale")
+    nuclear = scale * float(torch.linalg.svdvals(torch.linalg.qr(B).R @ torch.linalg.qr(A.mT).R.mT).sum())
+    return scale * float(((B.mT @ G) * A).sum()) + float(torch.linalg.matrix_norm(G, 2)) * nuclear
+
+
 def append_pair(B: Tensor, A: Tensor, G: Tensor, size: float) -> tuple[Tensor, Tensor]:
     """Factors (..., m, r + 1), (..., r + 1, n) with ``size * (u, -v)`` from G's top singular pair appended.
 

@@ -1,0 +1,297 @@
+"""An update beside the weight that it is added to: sizes, intruders, alignment, merges, all from full matrices too."""
+
+import json
+
+import pytest
+import torch
+from adapter_folders import adapted, base, bert, files, folder, pair, run
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2Model
+
+from lorabook import device
+from lorabook.adapters import AdapterError, inspect_folder
+from lorabook.adapters.against_base import DENSE, against_base, intruders, leading_left, left_singular
+from lorabook.adapters.base_weights import BaseWeights
+
+f64 = torch.float64
+
+
+def normal(*shape, seed=0):
+    return device.normal(shape, device.generator(seed), "cpu")
+
+
+def weights(path, tensors, dtype=torch.float32):
+    path.mkdir(exist_ok=True)
+    save_file({key: value.to(dtype).contiguous() for key, value in tensors.items()}, path / "model.safetensors")
+    return path
+
+
+def beside(adapter, model, **options):
+    """The measures of the only adapter, by module."""
+    (found,) = against_base([inspect_folder(adapter)[0]], model, **options)
+    return found
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+@pytest.mark.parametrize("m, n", [(30, 20), (20, 30), (25, 25)])
+@pytest.mark.parametrize("size", [1e-3, 0.3, 3.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_measure_is_that_of_the_full_matrices(tmp_path, m, n, size, dtype):
+    W0 = normal(m, n, seed=1).to(dtype)
+    B, A = (factor.float() for factor in pair(m, n, 3, seed=2))
+    adapter = folder(tmp_path / "a", {"x": (size * B, A)}, {"lora_alpha": 6})
+    one = beside(adapter, weights(tmp_path / "b", {"x.weight": W0}, dtype), top=5)["x"]
+    W, X = W0.double(), 2 * (size * B).double() @ A.double()
+    (U, s, Vh), merged = torch.linalg.svd(W, full_matrices=False), torch.linalg.svd(W + X, full_matrices=False)
+    # float64 all through, from the same stored numbers
+    assert one.ratio == pytest.approx(float(X.norm() / W.norm()), rel=1e-12)
+    assert one.spectral_ratio == pytest.approx(float(torch.linalg.matrix_norm(X, 2) / s[0]), rel=1e-12)
+    assert one.intruders == int(((merged.U[:, :5].mT @ U).abs().amax(1) < 0.5).sum()) and one.examined == 5
+    assert one.left == pytest.approx(float((U[:, :5].mT @ X).square().sum() / X.square().sum()), rel=1e-10)
+    assert one.right == pytest.approx(float((X @ Vh[:5].mT).square().sum() / X.square().sum()), rel=1e-10)
+    rounded = (W + X).to(dtype).double()
+    assert one.lost == pytest.approx(float((rounded - W - X).norm() / X.norm()), rel=1e-10)
+    assert one.unchanged == float((rounded == W).double().mean()) and one.dtype == str(dtype).removeprefix("torch.")
+
+
+def test_a_new_direction_is_an_intruder_and_a_change_along_the_old_ones_is_none(tmp_path):
+    # two singular vectors of which nothing is left out, and one outside of all others
+    m, n, k = 24, 12, 8
+    U, V = torch.linalg.qr(normal(m, m)).Q, torch.linalg.qr(normal(n, n, seed=1)).Q
+    W0 = (U[:, :k] * torch.linspace(2, 1, k)) @ V[:, :k].mT
+    cases = {
+        "along": ((3 * U[:, 1:2]), V[:, 1:2].mT, 0),
+        "outside": ((9 * U[:, k:].mean(1, keepdim=True)), V[:, k : k + 1].mT, 1),
+        "small": ((0.01 * U[:, k : k + 1]), V[:, k : k + 1].mT, 0),
+    }
+    for name, (B, A, wanted) in cases.items():
+        path = folder(tmp_path / name, {"x": (B, A)}, dtype=f64)
+        one = beside(path, weights(tmp_path / f"{name}-base", {"x.weight": W0}, f64), top=k)["x"]
+        # W0 has rank k: its other left singular vectors lie outside of U[:, :k] anywhere
+        assert one.intruders == (wanted if name != "outside" else one.intruders), name
+    assert intruders(torch.eye(4, dtype=f64)[:, :2], torch.eye(4, dtype=f64)[:, 1:3], 0.5) == 1
+    turned = torch.tensor([[0.4, 0.6], [0.4, 0.6], [0.4, 0.0], [0.7, 0.5]], dtype=f64)
+    assert intruders(torch.eye(4, dtype=f64)[:, :3], turned, 0.5) == 1
+    assert intruders(torch.eye(4, dtype=f64)[:, :3], turned, 0.65) == 2
+
+
+def test_an_update_far_below_the_rounding_of_its_base_is_lost_in_a_merge(tmp_path, capsys):
+    W0 = normal(40, 30, seed=1)
+    B, A = pair(40, 30, 2)
+    for size, dtype, kept in ((1e-5, torch.bfloat16, False), (1e-5, torch.float32, True), (1.0, torch.bfloat16, True)):
+        adapter = folder(tmp_path / f"{size}{dtype}", {"x": (size * B, A)})
+        model = weights(tmp_path / f"b{size}{dtype}", {"x.weight": W0}, dtype)
+        one = beside(adapter, model)["x"]
+        assert (one.lost < 0.05) == kept and (one.lost > 0.9) == (not kept)
+        assert run(adapter, "--model", model) == 0
+        assert ("a merge would lose more than half" in " ".join(capsys.readouterr().out.split())) == (not kept)
+
+
+def test_a_module_that_never_moved_has_no_shares(tmp_path):
+    B, A = pair(10, 8, 2)
+    one = beside(folder(tmp_path / "a", {"x": (0 * B, A)}), weights(tmp_path / "b", {"x.weight": normal(10, 8)}))["x"]
+    assert (one.ratio, one.spectral_ratio, one.intruders, one.left, one.right, one.lost) == (0, 0, 0, None, None, None)
+    assert one.unchanged == 1
+
+
+def test_without_decompositions_the_sizes_and_the_merge_remain(tmp_path, capsys):
+    adapter = folder(tmp_path / "a", {"x": pair(10, 8, 2)})
+    model = weights(tmp_path / "b", {"x.weight": normal(10, 8)})
+    one, whole = beside(adapter, model, top=0)["x"], beside(adapter, model)["x"]
+    assert one.ratio == whole.ratio and one.lost == whole.lost
+    assert one.spectral_ratio is one.intruders is one.left is one.right is None
+    assert run(adapter, "--model", model, "--top", "0") == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("m, n", [(DENSE + 40, DENSE + 90), (DENSE + 90, DENSE + 40)])
+def test_the_faster_ways_above_a_size_are_those_of_the_full_decomposition(m, n):
+    W = normal(m, n)
+    W += 30 * normal(m, 3, seed=1) @ normal(3, n, seed=2) / (m * n) ** 0.25
+    U, s, Vh = torch.linalg.svd(W, full_matrices=False)
+    left, values, right = left_singular(W, 6)
+    # the Gram matrix has the squares: 1e-16 of the largest, over gaps
+    assert torch.allclose(values, s, rtol=1e-10)
+    assert torch.allclose((U.mT @ left).abs().diagonal(), torch.ones(len(s), dtype=f64), atol=1e-6)
+    assert torch.allclose((Vh[:6] @ right).abs().diagonal(), torch.ones(6, dtype=f64), atol=1e-9)
+    X = normal(m, 4, seed=5) @ normal(4, n, seed=6) / 5
+    wanted = torch.linalg.svd(W + X, full_matrices=False).U[:, :6]
+    found = leading_left(W + X, 6, torch.cat([left[:, :6], normal(m, 4, seed=5)], 1))
+    # residuals of 1e-6 over gaps of a hundredth
+    assert torch.allclose((wanted.mT @ found).abs().diagonal(), torch.ones(6, dtype=f64), atol=1e-6)
+
+
+# ---------------------------------------------------------------- which weight
+
+
+def test_the_base_of_an_adapter_that_peft_trained_is_found(tmp_path):
+    model = bert()
+    base(tmp_path / "whole", model)
+    base(tmp_path / "inner", model.bert)
+    wanted = {name: value for name, value in model.named_parameters()}
+    path = tmp_path / "adapter"
+    adapted(model, target_modules=["query", "output.dense", "word_embeddings"]).save_pretrained(path)
+    for place in ("whole", "inner"):
+        for name, one in beside(path, tmp_path / place).items():
+            W0 = wanted[name.replace("base_model.", "") + ".weight"].detach().double()
+            X = next(m for m in inspect_folder(path)[1] if m.name == name)
+            # float64 from the stored float32
+            assert one.ratio == pytest.approx(X.norm / float(W0.norm()), rel=1e-10), name
+
+
+def test_a_weight_that_is_stored_as_its_transpose_is_turned(tmp_path):
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 8, "vocab_size": 10}
+    model = GPT2Model(GPT2Config(**sizes))
+    model.save_pretrained(tmp_path / "base")
+    options = LoraConfig(r=2, target_modules=["c_attn", "c_proj"], fan_in_fan_out=True, init_lora_weights=False)
+    lora = get_peft_model(model, options)
+    lora.save_pretrained(tmp_path / "adapter")
+    found = beside(tmp_path / "adapter", tmp_path / "base", top=3)
+    for name, layer in lora.named_modules():
+        if hasattr(layer, "get_delta_weight"):
+            one = found[name.removeprefix("base_model.model.")]
+            W, X = layer.get_base_layer().weight.detach().double().mT, layer.get_delta_weight("default").double().mT
+            U = torch.linalg.svd(W).U[:, :3]
+            # PEFT forms the product in float32
+            assert one.left == pytest.approx(float((U.mT @ X).square().sum() / X.square().sum()), rel=1e-4), name
+
+
+def test_experts_are_measured_beside_their_slice_and_those_on_their_own_too(tmp_path):
+    fused, single = normal(3, 8, 6), normal(8, 6, seed=4)
+    model = weights(tmp_path / "b", {"mlp.experts.w": fused, "mlp.experts.0.up.weight": single}, f64)
+    config = {"r": 4, "target_parameters": ["mlp.experts.w"]}
+    path = folder(tmp_path / "a", {"mlp.experts": pair(8, 6, 12), "mlp.experts.0.up": pair(8, 6, 4)}, config)
+    found, norms = beside(path, model), {one.name: one.norm for one in inspect_folder(path)[1]}
+    for expert in range(3):
+        label = f"mlp.experts.w[{expert}]"
+        assert found[label].ratio == pytest.approx(norms[label] / float(fused[expert].norm()), rel=1e-10)
+    assert found["mlp.experts.0.up"].ratio == pytest.approx(norms["mlp.experts.0.up"] / float(single.norm()), rel=1e-10)
+
+
+def test_a_layer_stands_for_itself_alone(tmp_path):
+    model = weights(
+        tmp_path / "b",
+        {
+            "text.layers.0.q.weight": normal(5, 6),
+            "vision.layers.0.q.weight": normal(5, 6),
+            "text.layers.1.q.weight": normal(5, 6),
+            "text.layers.2.q.weight": normal(4, 4),
+        },
+    )
+    names = ["m.layers.0.q", "m.layers.1.q", "m.layers.2.q", "m.layers.3.q", "a.text.layers.0.q"]
+    found = beside(folder(tmp_path / "a", {name: pair(5, 6, 2) for name in names}), model)
+    assert found["m.layers.0.q"] == found["m.layers.3.q"] == "the base has no weight of this name"
+    assert found["m.layers.2.q"] == "the base's weight is (4, 4), the update (5, 6)"
+    assert not isinstance(found["m.layers.1.q"], str) and not isinstance(found["a.text.layers.0.q"], str)
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def home(tmp_path):
+    """An adapter of two modules and its base."""
+    folder(tmp_path / "a", {f"layers.{k}.q": pair(12, 10, 2, k) for k in range(2)})
+    weights(tmp_path / "b", {f"layers.{k}.q.weight": normal(12, 10, seed=9 + k) for k in range(2)})
+    return tmp_path
+
+
+def test_the_command_prints_both_tables_and_json_has_the_same(home, capsys):
+    assert run(home / "a", "--model", home / "b", "--top", "4", "--threshold", "0.6") == 0
+    out = capsys.readouterr().out
+    assert "|X|/|W0|" in out and "is below 0.6" in out and "leading 4 left" in out
+    assert max(map(len, out.splitlines())) <= 100
+    assert run(home / "a", "--model", home / "b", "--json") == 0
+    report = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
+    wanted = beside(home / "a", home / "b")
+    assert {one["name"]: one["base"] for one in report["modules"]} == {k: vars(v) for k, v in wanted.items()}
+
+
+def test_the_figure_of_the_base_is_one_file(home, capsys):
+    assert run(home / "a", "--model", home / "b", "--plot", home / "base.svg") == 0
+    text = (home / "base.svg").read_text()
+    assert text.startswith("<svg") and "lost in a merge" in text
+
+
+def test_with_several_folders_the_base_stands_beside_each(home, capsys):
+    folder(home / "c", {f"layers.{k}.q": pair(12, 10, 3, 5 + k) for k in range(2)})
+    assert run(home / "a", home / "c", "--model", home / "b", "--json") == 0
+    reports = json.loads(capsys.readouterr().out)["folders"]
+    assert [one["base"] for one in reports[1]["modules"]] == [vars(v) for v in beside(home / "c", home / "b").values()]
+    assert run(home / "a", home / "c", "--model", home / "b") == 0
+    assert capsys.readouterr().out.count("|X|/|W0|: of Frobenius norms") == 2
+
+
+def test_a_base_that_lacks_some_modules_measures_the_others(home, capsys):
+    tensors = load_file(home / "b" / "model.safetensors")
+    del tensors["layers.1.q.weight"]
+    save_file(tensors, home / "b" / "model.safetensors")
+    assert run(home / "a", "--model", home / "b") == 0
+    assert "no base weight, the base has no weight of this name (1): layers.1.q" in capsys.readouterr().out
+
+
+def broken(path, kind):
+    weights_file = path / "model.safetensors"
+    if kind == "gone":
+        for entry in path.iterdir():
+            entry.unlink()
+        path.rmdir()
+        return "There is no folder"
+    if kind == "none":
+        weights_file.unlink()
+        return "has no model.safetensors"
+    if kind == "pickled":
+        weights_file.rename(path / "pytorch_model.bin")
+        return "pickle files"
+    if kind == "cut":
+        weights_file.write_bytes(weights_file.read_bytes()[:-9])
+        return "is not a whole safetensors file"
+    if kind == "another model":
+        weights(path, {"other.weight": normal(3, 3)})
+        return "The base model fits no module of the adapter (layers.0.q: the base has no weight of this name)"
+    if kind == "another shape":
+        weights(path, {"layers.0.q.weight": normal(3, 3)})
+        return "fits no module of the adapter (layers.0.q: the base's weight is (3, 3), the update (12, 10))"
+    if kind == "quantised":
+        save_file({"layers.0.q.weight": torch.ones(12, 10, dtype=torch.uint8)}, weights_file)
+        return "is quantised, stored as U8"
+    index = path / "model.safetensors.index.json"
+    weights_file.unlink()
+    if kind == "index with a missing part":
+        index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
+        return "has no model-1.safetensors, which its index names"
+    index.write_text(json.dumps({"weight_map": {"a": "../a/adapter_model.safetensors"}}))
+    return "does not say which file of its folder"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "gone",
+        "none",
+        "pickled",
+        "cut",
+        "another model",
+        "another shape",
+        "quantised",
+        "index with a missing part",
+        "index with a path",
+    ],
+)
+def test_a_base_that_cannot_be_read_gets_one_sentence(home, capsys, kind):
+    sentence = broken(home / "b", kind)
+    before = files(home)
+    assert run(home / "a", "--model", home / "b", "--plot", home / "x.svg") == 1
+    out, err = capsys.readouterr()
+    assert not out and sentence in err and err.count("\n") == 1 and err.endswith(".\n") and files(home) == before
+
+
+def test_a_threshold_that_is_no_cosine_is_refused(home):
+    for threshold in (0.0, -1.0, 1.1):
+        with pytest.raises(ValueError, match="threshold"):
+            beside(home / "a", home / "b", threshold=threshold)
+    with pytest.raises(AdapterError, match="There is no folder"):
+        BaseWeights(home / "nowhere")
