@@ -109,7 +109,8 @@ def descend(
         if at and iteration == at[len(seen)]:
             seen.append(tuple(_blank(value, alive) for value in observe(B, A)))
         if not bool(alive.any()):
-            seen += [tuple(torch.full_like(value, torch.nan) for value in seen[0])] * (len(at) - len(seen))
+            missing = seen[:1] * (len(at) - len(seen))
+            seen += [tuple(torch.full_like(value, torch.nan) for value in first) for first in missing]
             break
     observed = tuple(torch.stack(column) for column in zip(*seen, strict=True))
     return Descent(_blank(B, alive), _blank(A, alive), status, steps, torch.tensor(at, device=B.device), observed)

@@ -174,6 +174,14 @@ def test_a_system_that_diverges_stops_and_its_neighbours_do_not_notice():
     assert torch.allclose(run.B[0], alone.B, atol=1e-13)  # summation order
 
 
+def test_the_ceiling_counts_in_entries_of_the_start_and_at_least_in_ones():
+    sizes = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)
+    B = A = sizes[:, None, None]
+    # a constant pull of 1: the entry is size + t, and passes 5 max(1, size) at once after so many steps
+    run = descent.descend(lambda B, A: (torch.ones_like(B), 0 * A), B, A, 1.0, 1.0, 50, ceiling=5.0)
+    assert run.steps.tolist() == [4, 4, 40] and run.status.tolist() == 3 * [DIVERGED]
+
+
 def test_when_all_diverge_the_run_ends_and_keeps_its_shape():
     B, A = start(2)
     calls = []
@@ -185,6 +193,12 @@ def test_when_all_diverge_the_run_ends_and_keeps_its_shape():
 
     run = descent.descend(counted, B, A, 50.0, 50.0, 10_000, observe=lambda B, A: (B.norm(dim=(-2, -1)),), every=10)
     assert len(calls) < 50 and run.observed[0].shape == (1001, 2) and run.at[-1] == 10_000
+
+
+def test_when_all_diverge_and_nothing_is_observed_the_run_ends_too():
+    B, A = start(2)
+    run = descent.descend(lambda B, A: (B, A), B, A, 1e9, 1e9, 5)
+    assert run.status.tolist() == 2 * [DIVERGED] and run.observed == () and bool(run.B.isnan().all())
 
 
 def test_a_singular_gram_matrix_is_named_at_the_start():
