@@ -5,6 +5,7 @@
 - ``mallada``, ``lora_one``, ``rushka``, ``kim``: one source each, none of which knows another;
 - ``adapters``: tools for adapters that HF PEFT makes and saves;
 - ``one_dynamics``, ``real_fine_tune``: the chapters of these names;
+- ``sweep``: one notebook, many parameters, on a cluster;
 - ``commands``: what ``lorabook`` does on the command line; ``__main__``: the command itself.
 """
 

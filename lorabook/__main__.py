@@ -1,6 +1,6 @@
 """The command ``lorabook``; ``python -m lorabook`` is the same one.
 
-Exit code 0: the report was printed.  1: something could not be read, one sentence on stderr.  2: wrong options.
+Exit code 0: it was done.  1: something could not be read, one sentence on stderr.  2: wrong options.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import os
 import sys
 
 import lorabook
-from lorabook.commands import compare, inspect, truncate
+from lorabook.commands import compare, inspect, sweep, truncate
 
 #: Each has ``add(commands)``; see :mod:`lorabook.commands`.
-COMMANDS = (inspect, truncate, compare)
+COMMANDS = (inspect, truncate, compare, sweep)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,7 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
     if hasattr(options, "check"):
         options.check(options)
     try:
-        print(options.run(options))
+        done = options.run(options)
+        if isinstance(done, int):
+            return done
+        print(done)
         return 0
     except KeyboardInterrupt:
         return 130

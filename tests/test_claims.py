@@ -240,6 +240,7 @@ def test_a_verdict_is_shown_as_a_card_and_kept_as_a_record(demo):
             "probe": "2",
             "constant": "4",
             "over": "n = 3 & <4>, r = 1",
+            "numbers": {"value": 0.5, "probe": 2.0, "constant": 4.0},
         }
     }
     record = dict(metadata["lorabook"])

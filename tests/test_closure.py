@@ -48,6 +48,7 @@ def small(tmp_path, monkeypatch):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
     monkeypatch.setattr(closure, "ROOT", tmp_path)
+    monkeypatch.setattr(closure.package, "ROOT", tmp_path)
     (tmp_path / "notebooks").mkdir()
 
     def needs(*cells):

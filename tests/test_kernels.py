@@ -8,7 +8,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import zmq
 
+from lorabook.sweep.kernels import TRIES
 from tools import kernels
 
 # The kernel opens one socket by itself, for what its own children print; it takes whatever port is free as it binds.
@@ -87,7 +89,7 @@ def test_two_kernels_share_no_address():
 
 
 def test_without_such_sockets_a_kernel_listens_on_tcp(monkeypatch):
-    monkeypatch.setattr(kernels.zmq, "has", lambda name: False)
+    monkeypatch.setattr(zmq, "has", lambda name: False)
     assert kernels.Manager().transport == "tcp"
 
 
@@ -105,7 +107,7 @@ def test_a_start_that_lost_a_race_is_tried_again_and_not_for_ever(words):
     starts.clear()
     with pytest.raises(RuntimeError, match=words):
         kernels.patient(lose)(9)
-    assert len(starts) == kernels.TRIES
+    assert len(starts) == TRIES
 
 
 def test_another_error_is_not_tried_again():

@@ -21,7 +21,7 @@ MAY = (
     | {source: SHARED | {"inputs"} for source in SOURCES}
     | {"adapters": SHARED | SOURCES | {"page", "inputs"}}
     | {chapter: SHARED | SOURCES | {"inputs", "page", "adapters"} for chapter in CHAPTERS}
-    | {"commands": {"adapters"}, "__main__": {"commands"}, "": set()}
+    | {"sweep": SHARED | {"page"}, "commands": {"adapters", "sweep"}, "__main__": {"commands"}, "": set()}
 )
 DOORS = {
     "rushka": "trace_flow trace_limit relative_error expected_squared_error time_to_residual mode frobenius_flow "

@@ -5,14 +5,15 @@ reference outputs. `run` executes the `.ipynb` with the parameters of a profile 
 result elsewhere; `reference` is the only writer of the `.ipynb`.
 """
 
-import ast
 import os
 import re
 from pathlib import Path
 
 import yaml
 
-KERNEL = "python3"
+from lorabook.page.claims import METADATA
+from lorabook.sweep.notebook import KERNEL, literals
+
 # The kernel runs on this machine and for this build alone; its notes on encryption are noise here.
 QUIET = ["--log-level=ERROR"]
 # The one error that does not stop the build: data that could not be fetched.
@@ -55,18 +56,10 @@ def parameter_cell(notebook):
 
 def defaults(notebook):
     """The names and literal values that the parameters cell sets."""
-    values = {}
-    for node in ast.parse(parameter_cell(notebook).source).body:
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        try:
-            values.update({target.id: ast.literal_eval(node.value) for target in targets})
-        except (ValueError, TypeError, AttributeError):
-            raise Trouble(
-                f"the parameters cell may set names to plain values only, and has: {ast.unparse(node)}"
-            ) from None
-    return values
+    try:
+        return literals(parameter_cell(notebook).source)
+    except ValueError as error:
+        raise Trouble(str(error)) from None
 
 
 def profile_values(profile_file, notebook):
@@ -240,6 +233,8 @@ def reference(source, destination):
     fresh.metadata.language_info = nbformat.from_dict({"name": "python", "pygments_lexer": "ipython3"})
     for number, cell in enumerate(fresh.cells, 1):
         cell.id = f"cell-{number:02d}"
+        for output in cell.get("outputs", []):  # numbers that are not rounded differ between processors
+            output.get("metadata", {}).get(METADATA, {}).pop("numbers", None)
     try:
         if destination.exists() and lasting(fresh) == lasting(opened(destination)):
             print(f"{destination} is unchanged")

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import html
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lorabook.page.lists import Claim, ClaimError, find
 
@@ -45,6 +45,7 @@ class Verdict:
     over: str = ""
     proof: str = ""  # the box of parameters for which a proof went through
     note: str = ""  # what is missing from a full verdict; empty where nothing is
+    numbers: dict = field(default_factory=dict, compare=False)  # what was measured, not rounded
 
     def lines(self) -> list[str]:
         """The verdict in a few lines: what was measured, and on what it rests."""
@@ -71,7 +72,10 @@ class Verdict:
 
     def record(self) -> dict:
         keys = ("verdict", "value", "probe", "repair", "constant", "over", "proof", "note")
-        return {"id": self.claim.id} | {key: getattr(self, key) for key in keys if getattr(self, key)}
+        known = {"id": self.claim.id} | {key: getattr(self, key) for key in keys if getattr(self, key)}
+        if self.numbers:  # JSON has no infinity
+            known["numbers"] = {name: one if math.isfinite(one) else str(one) for name, one in self.numbers.items()}
+        return known
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         word = self.verdict + ", proved" * bool(self.proof)
@@ -147,7 +151,8 @@ def check(
         goes_through, box = proof
         if not goes_through:
             word, note, box = RANGE, f"The proof did not go through: {box}.", ""
-    return Verdict(claim, word, **read, over=over, proof=box, note=note)
+    measured = {name: number for name, number in numbers.items() if number is not None}
+    return Verdict(claim, word, **read, over=over, proof=box, note=note, numbers=measured)
 
 
 _NOTHING = "in this setting the check shows nothing."

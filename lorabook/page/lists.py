@@ -50,6 +50,7 @@ class Claim:
     consequence: str = ""  # whether the source's conclusion stands without the printed statement
     constant: str = ""  # the constant that the source lacks or hides
     reason: str = ""  # why it cannot be tested here
+    border: str = ""  # an expression in its notebook's parameters that is 0 where the claim is predicted to change
     floor: float = 1e-12  # numbers below are rounding and are not told apart
     ceiling: float = math.inf  # numbers above differ between processors and are not told apart
 

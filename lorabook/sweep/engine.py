@@ -1,0 +1,298 @@
+"""Points to records, on Dask: no scheduling of our own.
+
+A point is a name, a head (what is known before it runs) and the arguments of a function that runs on a worker and
+returns the rest of its record.  Only the client writes the folder, a record at a time and each as a whole, so what
+stops (Ctrl-C, a killed client, a dead scheduler) loses the points under way and no other.  A point whose worker dies
+runs elsewhere; one that fails leaves a record with the sentence of its failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import json
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lorabook.sweep import SweepError
+
+TICK = 2.0  # seconds between two lines of progress, and two looks at the scheduler
+PATIENCE = 10.0  # seconds in which a scheduler has to answer
+NAMED = 10  # failed points that are named at the end
+
+Point = tuple[str, dict, tuple]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What becomes of a point on a worker."""
+
+    run: Callable[..., dict]  # from a point's arguments to the rest of its record; raises where the point fails
+    prove: Callable[[], None]  # before any point; raises SweepError where the worker computes with other code
+    resources: dict = field(default_factory=dict)  # what a point asks of its worker
+    retries: int = 0  # how often a point that failed is tried again
+
+
+class PointError(Exception):
+    """Why one point failed, in one sentence; the others go on."""
+
+
+class SchedulerError(SweepError):
+    """The scheduler is not there, or not there any more."""
+
+
+@dataclass
+class Tally:
+    """How far a sweep is."""
+
+    total: int
+    recorded: int = 0  # before it began
+    ran: int = 0
+    failed: int = 0
+    names: list[str] = field(default_factory=list)  # of the first that failed
+    begun: float = field(default_factory=time.monotonic)
+
+    def fail(self, name: str, sentence: str) -> None:
+        self.failed += 1
+        if len(self.names) < NAMED:
+            self.names.append(f"{name}: {sentence}")
+
+    def line(self) -> str:
+        """Where the sweep stands, with the time left."""
+        done, spent = self.recorded + self.ran, time.monotonic() - self.begun
+        parts = [f"{done:,} of {self.total:,} points"]
+        if self.recorded:
+            parts.append(f"{self.recorded:,} of them from before")
+        if self.failed:
+            parts.append(f"{self.failed:,} failed")
+        if self.ran and done < self.total:
+            parts.append(f"about {duration(spent / self.ran * (self.total - done))} left")
+        return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def write(path: Path, text: str | bytes) -> None:
+    """A file as a whole or not at all; SweepError where the disk does not take it."""
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        aside.write_bytes(text.encode() if isinstance(text, str) else text)
+        os.replace(aside, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        why = "there is no space left on the disk" if error.errno == errno.ENOSPC else error.strerror
+        raise SweepError(f"{path} cannot be written: {why}.") from None
+
+
+def place(folder: Path, name: str) -> Path:
+    """Where the record of a point lies."""
+    return folder / f"{name}.json"
+
+
+@contextlib.contextmanager
+def cluster(workers: int | None, scheduler: str, resources: dict) -> Iterator[Any]:
+    """A client of the scheduler at an address, or of worker processes on this machine, which end with it."""
+    from lorabook import checks
+
+    checks.package("distributed", "sweep")
+    import distributed
+
+    for name in ("distributed", "distributed.client"):  # of a lost connection one sentence is enough
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if scheduler:
+        try:
+            client = distributed.Client(scheduler, timeout=PATIENCE, set_as_default=False)
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) and "scheme" not in str(error):
+                raise
+            raise SchedulerError(f"There is no scheduler at {scheduler}: start one with `dask scheduler`.") from None
+        try:
+            yield client
+        finally:
+            with contextlib.suppress(Exception):
+                client.close(timeout=2)
+        return
+    with _deaf():
+        local = distributed.LocalCluster(
+            n_workers=workers or os.cpu_count() or 1,
+            threads_per_worker=1,
+            processes=True,
+            resources=resources or None,
+            dashboard_address=None,
+            memory_limit=0,  # the kernels are processes of their own
+            silence_logs="CRITICAL",
+        )
+    with local, distributed.Client(local, set_as_default=False) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that begin here do not hear Ctrl-C: it reaches the client, which ends them."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
+
+
+def fit(client, work: Work, known: frozenset = frozenset()) -> frozenset:
+    """The addresses of the workers; SweepError where one that is not ``known`` computes with other code or would run
+    kernels side by side, and where none has what a point asks."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    new = [address for address in workers if address not in known]
+    for address in new:
+        threads = workers[address]["nthreads"]
+        if threads != 1:
+            raise SweepError(
+                f"The worker {address} has {threads} threads and would run as many kernels at once: start it with "
+                "`dask worker ... --nthreads 1`, and several at once with --nworkers."
+            )
+    able = [w for w in workers.values() if all(w["resources"].get(k, 0) >= v for k, v in work.resources.items())]
+    if workers and not able:
+        asked = " ".join(f"{name}={amount}" for name, amount in work.resources.items())
+        raise SweepError(f'No worker offers {asked}: start them with `dask worker ... --resources "{asked}"`.')
+    for address, error in (client.run(work.prove, workers=new, on_error="return") if new else {}).items():
+        if isinstance(error, SweepError):
+            raise SweepError(f"The worker {address}: {error}")
+        if isinstance(error, (ImportError, AttributeError)):
+            raise SweepError(f"The worker {address} has no lorabook like the one here ({error}): install it there.")
+    return frozenset(workers)
+
+
+def sweep(
+    work: Work,
+    points: Callable[[], Iterable[Point]],
+    folder: Path,
+    workers: int | None = None,
+    scheduler: str = "",
+    limit: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Tally:
+    """Run every point that has no record, and those with a failed one where the work has retries.
+
+    Args:
+        work: what workers do.
+        points: an iterable of (name, head, arguments), asked for twice, and never held as a whole.
+        folder: where the records lie, a file for each.
+        workers: processes on this machine (default: its processors).
+        scheduler: the address of one elsewhere, in their place.
+        limit: run so many at most.
+        say: takes a line of progress every two seconds.
+
+    Raises:
+        SchedulerError: no scheduler answers, or no longer.
+        SweepError: a worker computes with other code, or the disk takes no record.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SweepError(f"{folder} cannot be written: {error.strerror}.") from None
+    tally = Tally(0)
+    for name, _, _ in points():
+        tally.total += 1
+        known = failure(folder, name)
+        tally.recorded += not _open(known, work.retries)
+        if known and not work.retries:
+            tally.fail(name, known)
+    if tally.recorded == tally.total:
+        return tally
+    todo = itertools.islice((one for one in points() if _open(failure(folder, one[0]), work.retries)), limit)
+    with cluster(workers, scheduler, work.resources) as client:
+        try:
+            for record in _records(client, work, todo, tally, say):
+                write(place(folder, record["point"]), json.dumps(record, indent=1) + "\n")
+        except (OSError, CancelledError) as error:  # of the connection: a write that fails raises SweepError
+            raise SchedulerError(f"The scheduler at {scheduler or 'this machine'} is gone.") from error
+    return tally
+
+
+def _records(client, work: Work, todo: Iterator[Point], tally: Tally, say) -> Iterator[dict]:
+    """The records of points as they come; no more points are with the scheduler than its workers soon need."""
+    done: queue.SimpleQueue = queue.SimpleQueue()
+    under_way: dict[str, tuple] = {}  # a point, and the future that must not be forgotten
+
+    def submit(point: Point) -> None:
+        name, _, arguments = point
+        asked = {"resources": work.resources or None, "retries": work.retries, "key": name, "pure": False}
+        future = client.submit(work.run, *arguments, **asked)
+        under_way[name] = point, future
+        future.add_done_callback(done.put)
+
+    workers, looked = fit(client, work), time.monotonic()
+    more = True
+    while more or under_way:
+        while more and len(under_way) < 2 * len(workers) + 2:
+            point = next(todo, None)
+            more = point is not None
+            if more:
+                submit(point)
+        if time.monotonic() - looked > TICK:
+            if client.status != "running":
+                raise OSError("the connection is lost")
+            workers, looked = fit(client, work, workers), time.monotonic()
+            say(tally.line() if workers else f"{tally.line()}: waiting for a worker")
+        try:
+            future = done.get(timeout=TICK)
+        except queue.Empty:
+            continue
+        point, _ = under_way.pop(future.key)
+        record = _record(future, client)
+        if record is None:  # the scheduler forgot it
+            submit(point)
+            continue
+        name, head, _ = point
+        tally.ran += 1
+        if "failure" in record:
+            tally.fail(name, record["failure"])
+        yield {"point": name, **head, **record, "ended": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _record(future, client) -> dict | None:
+    """What came of a point: the rest of its record, or its failure; None where it has to be asked for again."""
+    import distributed
+
+    if future.status in ("cancelled", "lost", "pending"):
+        if client.status != "running":
+            raise OSError("the connection is lost")
+        return None
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if isinstance(error, (SweepError, ImportError)):
+        raise SweepError(f"A worker stopped the sweep: {error}")
+    if isinstance(error, distributed.scheduler.KilledWorker):
+        times = error.allowed_failures + 1
+        return {"failure": f"each of the {times} workers that took it died, perhaps for want of memory"}
+    return {"failure": str(error) if isinstance(error, PointError) else f"{type(error).__name__}: {error}"}
+
+
+def _open(known: str | None, retries: int) -> bool:
+    """Whether a point is to run: it has no record, or a failed one and another try is asked for."""
+    return known is None or bool(known and retries)
+
+
+def failure(folder: Path, name: str) -> str | None:
+    """The sentence of a failed record, "" of a good one, None where there is none."""
+    path = place(folder, name)
+    return json.loads(path.read_text(encoding="utf-8")).get("failure", "") if path.is_file() else None
