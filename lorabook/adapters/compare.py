@@ -162,18 +162,18 @@ class _Pair:
         self.distances: list[float] = []
 
     def add(self, name: str, row: list[Term | str | None], decomposed: list[products.Svd | None]) -> None:
-        terms, (X, Y) = [row[self.first], row[self.second]], (decomposed[self.first], decomposed[self.second])
-        wrong = [one for one in terms if isinstance(one, str)]
-        if wrong:
-            self.faults[name] = wrong[0]
-        if wrong or not X and not Y:
+        one, other = row[self.first], row[self.second]
+        X, Y = decomposed[self.first], decomposed[self.second]
+        if isinstance(one, str) or isinstance(other, str):
+            self.faults[name] = one if isinstance(one, str) else str(other)
             return
-        sizes = tuple(products.length(one.s.tolist()) if one else 0.0 for one in (X, Y))
+        if one is None and other is None:
+            return
+        sizes = products.length(X.s.tolist()) if X else 0.0, products.length(Y.s.tolist()) if Y else 0.0
         for kept, size in zip(self.norms, sizes):
             kept.append(size)
-        if X and Y:
-            (c, B, A), (d, C, D) = terms
-            distance = products.norm(*products.joined((c, B, A), (-d, C, D)))
+        if one and other and X and Y:
+            distance = products.norm(*products.joined(one, (-other[0], *other[1:])))
             self.modules.append(compared(name, X, Y, sizes, distance, self.energy))
             self.distances.append(distance)
         else:
@@ -181,7 +181,7 @@ class _Pair:
             self.distances.append(max(sizes))
 
     def result(self) -> Comparison:
-        norms = tuple(map(products.length, self.norms))
+        norms = products.length(self.norms[0]), products.length(self.norms[1])
         cosine = sum(one.cosine * (one.norms[0] / norms[0]) * (one.norms[1] / norms[1]) for one in self._nonzero())
         low = sum(min(one.directions) for one in self._nonzero())
         # the span of all modules together is the direct sum of theirs
@@ -192,7 +192,7 @@ class _Pair:
             norms,
             products.length(self.distances),
             cosine if all(norms) else math.nan,
-            tuple(sum(one.directions[side] for one in self.modules) for side in (0, 1)),
+            (sum(one.directions[0] for one in self.modules), sum(one.directions[1] for one in self.modules)),
             mean(lambda one: one.left),
             mean(lambda one: one.right),
             (mean(lambda one: one.chance[0]), mean(lambda one: one.chance[1])),

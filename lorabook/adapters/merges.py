@@ -90,16 +90,16 @@ def check_merge(
     # PEFT applies B A of an embedding transposed; signs go to its A
     turned = {name for one in adapters for name, part in one.parts.items() if part.transposed}
     for name, row in together(adapters + stored, progress):
-        wrong = next((one for one in row if isinstance(one, str)), None)
-        if wrong:
-            raise AdapterError(wrong)
-        if name in turned:
-            row = [one and (one[0], one[2].mT, one[1].mT) for one in row]
-        terms = [(weight * one[0], *one[1:]) for weight, one in zip(weights, row) if one]
+        found: list[Term | None] = []
+        for one in row:
+            if isinstance(one, str):
+                raise AdapterError(one)
+            found.append((one[0], one[2].mT, one[1].mT) if one and name in turned else one)
+        terms = [(weight * one[0], one[1], one[2]) for weight, one in zip(weights, found) if one]
         sums[name] = _norm(terms)
         plan.add(name, terms)
         if stored:
-            check.add(name, terms, row[-1])
+            check.add(name, terms, found[-1])
     return adapters, plan.merges(sums), check.result(sums) if stored else None
 
 
@@ -107,8 +107,8 @@ def linear(terms: Terms) -> Terms:
     """The product that ``linear`` writes, nothing where the ranks differ."""
     if len({A.shape[0] for _, _, A in terms}) > 1:
         return []
-    B = sum(math.sqrt(abs(c)) * B.double() for c, B, _ in terms)
-    A = sum(math.copysign(math.sqrt(abs(c)), c) * A.double() for c, _, A in terms)
+    B = torch.stack([math.sqrt(abs(c)) * B.double() for c, B, _ in terms]).sum(0)
+    A = torch.stack([math.copysign(math.sqrt(abs(c)), c) * A.double() for c, _, A in terms]).sum(0)
     return [(1.0, B, A)]
 
 

@@ -9,6 +9,7 @@ import statistics
 import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict
+from typing import Any
 
 from lorabook.adapters.against_base import AgainstBase
 from lorabook.adapters.certificate import LayerVerdict
@@ -260,7 +261,7 @@ def _begin(names: list[str]) -> str:
     return begin + "." if begin else ""
 
 
-def _label(one: Measured, begin: str) -> str:
+def _label(one: Any, begin: str) -> str:
     kind = f" ({one.kind})" if one.kind not in (PLAIN, "expert") and not one.kind.startswith("direction") else ""
     return printable(one.name.removeprefix(begin)) + kind
 
