@@ -121,7 +121,7 @@ def test_adapters_without_a_common_module_are_all_apart(tmp_path, capsys):
     folder(tmp_path / "a", {"x": pair(9, 8, 2)}), folder(tmp_path / "b", {"y": pair(9, 8, 2)})
     assert run(tmp_path / "a", tmp_path / "b") == 0
     out = capsys.readouterr().out
-    assert "in 1 and not in 2 (1): x" in out and "nan" not in out
+    assert "in 1 and not in 2 (1): x" in out and "1 and 2 have no module in common" in out and " nan" not in out
 
 
 def test_an_untrained_adapter_has_no_directions(tmp_path, capsys):
@@ -421,6 +421,19 @@ def test_a_module_with_nan_is_named_and_the_others_are_compared(two, tmp_path, c
     assert len(found.modules) == 5 and found.only == ([], []) and list(found.faults) == ["model.layers.1.q"]
     assert run(*two, "--weights", 1, 1) == 1  # a sum of what is not known is not known
     assert "NaN" in capsys.readouterr().err
+
+
+def test_adapters_in_another_trainers_format_are_compared_and_not_merged(tmp_path):
+    for seed, name in enumerate("ab"):
+        B, A = pair(5, 6, 2, seed)
+        stored = {"lora_unet_q.lora_down.weight": A, "lora_unet_q.lora_up.weight": B}
+        (tmp_path / name).mkdir()
+        save_file(stored | {"lora_unet_q.alpha": torch.tensor(4.0)}, tmp_path / name / "last.safetensors")
+    _, (found,) = compare_folders([tmp_path / "a", tmp_path / "b"])
+    wanted = 2 * (pair(5, 6, 2, 0)[0] @ pair(5, 6, 2, 0)[1] - pair(5, 6, 2, 1)[0] @ pair(5, 6, 2, 1)[1])
+    assert found.total.distance == pytest.approx(float(wanted.norm()), rel=1e-13)
+    with pytest.raises(AdapterError, match="kohya"):
+        check_merge([tmp_path / "a"], [1.0])
 
 
 def test_embeddings_convolutions_experts_and_the_direction_of_dora_are_compared(tmp_path):

@@ -112,6 +112,11 @@ def compared_text(adapters: Sequence[Adapter], pairs: Sequence[Comparison], ener
         reasons = {name: f"in {first} and not in {second}" for name in pair.only[0]}
         reasons |= {name: f"in {second} and not in {first}" for name in pair.only[1]}
         below += _grouped(reasons)
+        if not pair.modules and not pair.faults:
+            below.append(
+                f"{first} and {second} have no module in common: they belong to different models, or to one whose "
+                "modules were named anew."
+            )
     faults = {name: why for pair in pairs for name, why in pair.faults.items()}
     below += [f"not compared, {printable(name)}: {why}" for name, why in list(faults.items())[:4]]
     below += [f"nor are {len(faults) - 4} more"] * (len(faults) > 4)
