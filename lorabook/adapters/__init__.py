@@ -11,7 +11,7 @@
 - ``against_base``: what the update does to the ``base_weights``;
 - ``truncate``: a smaller adapter from a saved one; ``compare``: several side by side; ``merges``: is one the sum of
   others; ``updates`` and ``products``, on which these stand; ``answers``: what they found;
-- ``report``: tables and JSON; ``plots``: figures;
+- ``report``: what is said, in ``tables`` and JSON; ``plots``: figures;
 - ``certificate``: Kim et al.'s certificate, layer by layer, against the ``noise`` of the batches; ``certify_folder``:
   the same for a saved adapter and a file of ``training_rows``.
 

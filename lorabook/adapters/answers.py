@@ -15,7 +15,18 @@ from lorabook.adapters.formats import PREFIX
 from lorabook.adapters.merges import Checked, Merge
 from lorabook.adapters.parts import modules
 from lorabook.adapters.peft_config import printable
-from lorabook.adapters.report import WIDTH, _begin, _below, _dumped, _grouped, _label, _left_out, brief, elide, table
+from lorabook.adapters.tables import (
+    WIDTH,
+    brief,
+    common_begin,
+    dumped,
+    elide,
+    grouped,
+    left_out,
+    module_label,
+    table,
+    wrapped,
+)
 from lorabook.adapters.truncate import Truncated
 
 TRUNCATED = """\
@@ -35,10 +46,10 @@ largest: of a single module."""
 
 def truncated_text(adapter: Adapter, found: Sequence[Truncated], out: str | Path | None) -> str:
     """The table of ``truncate``."""
-    begin, total = _begin([one.name for one in found]), _truncated_total(found)
+    begin, total = common_begin([one.name for one in found]), _truncated_total(found)
     rows = [
         [
-            _label(one, begin),
+            module_label(one, begin),
             f"{one.shape[0]}x{one.shape[1]}",
             str(one.allowed),
             str(one.kept),
@@ -58,15 +69,15 @@ def truncated_text(adapter: Adapter, found: Sequence[Truncated], out: str | Path
         "",
         TRUNCATED,
     ]
-    carried = _grouped(
+    carried = grouped(
         {key.removeprefix(PREFIX): f"carried along as it is, {adapter.skipped[key]}" for key in _rest(adapter)}
     )
-    return "\n".join([*lines, *_below([*carried, *(f"note: {note}" for note in adapter.notes)])])
+    return "\n".join([*lines, *wrapped([*carried, *(f"note: {note}" for note in adapter.notes)])])
 
 
 def truncated_json(adapter: Adapter, found: Sequence[Truncated], out: str | Path | None) -> str:
     """The same for programs."""
-    return _dumped(
+    return dumped(
         {
             "format": 1,
             "out": out and str(out),
@@ -98,7 +109,7 @@ def compared_text(adapters: Sequence[Adapter], pairs: Sequence[Comparison], ener
     header = ["norm", "ratio", "distance", "cosine", "dirs", "left", "right"]
     if len(pairs) == 1:
         found, total = pairs[0].modules, pairs[0].total
-        begin = _begin([one.name for one in found])
+        begin = common_begin([one.name for one in found])
         rows = [
             [printable(one.name.removeprefix(begin)), f"{one.shape[0]}x{one.shape[1]}", *_cells(one)] for one in found
         ]
@@ -111,7 +122,7 @@ def compared_text(adapters: Sequence[Adapter], pairs: Sequence[Comparison], ener
         first, second = pair.first + 1, pair.second + 1
         reasons = {name: f"in {first} and not in {second}" for name in pair.only[0]}
         reasons |= {name: f"in {second} and not in {first}" for name in pair.only[1]}
-        below += _grouped(reasons)
+        below += grouped(reasons)
         if not pair.modules and not pair.faults:
             below.append(
                 f"{first} and {second} have no module in common: they belong to different models, or to one whose "
@@ -121,8 +132,8 @@ def compared_text(adapters: Sequence[Adapter], pairs: Sequence[Comparison], ener
     below += [f"not compared, {printable(name)}: {why}" for name, why in list(faults.items())[:4]]
     below += [f"nor are {len(faults) - 4} more"] * (len(faults) > 4)
     for place, one in enumerate(adapters, 1):
-        below += [f"{place}, {line}" for line in (*_left_out(one), *(f"note: {note}" for note in one.notes))]
-    return "\n".join([*lines, "", COMPARED.format(share=f"{energy:.3g}"), *_below(below)])
+        below += [f"{place}, {line}" for line in (*left_out(one), *(f"note: {note}" for note in one.notes))]
+    return "\n".join([*lines, "", COMPARED.format(share=f"{energy:.3g}"), *wrapped(below)])
 
 
 def merged_text(
@@ -162,7 +173,7 @@ def merged_text(
             f"The merged adapter {_verdict(checked)}. Its distance from the sum is {brief(checked.distance)} times the "
             f"sum, its norm {brief(_ratio(checked))} times that of the sum."
         )
-    return "\n".join([*lines, *_below(below)])
+    return "\n".join([*lines, *wrapped(below)])
 
 
 def compared_json(
@@ -175,7 +186,7 @@ def compared_json(
 ) -> str:
     """The same for programs, with the modules of every pair."""
     full = lambda one: asdict(one) | {"relative": one.relative, "ratio": one.ratio}
-    return _dumped(
+    return dumped(
         {
             "format": 1,
             "energy": energy,

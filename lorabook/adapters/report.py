@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import statistics
 import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
 
 from lorabook.adapters.against_base import AgainstBase
 from lorabook.adapters.certificate import LayerVerdict
 from lorabook.adapters.findings import findings
 from lorabook.adapters.folder import Adapter
-from lorabook.adapters.formats import PREFIX
 from lorabook.adapters.inspect import Measured
 from lorabook.adapters.movement import Series
-from lorabook.adapters.parts import FAULTY, PLAIN, modules
+from lorabook.adapters.parts import modules
 from lorabook.adapters.peft_config import printable
+from lorabook.adapters.tables import (
+    WIDTH,
+    brief,
+    common_begin,
+    dumped,
+    elide,
+    grouped,
+    left_out,
+    module_label,
+    or_dash,
+    span,
+    spread,
+    table,
+    wrapped,
+)
 
-WIDTH = 100
 LEGEND = """\
 rank: numerical rank of X = scale B A; r is what the factors allow.
 stable: ||X||_F^2 / ||X||_2^2.  90%: singular values with 90 % of ||X||_F^2.  norm: ||X||_F.
@@ -60,23 +70,23 @@ def as_text(
     unjudged: dict[str, str] | None = None,
 ) -> str:
     """The tables with what was left out and what it means; ``unjudged`` are modules without a verdict."""
-    begin = _begin([one.name for one in measured])
+    begin = common_begin([one.name for one in measured])
     lines = [*_head(adapter, measured)]
     if begin:
         lines.append(f"names begin with {elide(printable(begin), WIDTH - 17)}")
     header = ["module", "size", "r", "rank", "stable", "90%", "norm", "imbalance"]
     rows = []
     for one in measured:
-        row = [_label(one, begin), f"{one.shape[0]}x{one.shape[1]}", str(one.allowed), str(one.rank)]
+        row = [module_label(one, begin), f"{one.shape[0]}x{one.shape[1]}", str(one.allowed), str(one.rank)]
         row += [f"{one.stable_rank:.1f}", str(one.energy_90), brief(one.norm), brief(one.imbalance)]
         rows.append(row)
     lines += ["", *table(header, rows, words={0}), "", LEGEND]
     if verdicts:
         lines += ["", *_verdict_lines(measured, verdicts, begin, decoupled)]
-        lines += _grouped({name: f"no verdict, {why}" for name, why in (unjudged or {}).items()})
+        lines += grouped({name: f"no verdict, {why}" for name, why in (unjudged or {}).items()})
     if base is not None:
         lines += ["", *_base_lines(measured, base, begin, threshold)]
-    return "\n".join([*lines, *_below([*_left_out(adapter), *_notes(adapter, measured)])])
+    return "\n".join([*lines, *wrapped([*left_out(adapter), *_notes(adapter, measured)])])
 
 
 def as_json(
@@ -86,7 +96,7 @@ def as_json(
     base: dict[str, AgainstBase | str] | None = None,
 ) -> str:
     """One object; a number that is infinite becomes null, and so does what was not asked for."""
-    return _dumped(_object(adapter, measured, verdicts, base))
+    return dumped(_object(adapter, measured, verdicts, base))
 
 
 def series_text(series: Series) -> str:
@@ -99,28 +109,28 @@ def series_text(series: Series) -> str:
     for place, (label, found) in enumerate(zip(short, series.measured)):
         middle = lambda values: statistics.median(list(values))
         changed = series.changed(place) if place else None
-        row = [label, str(len(found)), str(sum(not one.largest for one in found)), _range(one.scale for one in found)]
+        row = [label, str(len(found)), str(sum(not one.largest for one in found)), span(one.scale for one in found)]
         row += [brief(series.total(place)), "" if changed is None else brief(changed)]
         row += [f"{middle(one.stable_rank for one in found):.1f}", f"{middle(one.energy_90 for one in found):g}"]
         rows.append([*row, brief(middle(one.imbalance for one in found))])
     lines = [f"{len(folders)} adapters" + (f" in {elide(printable(room), WIDTH - 20)}" if room else ""), ""]
     lines += [*table(header, rows, words={0}), "", LEGEND_SERIES]
-    begin = _begin([one.name for one in series.moved])
-    shown = _spread(len(folders), (WIDTH - 40) // (2 + min(14, max(map(len, short)))))
+    begin = common_begin([one.name for one in series.moved])
+    shown = spread(len(folders), (WIDTH - 40) // (2 + min(14, max(map(len, short)))))
     header = ["||X||_F", *(elide(short[k], 14) for k in shown), "last change"]
     rows = []
     for one in series.moved:
         last = one.changes[-1] / one.norms[-1] if one.changes[-1] is not None and one.norms[-1] else None
-        row = [printable(one.name.removeprefix(begin)), *(_or_dash(one.norms[k]) for k in shown), _or_dash(last)]
+        row = [printable(one.name.removeprefix(begin)), *(or_dash(one.norms[k]) for k in shown), or_dash(last)]
         rows.append(row)
     lines += ["", *([f"names begin with {elide(printable(begin), WIDTH - 17)}"] if begin else [])]
     lines += [*table(header, rows, words={0}), "", "last change: ||X - X before||_F / ||X||_F of the last two."]
     more = [
         f"{label}: {line}"
         for label, adapter, found in zip(short, series.adapters, series.measured)
-        for line in (*_left_out(adapter), *_notes(adapter, found))
+        for line in (*left_out(adapter), *_notes(adapter, found))
     ]
-    return "\n".join([*lines, *_below([*more, *(f"left out: {sentence}" for sentence in series.failed)])])
+    return "\n".join([*lines, *wrapped([*more, *(f"left out: {sentence}" for sentence in series.failed)])])
 
 
 def series_json(series: Series, verdicts: list[dict | None], bases: list[dict | None]) -> str:
@@ -131,22 +141,22 @@ def series_json(series: Series, verdicts: list[dict | None], bases: list[dict | 
     ]
     changed = [series.changed(k) if k else None for k in range(len(reports))]
     whole = {"format": 1, "folders": reports, "changed": changed, "moves": [asdict(one) for one in series.moved]}
-    return _dumped(whole | {"failed": list(series.failed)})
+    return dumped(whole | {"failed": list(series.failed)})
 
 
 def _head(adapter: Adapter, measured: list[Measured]) -> Iterable[str]:
     config = adapter.config
     if "peft_type" in config and not adapter.strict.startswith("The format is"):
         scale = "alpha / sqrt(r)" if config.get("use_rslora") else "alpha / r"
-        what = f"r {config['r']}, alpha {config['lora_alpha']:g}, c = {scale} = {_range(one.scale for one in measured)}"
+        what = f"r {config['r']}, alpha {config['lora_alpha']:g}, c = {scale} = {span(one.scale for one in measured)}"
     else:
-        what = f"r {_range(one.allowed for one in measured)}, c {_range(one.scale for one in measured)}"
+        what = f"r {span(one.allowed for one in measured)}, c {span(one.scale for one in measured)}"
     yield f"LoRA adapter with {modules(len(measured))}: {what}"
     base = printable(str(config.get("base_model_name_or_path") or "not named"))
     yield f"base model: {elide(base, WIDTH - 12)}"
     steps = [one.step for one in measured]
     middle = f", median {brief(statistics.median(steps))}" if len(steps) > 1 else ""
-    yield f"effective step: {_range(steps)}{middle}"
+    yield f"effective step: {span(steps)}{middle}"
 
 
 def _verdict_lines(measured, verdicts: dict[str, LayerVerdict], begin: str, decoupled: bool) -> Iterable[str]:
@@ -157,7 +167,7 @@ def _verdict_lines(measured, verdicts: dict[str, LayerVerdict], begin: str, deco
         if said:
             cells = [said.excess, said.outside, said.slope, said.noise, said.gap]
             cells.append(said.new if decoupled else said.share)
-            rows.append([_label(one, begin), *map(_or_dash, cells), said.verdict])
+            rows.append([module_label(one, begin), *map(or_dash, cells), said.verdict])
     yield from table(header, rows, words={0, 7})
     yield ""
     yield LEGEND_DECOUPLED if decoupled else LEGEND_VERDICT
@@ -172,11 +182,11 @@ def _base_lines(measured, base: dict[str, AgainstBase | str], begin: str, thresh
         if said:
             new = "-" if said.intruders is None else f"{said.intruders}/{said.examined}"
             cells = [said.ratio, said.spectral_ratio, new, said.left, said.right, said.lost]
-            rows.append([_label(one, begin), *(_or_dash(cell) for cell in cells), said.dtype])
+            rows.append([module_label(one, begin), *(or_dash(cell) for cell in cells), said.dtype])
     yield from table(header, rows, words={0, 7})
     yield ""
     yield LEGEND_BASE.format(top=top, threshold=threshold)
-    yield from _grouped({name: f"no base weight, {why}" for name, why in base.items() if name not in beside})
+    yield from grouped({name: f"no base weight, {why}" for name, why in base.items() if name not in beside})
     gone = sum((one.lost or 0) > 0.5 for one in beside.values())
     if gone:
         yield from textwrap.wrap(
@@ -185,36 +195,6 @@ def _base_lines(measured, base: dict[str, AgainstBase | str], begin: str, thresh
             WIDTH,
             subsequent_indent="  ",
         )
-
-
-def _left_out(adapter: Adapter) -> Iterable[str]:
-    measured = {key for part in adapter.others.values() for key in (part.key_A, part.key_B)}
-    reasons = {name: f"not measured, {fault.reason}" for name, fault in adapter.faults.items()}
-    reasons |= {
-        key.removeprefix(PREFIX): f"left out, {why}"
-        for key, why in adapter.skipped.items()
-        if key not in measured and why != FAULTY
-    }
-    yield from _grouped(reasons)
-
-
-def _below(lines: list[str]) -> list[str]:
-    """Lines below the table, broken to its width."""
-    broken = (
-        textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False, break_long_words=True)
-        for line in lines
-    )
-    return [""] * bool(lines) + [line for part in broken for line in part]
-
-
-def _grouped(reasons: dict[str, str]) -> Iterable[str]:
-    """A line for each reason with how many names it has, and as many of them as fit."""
-    groups: dict[str, list[str]] = {}
-    for name, why in reasons.items():
-        groups.setdefault(why, []).append(printable(name))
-    for why, names in groups.items():
-        head = f"{why} ({len(names)}): "
-        yield head + elide(", ".join(names), max(20, WIDTH - len(head)))
 
 
 def _notes(adapter: Adapter, measured: list[Measured]) -> Iterable[str]:
@@ -241,72 +221,3 @@ def _object(adapter: Adapter, measured, verdicts, base) -> dict:
         "skipped": [{"key": key, "why": why} for key, why in adapter.skipped.items() if key not in known],
         "notes": [*adapter.notes, *findings(measured)],
     }
-
-
-def table(header: list[str], rows: list[list[str]], words: set[int]) -> Iterable[str]:
-    """Lines of at most WIDTH columns; the first cells give way.  ``words`` are the columns aligned to the left."""
-    widths = [max(len(line[c]) for line in [header, *rows]) for c in range(len(header))]
-    widths[0] = max(12, min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1)))
-    for line in [header, *rows]:
-        cells = (
-            elide(cell, width).ljust(width) if c in words else cell.rjust(width)
-            for c, (cell, width) in enumerate(zip(line, widths))
-        )
-        yield "  ".join(cells).rstrip()
-
-
-def _begin(names: list[str]) -> str:
-    """What all names have in common up to a dot."""
-    begin = os.path.commonprefix(names).rpartition(".")[0] if len(names) > 1 else ""
-    return begin + "." if begin else ""
-
-
-def _label(one: Any, begin: str) -> str:
-    kind = f" ({one.kind})" if one.kind not in (PLAIN, "expert") and not one.kind.startswith("direction") else ""
-    return printable(one.name.removeprefix(begin)) + kind
-
-
-def _spread(number: int, most: int) -> list[int]:
-    """At most so many places, evenly from the first to the last."""
-    if number <= most:
-        return list(range(number))
-    return sorted({round(k * (number - 1) / (most - 1)) for k in range(most)})
-
-
-def _range(values: Iterable[float]) -> str:
-    values = list(values)
-    low, high = brief(min(values)), brief(max(values))
-    return low if low == high else f"{low} to {high}"
-
-
-def _or_dash(value) -> str:
-    return "-" if value is None else value if isinstance(value, str) else brief(value)
-
-
-def brief(value: float) -> str:
-    """A number in a few letters."""
-    if 10 <= value < 10000:
-        return f"{value:.0f}"
-    if not math.isfinite(value):
-        return "nan" if math.isnan(value) else "inf"
-    return f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")
-
-
-def elide(text: str, width: int) -> str:
-    """A text cut in its middle."""
-    if len(text) <= width:
-        return text
-    head = (width - 2) // 2
-    return f"{text[:head]}..{text[len(text) - (width - 2 - head) :]}"
-
-
-def _dumped(report: dict) -> str:
-    return json.dumps(_finite(report), indent=1, allow_nan=False)
-
-
-def _finite(value):
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
