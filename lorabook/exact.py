@@ -7,6 +7,7 @@ with one of them changed it must not go through.  ``sympy`` and ``python-flint``
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from types import ModuleType
 
@@ -32,6 +33,30 @@ def vanishes(expression) -> bool:
     """Whether an expression is identically zero."""
     sympy = algebra()
     return sympy.simplify(sympy.expand(expression)) == 0
+
+
+def covered(decide: Callable, *sides: tuple[float, float], finest: float = 1e-6) -> tuple[bool, int]:
+    """Whether ``decide`` is true on a whole box, and in how many pieces that was seen.
+
+    ``decide(*balls)`` is true or false where that holds on the whole of a piece and None where it cannot tell; such a
+    piece is halved along its relatively longest side, down to ``finest`` of that side.
+    """
+    arb = balls().arb
+    left, pieces = [sides], 0
+    while left:
+        piece = left.pop()
+        pieces += 1
+        answer = decide(*(arb(low).union(arb(high)) for low, high in piece))
+        if answer:
+            continue
+        lengths = [(high - low) / (end - begin) for (low, high), (begin, end) in zip(piece, sides)]
+        longest = lengths.index(max(lengths))
+        if answer is False or lengths[longest] < finest:
+            return False, pieces
+        low, high = piece[longest]
+        halves = (low, (low + high) / 2), ((low + high) / 2, high)
+        left += [(*piece[:longest], half, *piece[longest + 1 :]) for half in halves]
+    return True, pieces
 
 
 def semidefinite(matrix: list[list[Fraction]]) -> tuple[bool, int]:

@@ -4,7 +4,6 @@ Routines whose loops do not look at data run on fake CUDA tensors, which know sh
 to be mixed.  The others run for real under a guard against factories without a device and hidden transfers.
 """
 
-import functools
 import importlib
 import inspect
 import pkgutil
@@ -27,6 +26,8 @@ TEXT = {
     "exact",
     "inputs.published",
     "kim.proofs",
+    "lora_one.proofs",
+    "mallada.proofs",
     "one_dynamics.proofs",
     "page.claims",
     "page.ledger",
@@ -56,7 +57,6 @@ NUMBERS = {
     "inputs.sentences.locate",
     "inputs.sentences.load",
     "inputs.sentences.split",
-    "rushka.runs.passing_time",
     "rushka.runs.saddle_error",
     "rushka.trace.error_floor",
     "rushka.trace.largest_step",
@@ -229,10 +229,7 @@ DRAWN = {
     "page.figures.contours": lambda ax, x: figures.contours(ax, x, x, x[:, None] * x, {}, "rushka"),
 }
 MOVED = {
-    f"inputs.minilm.{name}": functools.partial(getattr(minilm, name), device="meta")
-    for name in ("attention_matrices", "encoder")
-}
-MOVED |= {
+    "inputs.minilm.encoder": lambda: minilm.encoder(device="meta"),
     "inputs.digits.split": lambda: digits.split(device="meta"),
     "inputs.digits.shuffled": lambda: digits.shuffled(device.generator(0), "meta"),
 }

@@ -728,19 +728,6 @@ def test_exponents_at_a_clock_come_back_in_the_order_asked_for():
     assert float(found.imbalance[0, 0]) < float(found.imbalance[1, 0]) < 0
 
 
-def test_the_linear_imbalance_has_its_exponent_at_starts_that_no_integrator_could_follow():
-    draws = device.generator(3)
-    found = runs.linear_imbalance((3, 5, 4), 2, [0.25, 0.75], [0.2, 0.4], [1e-20, 1e-40], 2.0, 1.5, 8, draws)
-    assert torch.allclose(found, numbers(-4 * 0.2 * 0.75, -4 * 0.4 * 0.25), atol=0.02)
-
-
-def test_the_losing_adapter_turns_the_left_vector_late():
-    left, right = runs.one_sided_exponents(
-        (2, 4, 2), 1, [0.6], 1.0, [1e-6, 1e-8, 1e-10], 2.0, 1.5, 8, device.generator(3)
-    )
-    assert float(left[0]) == pytest.approx(1.6, abs=0.03) and float(right[0]) > 1.8
-
-
 def test_the_plateau_and_its_starts_come_from_one_batch():
     base = mallada.isotropic((2, 4, 2), device.generator(4), 1.0, 2.0, 1.5, count=8, device=CPU)
     powers, end, (A1, A2) = runs.plateau_exponents(base, 1, numbers(0.5, 0.6), numbers(1e-3, 3e-4), device.generator(5))

@@ -11,7 +11,7 @@ One idea per file:
 - ``planted``: problems with a planted shift;
 - ``toys``: the two small examples of the talk;
 - ``tables``: what the published tables allow;
-- ``runs``: the experiments of the pages.
+- ``runs``: the experiments of the pages; ``proofs``: statements proved by machine.
 
 House letters: B (d, r), A (r, k), update ``B A``; the source writes A for B and B for A.
 """

@@ -60,19 +60,3 @@ def is_fraction(percent: float, n: int, decimals: int = 2) -> bool:
     """Whether ``percent``, rounded to ``decimals``, is a whole number of n-ths."""
     count = round(percent * n / 100)
     return any(round(100 * c / n, decimals) == round(percent, decimals) for c in (count - 1, count, count + 1))
-
-
-def single_runs(rows: list[dict], sizes: dict[str, int], exchanged: tuple[str, str] | None = None) -> list[tuple]:
-    """(method, dataset, percent, fits) for entries printed without a spread, i.e. from one run.
-
-    Args:
-        sizes: validation examples per dataset.
-        exchanged: two datasets whose entries are read in each other's place.
-    """
-    swap = dict(zip(exchanged, exchanged[::-1])) if exchanged else {}
-    found = [row for row in rows if row["std"] is None and row["mean"] is not None]
-    return [
-        (row["method"], dataset, row["mean"], is_fraction(row["mean"], int(sizes[dataset])))
-        for row in found
-        for dataset in [swap.get(row["dataset"], row["dataset"])]
-    ]

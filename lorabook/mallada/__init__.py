@@ -9,7 +9,8 @@ One idea per file:
 - ``scalar``: the growth phase in closed form, the losing adapter, the tangent kernel;
 - ``selection``: the speed at which one adapter leaves the other behind;
 - ``exponents``: powers of the start's size, measured, predicted and printed;
-- ``network``: the stand-in for the talk's ViT; ``runs``: the experiments of the pages.
+- ``network``: the stand-in for the talk's ViT; ``runs``: the experiments of the pages;
+- ``proofs``: statements proved by machine.
 
 House letters: ``sigma_W2`` of the talk is ``||W2^T u||`` here, and ``T_c = c log(1/alpha) / s1``.
 """

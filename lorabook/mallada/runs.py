@@ -5,7 +5,6 @@ No formula stands here: those tested are in problem.py, observables.py, scalar.p
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -13,8 +12,8 @@ import torch
 from lorabook import measure
 from lorabook.device import DTYPE
 from lorabook.mallada import exponents, selection
-from lorabook.mallada.dynamics import flow, linear_solution
-from lorabook.mallada.observables import observe, one_sided
+from lorabook.mallada.dynamics import flow
+from lorabook.mallada.observables import observe
 from lorabook.mallada.planted import isotropic, starts
 from lorabook.mallada.problem import Factors, TwoLayer, growth_rates, loss, mode, velocity
 from lorabook.mallada.scalar import scalar_product
@@ -43,41 +42,6 @@ def clock_exponents(
             for x in (seen.misalignment, seen.norm, seen.imbalance)
         )
     )
-
-
-def linear_imbalance(
-    sizes, rank: int, ratios, c, scales, sigma: float, weight: float, count: int, source: torch.Generator
-) -> torch.Tensor:
-    """Median exponents (ratio) of the imbalance in the linear phase, at ``c[j] log(1/alpha) / s1`` for ratio j.
-
-    The linearised solution needs no integrator, so the starts may be as small as float64 holds.
-    """
-    base, found = isotropic(sizes, source, 1.0, sigma, weight, count=count), []
-    A1, A2 = starts(base, rank, 1.0, source)
-    for ratio, moment in zip(ratios, c, strict=True):
-        problem = replace(base, W1=ratio * base.W1)
-        states = (
-            linear_solution(problem, a * A1, a * A2, base.W1.new_tensor([-moment * math.log(a) / (sigma * weight)]))
-            for a in scales
-        )
-        imbalance = torch.stack([observe(problem, state).imbalance[0] for state in states])
-        found.append(exponents.fit(base.W1.new_tensor(scales), imbalance, 0).median())
-    return torch.stack(found)
-
-
-def one_sided_exponents(
-    sizes, rank: int, ratios, c: float, scales, sigma: float, weight: float, count: int, source: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Median exponents (ratio) of ``|u1 - u|^2`` and of ``|v1 - v|^2`` at ``c log(1/alpha) / s1``."""
-    base = isotropic(sizes, source, 1.0, sigma, weight, count=count)
-    home = base.W1.device
-    ratios, scales = (torch.as_tensor(x, dtype=DTYPE, device=home) for x in (ratios, scales))
-    A1, A2 = starts(base, rank, scales, source)
-    problem = _with_ratios(base, ratios)
-    clock = (-torch.log(scales))[:, None] / (sigma * weight)
-    run = flow(problem, A1, A2, torch.tensor([c], dtype=DTYPE, device=home), rtol=1e-9, clock=clock)
-    left, right = (exponents.fit(scales, x[0], 1).median(-1).values for x in one_sided(problem, run))
-    return left, right
 
 
 def plateau_exponents(

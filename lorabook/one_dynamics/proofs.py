@@ -6,7 +6,7 @@ Every function returns ``(holds, box)``, :data:`lorabook.exact.Proof`; its argum
 
 from __future__ import annotations
 
-from lorabook.exact import Proof, algebra, balls, vanishes
+from lorabook.exact import Proof, algebra, balls, covered, vanishes
 
 
 def zero_side(invariant: bool = True) -> Proof:
@@ -54,19 +54,6 @@ def selected_not_kept(power: int = 2) -> Proof:
     return vanishes(sympy.simplify(hessian.det() / S1) - rule), "every S, D, and every balance of the factors"
 
 
-def worst_angle(power: int = 2) -> Proof:
-    """The sine between ``M u`` and u is at most ``(k - 1)/(k + 1)`` (Kantorovich), k the condition of M.
-
-    With mean mu and second moment of the eigenvalues in [1, k]: ``E l^2 <= (1 + k) mu - k``, and ``((1 + k) mu - 2
-    k)^2 >= 0``.  ``power`` is that of the formula's square.
-    """
-    mu, k, l = algebra().symbols("mu k l", positive=True)
-    chord = vanishes((l - 1) * (k - l) - ((1 + k) * l - k - l**2))
-    square = vanishes(mu**2 * (1 + k) ** 2 - 4 * k * ((1 + k) * mu - k) - ((1 + k) * mu - 2 * k) ** 2)
-    sine = vanishes(1 - 4 * k / (1 + k) ** 2 - ((k - 1) / (k + 1)) ** power)
-    return chord and square and sine, "every M of condition k, every dimension"
-
-
 def sampled_angle(lost: int = 1) -> Proof:
     """``tan^2`` is ``chi^2_(n-1)/chi^2_N``, so ``sin^2`` is Beta((n-1)/2, N/2), of mean ``(n - 1)/(N + n - 1)``."""
     n, N = algebra().symbols("n N", positive=True)
@@ -82,11 +69,8 @@ def relu_angle(bound: str = "0.12", largest: float = 0.1) -> Proof:
     """
     arb = balls().arb
     pi, allowed, unit = arb.pi(), arb(bound), arb(0).union(arb(1))
-    left, boxes = [(0.0, 3.1416, 0.0, largest)], 0
-    while left:
-        low, high, near, far = left.pop()
-        boxes += 1
-        phi, rho = arb(low).union(arb(high)), arb(near).union(arb(far))
+
+    def decide(phi, rho):
         sine, cosine = phi.sin(), phi.cos()
         x = 1 + rho * cosine
         z = sine / x  # over rho
@@ -96,14 +80,7 @@ def relu_angle(bound: str = "0.12", largest: float = 0.1) -> Proof:
         shrunk = 2 * turn - rho * turn**2 - rho * rest**2 + 2 * rest * (1 - rho * turn) * cosine  # (1 - norm^2)/rho
         across = -(sine**2) * cosine**2 / x + unit * sine * z**3 / 3
         off = abs(across) / (norm * pi) + sine**2 * abs(cosine) * abs(shrunk) / (pi * norm * (1 + norm))
-        if off < allowed:
-            continue
-        if off > allowed or high - low < 1e-5:
-            return False, f"not within {bound} rho^2 near phi = {low:.3f}, rho = {near:.3f}"
-        if (high - low) / 3.2 > (far - near) / largest:
-            middle = (low + high) / 2
-            left += [(low, middle, near, far), (middle, high, near, far)]
-        else:
-            middle = (near + far) / 2
-            left += [(low, high, near, middle), (low, high, middle, far)]
-    return True, f"every angle, shifts up to {largest:g} of the weight: within {bound} of their square, {boxes} boxes"
+        return True if off < allowed else False if off > allowed else None
+
+    holds, pieces = covered(decide, (0.0, 3.1416), (0.0, largest))
+    return holds, f"every angle, shifts up to {largest:g} of the weight: within {bound} of their square, {pieces} boxes"

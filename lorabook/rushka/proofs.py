@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from lorabook.exact import Proof, algebra, balls, vanishes
+from lorabook.exact import Proof, algebra, balls, covered, vanishes
 
 
 def first_order_error(tilt: int = 1) -> Proof:
@@ -63,20 +63,6 @@ def crossing(beyond: bool = False) -> Proof:
     c, x = sympy.symbols("c x", positive=True)
     a = c * (1 + x) if beyond else c * x / (1 + x)
     return bool(sympy.simplify(4 * a * (c - a)).is_positive), "every N > 0, c > 0, n > 0, t > 0, from B0 = 0"
-
-
-def zero_trace_tail(mirrored: bool = True) -> Proof:
-    """With zero trace and ``A0 = +-B0^T``: ``m = 2 |a|``, so ``a = a0/(1 + 2 |a0| t)``."""
-    sympy = algebra()
-    t, size = sympy.symbols("t size", positive=True)
-    B, A = sympy.symbols("B A", real=True)
-    holds = True
-    for sign in (1, -1):
-        a = sign * size / (1 + 2 * size * t)
-        holds &= vanishes(sympy.diff(a, t) + 2 * a * (sign * a))
-        at = {A: -sign * B if mirrored else 2 * B}  # one row and one column: the residual is -BA
-        holds &= vanishes(((A**2 + B**2) ** 2 - 4 * (A * B) ** 2).subs(at))
-    return bool(holds), "every start with A0 = B0^T or -B0^T, every t >= 0"
 
 
 def any_start(sign: int = 1) -> Proof:
@@ -206,19 +192,13 @@ def half_time(four: int = 4, band: str = "0.0002") -> Proof:
     """``|T/(ln(4 s/x0^2)/(2 s)) - 1| <= band``, by balls in ``log(x0^2/s)``, on which alone s T depends."""
     arb = balls().arb
 
-    def decided(low, high):
-        e = arb(low).union(arb(high))
+    def decide(e):
         d = e.exp()
         exact = ((((d**2 + 4) * 2 - 4) / (2 * d)).asinh() - (d / 2).asinh()) / (d**2 + 4).sqrt()
         ratio = abs(2 * exact / (arb(four).log() - e) - 1)
-        if ratio < arb(band):
-            return True
-        if ratio > arb(band) or high - low < 1e-6:
-            return False
-        middle = (low + high) / 2
-        return decided(low, middle) and decided(middle, high)
+        return True if ratio < arb(band) else False if ratio > arb(band) else None
 
-    return decided(-200.0, -8.25), f"x0^2/s from e^-200 to 2.6e-4, within {band}"
+    return covered(decide, (-200.0, -8.25))[0], f"x0^2/s from e^-200 to 2.6e-4, within {band}"
 
 
 def balanced_closed_form(defect: int = 0) -> Proof:
