@@ -10,7 +10,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from lorabook.page import claims, lists
 from tests import held
 
-CLAIM, ANOTHER = "kim.table-2-network", "kim.table-1-random"
+CLAIM, ANOTHER = "real_fine_tune.one-step", "kim.table-1-random"
 
 
 def card(identifier, **numbers):

@@ -16,8 +16,6 @@ from lorabook.one_dynamics.angles import (
     sampled_sine_squared,
     sine,
     square_root,
-    worst_direction,
-    worst_sine,
 )
 from lorabook.one_dynamics.course import factor_flow, landscape_flow, learnt, regression_flow, six_starts
 from lorabook.one_dynamics.early import (

@@ -28,24 +28,6 @@ def square_root(M: Tensor) -> Tensor:
     return (vectors * values.clamp(min=0).sqrt()[..., None, :]) @ vectors.mT
 
 
-def worst_sine(condition) -> Tensor:
-    """``(kappa - 1) / (kappa + 1)``: the largest sine between ``M u`` and u over all u, for M > 0 of condition kappa.
-
-    Source: Kantorovich's inequality; attained between the extreme eigenvectors, at :func:`worst_direction`.
-    """
-    condition = checks.number(condition, "condition")
-    if not checks.is_fake(condition) and bool((condition < 1).any()):
-        raise ValueError(f"A condition number is at least 1; got {condition.min().item():g}.")
-    return (condition - 1) / (condition + 1)
-
-
-def worst_direction(M: Tensor) -> Tensor:
-    """Unit vector (..., d) that symmetric positive definite M (..., d, d) turns most."""
-    values, vectors = torch.linalg.eigh(checks.matrix(M, "M"))
-    low, high = values[..., :1], values[..., -1:]
-    return (high.sqrt() * vectors[..., 0] + low.sqrt() * vectors[..., -1]) / (low + high).sqrt()
-
-
 def mean_sampled_sine_squared(d: int, samples: int) -> float:
     """``(d - 1) / (N + d - 1)``: mean of sin^2 between ``X^T X u`` and u for N standard normal rows in d dimensions.
 
