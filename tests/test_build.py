@@ -164,8 +164,16 @@ def built(tmp_path_factory, root):
     for name in HOUSE:
         (shutil.copytree if (root / name).is_dir() else shutil.copy)(root / name, book.folder / name)
     book.write("lorabook/__init__.py", "FACTOR = 10\n")
-    for name in ("__init__", "letters"):
-        book.write(f"lorabook/page/{name}.py", (root / f"lorabook/page/{name}.py").read_text())  # the pages need it
+    # what the pages and the build need of it
+    for name in (
+        "page/__init__",
+        "page/letters",
+        "page/parameters",
+        "sweep/__init__",
+        "sweep/closure",
+        "sweep/kernels",
+    ):
+        book.write(f"lorabook/{name}.py", (root / f"lorabook/{name}.py").read_text())
     book.write("notebooks/alpha.md", ALPHA)
     book.write("notebooks/ledger.md", LEDGER)
     book.write("notebooks/profiles/full/alpha.yml", "n: 48\n")

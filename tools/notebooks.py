@@ -11,11 +11,12 @@ from pathlib import Path
 
 import yaml
 
-from lorabook.page.claims import METADATA
-from lorabook.sweep.notebook import KERNEL, literals
+from lorabook.page.parameters import literals
 
+KERNEL = "python3"
 # The kernel runs on this machine and for this build alone; its notes on encryption are noise here.
 QUIET = ["--log-level=ERROR"]
+VERDICT = "lorabook"  # the key of a verdict in an output's metadata, claims.METADATA
 # The one error that does not stop the build: data that could not be fetched.
 NO_DATA = "SentencesError"
 NOT_RUN = "This page was not run here."
@@ -234,7 +235,7 @@ def reference(source, destination):
     for number, cell in enumerate(fresh.cells, 1):
         cell.id = f"cell-{number:02d}"
         for output in cell.get("outputs", []):  # numbers that are not rounded differ between processors
-            output.get("metadata", {}).get(METADATA, {}).pop("numbers", None)
+            output.get("metadata", {}).get(VERDICT, {}).pop("numbers", None)
     try:
         if destination.exists() and lasting(fresh) == lasting(opened(destination)):
             print(f"{destination} is unchanged")

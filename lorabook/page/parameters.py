@@ -5,8 +5,10 @@ Papermill sets whatever name it is given and only warns about unknown ones; this
 
 from __future__ import annotations
 
+import ast
 import math
 from types import ModuleType
+from typing import Any
 
 #: Names that a fresh IPython kernel brings along.
 _KERNEL = {"In", "Out", "exit", "quit", "open", "get_ipython"}
@@ -60,3 +62,20 @@ def _number(name: str, value, rule: tuple, namespace: dict) -> None:
     if not edges[0][1] <= value <= edges[1][1]:
         said = " and ".join(f"{edge} = {number}" if isinstance(edge, str) else f"{number}" for edge, number in edges)
         raise ParameterError(f"{name} must lie between {said}; got {value!r}.")
+
+
+def literals(source: str) -> dict:
+    """The names that a cell sets to plain values; ValueError for anything else."""
+    values = {}
+    node: Any
+    for node in ast.parse(source).body:
+        targets: list[Any] = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        try:
+            values.update({target.id: ast.literal_eval(node.value) for target in targets})
+        except (ValueError, TypeError, AttributeError):
+            raise ValueError(
+                f"the parameters cell may set names to plain values only, and has: {ast.unparse(node)}"
+            ) from None
+    return values

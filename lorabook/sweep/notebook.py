@@ -5,7 +5,6 @@ The notebook itself travels to the workers, as the text of its code; the package
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import importlib.metadata
@@ -16,10 +15,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lorabook
-from lorabook.page.parameters import ParameterError
+from lorabook.page.parameters import ParameterError, literals
 from lorabook.sweep import SweepError, closure, kernels
 from lorabook.sweep.engine import PointError
 
@@ -70,23 +68,6 @@ def read(path: str | Path) -> Notebook:
     except (ValueError, SyntaxError) as error:
         raise SweepError(f"{path}: {error}.") from None
     return notebook
-
-
-def literals(source: str) -> dict:
-    """The names that a cell sets to plain values; ValueError for anything else."""
-    values = {}
-    node: Any
-    for node in ast.parse(source).body:
-        targets: list[Any] = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        try:
-            values.update({target.id: ast.literal_eval(node.value) for target in targets})
-        except (ValueError, TypeError, AttributeError):
-            raise ValueError(
-                f"the parameters cell may set names to plain values only, and has: {ast.unparse(node)}"
-            ) from None
-    return values
 
 
 def guard(notebook: Notebook) -> Callable[[dict], None]:
