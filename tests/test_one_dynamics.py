@@ -317,6 +317,19 @@ def test_a_small_start_goes_with_the_larger_pull(kind, pull):
     assert torch.equal(race.rival_leads(), again.rival_leads())
 
 
+@pytest.mark.parametrize("pull", [0.5, 2.0])
+@pytest.mark.parametrize("kind", one.KINDS)
+def test_a_start_ten_times_smaller_delays_the_winner_by_the_logarithm_over_its_rate(kind, pull):
+    # a factor grows at sigma ||W2^T u|| = 1 / pull or sigma ||W1 v|| = 1; at S_i D_i = 2 or 2 pull; at a = 1 or c = pull
+    rate = {"adapters": max(1 / pull, 1.0), "subspaces": 2 * max(1.0, pull), "minima": max(1.0, pull)}[kind]
+    races = [one.staged_race(kind, pull, size, n=4, rank=2, draws=6, decay=0.1, seed=1) for size in (1e-6, 1e-7)]
+    early, late = (
+        measure.first_passage(race.times, torch.maximum(race.first, race.rival), 0.5, upwards=True) for race in races
+    )
+    # each time is read off a grid
+    assert float((late - early - math.log(10) / rate).abs().max()) < float(races[1].times.diff()[0])
+
+
 def test_an_adapter_race_favours_adapter_one_by_the_norms_alone():
     problem = mallada.isotropic((4, 4, 4), device.generator(0), 1.0, 1.0, 1.0, count=6, device="cpu")
     u, v = (part[..., None] for part in mallada.mode(problem)[1:3])
