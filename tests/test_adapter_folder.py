@@ -495,7 +495,13 @@ def test_a_format_of_another_trainer_under_peft_s_names_is_named(tmp_path, capsy
 
 @pytest.mark.parametrize(
     "parameters, scale",
-    [({"scale": 20.0}, 20.0), ({"rank": 4, "alpha": 8, "scale": 10.0}, 20.0), ({}, 1.0), (None, 1.0)],
+    [
+        ({"scale": 20.0}, 20.0),
+        ({"rank": 4, "alpha": 8, "scale": 10.0}, 20.0),
+        ({"rank": 4, "alpha": 8}, 2.0),
+        ({}, 1.0),
+        (None, 1.0),
+    ],
 )
 def test_the_scale_of_mlx_is_that_of_its_configuration(tmp_path, parameters, scale):
     B, A = pair(12, 8, 4)

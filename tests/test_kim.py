@@ -455,6 +455,17 @@ def test_second_order_is_what_the_excess_needs():
     assert float(at.excess) < -1 and float(at.splitting) == 0
 
 
+@pytest.mark.parametrize("size", [0.01, 7.0])
+def test_a_loss_and_a_decay_times_as_large_leave_what_is_relative_in_the_spine(size):
+    problem = kim.laboratory.random_quadratic(4, 2, 9.0, 0.3, generator(1))
+    larger = kim.Quadratic(size * problem.H, problem.M, size * problem.lam)
+    B, A = draw(4, 2, seed=1), draw(2, 4, seed=2)  # stationary for neither
+    one, other = (kim.theorem.spine(p, B, A, problem.M, 1.0, 9.0, 1) for p in (problem, larger))
+    # identities; rounding of the same decompositions
+    assert float(one.splitting) < -0.1 and float(other.splitting) == pytest.approx(float(one.splitting), rel=1e-12)
+    assert float(one.balance) < -0.1 and torch.equal(other.balance, one.balance)
+
+
 def test_the_special_regime_has_no_traps_and_a_condition_of_four_has():
     assert not kim.runs.trap_rate(kim.laboratory.tightest(1, 1.9), 1, 200, 1.0).spurious.any()
     assert kim.runs.trap_rate(kim.laboratory.tightest(1, 4.0), 1, 200, 1.0).spurious.any()

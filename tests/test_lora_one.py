@@ -609,6 +609,14 @@ def test_a_method_is_tuned_on_the_grid_it_is_given():
         peers.start(batch, "DoRA", 2, 0.1, device.generator(0))
 
 
+def test_a_best_rate_is_at_the_edge_where_it_is_the_first_or_the_last_of_the_grid():
+    batch = planted.planted(8, 8, 128, planted.spectrum(2, 3.0, "cpu"), 2, 7)
+    # too small to move, good, so large that it diverges
+    edge = lambda *rates: peers.tune(batch, "spectral", 2, torch.tensor(rates, dtype=f64), (1.0,), 60).at_edge
+    assert not edge(1e-6, 0.25, 1e3)
+    assert edge(0.25, 1e3, 1e4) and edge(1e-7, 1e-6, 0.25)
+
+
 def test_the_tables_are_complete_and_their_arithmetic_is_right():
     glue = published.read("glue_t5base")
     assert len(glue) == 90 and len(published.read("llama2_7b")) == 16

@@ -149,6 +149,18 @@ def test_invariants_drift_in_proportion_to_the_step_of_descent():
     assert abs(slope - 1) < 0.05
 
 
+@pytest.mark.parametrize("many", [0, 1])
+def test_one_start_of_a_layer_serves_many_of_the_other(many):
+    problem = mallada.isotropic((3, 4, 3), device.generator(0), 0.5, 1.0, 1.0, device="cpu")
+    A = [device.normal((2, wide), device.generator(1), "cpu") for wide in (3, 4)]
+    A[many] = torch.stack([A[many], 2 * A[many]])
+    run = mallada.flow(problem, *A, [0.5])
+    for k in range(2):
+        alone = mallada.flow(problem, *(part[k] if i == many else part for i, part in enumerate(A)), [0.5])
+        # two runs at rtol 1e-10, with steps of their own
+        assert all(torch.allclose(both[:, k], one, atol=1e-8) for both, one in zip(run[:4], alone[:4]))
+
+
 def test_many_systems_at_once_equal_one_by_one():
     problem, A1, A2 = problem_and_start()
     together = mallada.flow(problem, A1, A2, numbers(1.0, 4.0))
@@ -475,6 +487,17 @@ def test_values_at_a_time_are_found_between_samples():
     times = torch.linspace(0, 4, 5, dtype=torch.float64)
     # linear data, so linear interpolation is exact
     assert exponents.at(times, 4 - times[:, None], numbers(0.25))[0] == 3.75
+
+
+def test_every_column_has_its_own_time_and_its_own_values():
+    times = torch.tensor([0.0, 1.0, 3.0, 4.0], dtype=torch.float64)
+    values = device.normal((4, 2, 3), device.generator(0), "cpu")
+    when = torch.tensor([[0.0, 0.3, 1.0], [2.5, 3.9, 4.0]], dtype=torch.float64)
+    found = exponents.at(times, values, when)
+    for i in range(2):
+        for j in range(3):
+            # numpy's interpolation, up to rounding of one line
+            assert float(found[i, j]) == pytest.approx(np.interp(when[i, j], times, values[:, i, j]), abs=1e-14)
 
 
 # ------------------------------------------------------------------ negative claims

@@ -320,7 +320,7 @@ def test_a_small_start_goes_with_the_larger_pull(kind, pull):
 @pytest.mark.parametrize("pull", [0.5, 2.0])
 @pytest.mark.parametrize("kind", one.KINDS)
 def test_a_start_ten_times_smaller_delays_the_winner_by_the_logarithm_over_its_rate(kind, pull):
-    # a factor grows at sigma ||W2^T u|| = 1 / pull or sigma ||W1 v|| = 1; at S_i D_i = 2 or 2 pull; at a = 1 or c = pull
+    # sigma ||W2^T u|| = 1 / pull and sigma ||W1 v|| = 1; S_i D_i = 2 and 2 pull; a = 1 and c - lambda = pull
     rate = {"adapters": max(1 / pull, 1.0), "subspaces": 2 * max(1.0, pull), "minima": max(1.0, pull)}[kind]
     races = [one.staged_race(kind, pull, size, n=4, rank=2, draws=6, decay=0.1, seed=1) for size in (1e-6, 1e-7)]
     early, late = (
