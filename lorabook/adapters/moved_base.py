@@ -11,7 +11,7 @@ import copy
 import json
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -44,7 +44,7 @@ def take_off(model: Any, adapter: str, started: dict[str, Target]) -> None:
     """``W0 <- W0 - scale * B A`` for the present factors, remembered, so that the adapter can be saved."""
     for target in started.values():
         target.weight.copy_(target.matrix(offset(target, target.B, target.A)))
-        base: Any = target.layer.get_base_layer()
+        base = cast(Any, target.layer).get_base_layer()
         setattr(base, MOVED, _sum(base.weight))
         setattr(target.layer, TAKEN_OFF, {adapter: (target.B.detach().clone(), target.A.detach().clone())})
         target.layer.register_load_state_dict_pre_hook(_read_back)
