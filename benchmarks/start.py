@@ -7,10 +7,10 @@ accuracy: all-MiniLM-L6-v2, the 36 linear layers of its blocks, four tasks with 
 on every layer with one draw.  One sweep is the single view of Tropp et al. 2017 with widths k and l = 2 k + 1, or that
 of 2019 with a core of l x l; two sweeps are the package's.
 
-time: every method runs in processes of its own, one thread; seconds are of the processor, the least and most of three
-runs over the median plain sweep: forward and backward of the same batches with the covered weights asking for
-gradients.  Memory is the rise of the process's peak over what two batches, forward and backward without gradients of
-weights, had needed.
+time: every method runs in processes of its own, one thread; seconds are of the processor, over those of the plain sweep
+of the same turn: forward and backward of the same batches with the covered weights asking for gradients.  Three methods
+have three turns, of which the median, the least and the most are given, the others one.  Memory is the rise of the
+process's peak over what two batches, forward and backward without gradients of weights, had needed.
 """
 
 from __future__ import annotations
@@ -214,19 +214,19 @@ def accuracy(rank: int = RANK) -> None:
 
 
 def wide_llama():
-    """Random weights of width 1,024: text of 128 tokens."""
+    """Random weights of width 1,024, one block."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    sizes = dict(hidden_size=1024, intermediate_size=2816, num_hidden_layers=2, num_attention_heads=16)
+    sizes = dict(hidden_size=1024, intermediate_size=2816, num_hidden_layers=1, num_attention_heads=16)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=1000, num_key_value_heads=16, **sizes)).eval()
-    ids = torch.randint(0, 1000, (32, 128), generator=torch.Generator().manual_seed(1))
-    return model, [{"input_ids": part, "labels": part} for part in ids.split(8)], own_loss
+    ids = torch.randint(0, 1000, (16, 128), generator=torch.Generator().manual_seed(1))
+    return model, [{"input_ids": part, "labels": part} for part in ids.split(4)], own_loss
 
 
 SETUPS = {
-    "all-MiniLM-L6-v2, 256 film reviews": lambda: task("movie", 256),
-    "a random Llama of width 1,024, 32 texts of 128 tokens": wide_llama,
+    "all-MiniLM-L6-v2, 128 film reviews": lambda: task("movie", 128),
+    "a random Llama of width 1,024, one block, 16 texts of 128 tokens": wide_llama,
 }
 
 
@@ -281,6 +281,9 @@ METHODS = {
 }
 
 
+OFTEN = ("plain sweep", "lora_one_", "PEFT's LoRA-GA")  # repeated; the others are run once
+
+
 def work(setup: str, name: str, answer) -> None:
     """One method in its own process: seconds and megabytes."""
     torch.set_num_threads(1)
@@ -303,20 +306,20 @@ def times(repeats: int = 3) -> None:
     spawn = multiprocessing.get_context("spawn")
     for setup in SETUPS:
         taken = {name: [] for name in METHODS}
-        for _ in range(repeats):  # in turns, so that a machine that slows down does so for all
-            for name in METHODS:
+        for turn in range(repeats):  # in turns, so that a machine that slows down does so for all
+            for name in METHODS if turn == 0 else OFTEN:
                 answer = spawn.Queue()
                 process = spawn.Process(target=work, args=(setup, name, answer))
                 process.start()
-                taken[name].append(answer.get(timeout=1200))
+                taken[name].append(answer.get(timeout=1800))
                 process.join()
-        unit = median(seconds for seconds, _ in taken["plain sweep"])
-        print(f"{setup}, rank {RANK}: a plain sweep takes {unit:.1f} s")
+        plain = [seconds for seconds, _ in taken["plain sweep"]]
+        print(f"{setup}, rank {RANK}: a plain sweep takes {median(plain):.1f} s ({min(plain):.1f} to {max(plain):.1f})")
         for name, runs in taken.items():
-            ratios = sorted(seconds / unit for seconds, _ in runs)
+            ratios = sorted(seconds / unit for (seconds, _), unit in zip(runs, plain))
+            spread = f" ({ratios[0]:.2f} to {ratios[-1]:.2f})" if len(ratios) > 1 else ""
             print(
-                f"  {name}: {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) plain sweeps, "
-                f"{median(megabytes for _, megabytes in runs):.0f} MiB",
+                f"  {name}: {median(ratios):.2f}{spread} plain sweeps, {median(mb for _, mb in runs):.0f} MiB",
                 flush=True,
             )
 

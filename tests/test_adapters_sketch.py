@@ -1,10 +1,12 @@
 """The sketch of the full gradient against the gradient itself."""
 
 import copy
+import json
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
@@ -12,7 +14,9 @@ from lorabook import device
 from lorabook.adapters import lora_one_
 from lorabook.adapters.sketch import Sketch, orthonormal, sketched
 from lorabook.adapters.targets import targets
+from lorabook.inputs import minilm, sentences
 from lorabook.linalg import random_orthonormal
+from lorabook.real_fine_tune import encoder
 
 f64 = torch.float64
 
@@ -148,6 +152,30 @@ def test_a_wider_sketch_is_nearer_and_the_exact_modes_agree_with_the_whole_gradi
     assert off == sorted(off, reverse=True)
     # the order of a sum of float64
     assert float((passes - exact).norm() / exact.norm()) < 1e-10 and float((whole - exact).norm()) < 1e-10
+
+
+def test_the_default_sketch_keeps_nearly_all_of_the_fall_on_a_real_network_and_says_so():
+    path = minilm.locate()
+    plain = BertForSequenceClassification(
+        BertConfig(**json.loads((path.parent / "config.json").read_text()), num_labels=2)
+    )
+    plain.bert.load_state_dict(load_file(path), strict=False)
+    with torch.no_grad():
+        plain.classifier.weight.copy_(torch.sin(torch.arange(768.0)).view(2, 384) / 10)
+    movies = sentences.load("movie")
+    batches = []
+    for begin in range(0, 48, 16):
+        tokens = encoder.tokenize(movies.texts[begin : begin + 16])
+        labels = movies.labels[begin : begin + 16]
+        batches.append({"input_ids": tokens.ids, "attention_mask": tokens.mask.long(), "labels": labels})
+    model = get_peft_model(plain, LoraConfig(r=8, target_modules=r".*layer\.[024]\..*(query|value|dense)"))
+    sketch, exact = (lora_one_(model, batches, 1.0, **way) for way in ({}, {"passes": 1}))
+    assert len(sketch) == 15 and not sketch.left
+    truth = {name: float(s.square().sum() / exact[name].square().sum()) for name, s in sketch.items()}
+    # what was measured on all layers, four tasks and up to 1,024 sentences: 99.6 and 98.1 at least
+    assert sum(truth.values()) / 15 > 0.995 and min(truth.values()) > 0.97
+    missing = sum(1 - share for share in truth.values())
+    assert sum(1 - share for share in sketch.kept.values()) == pytest.approx(missing, rel=0.3)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
