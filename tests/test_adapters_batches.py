@@ -1,6 +1,7 @@
 """Ragged batches are weighed so that they equal one batch of all rows, and every pass must see the same batches."""
 
 import random
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -269,11 +270,14 @@ def test_a_loader_that_shuffles_gives_every_pass_the_same_batches(passes):
         lora_one_(model, shuffled(**options), 1.0, passes=passes)
 
 
-def test_the_generators_are_left_as_they_were_found():
+@pytest.mark.parametrize("key", [None, "ForCTC"])
+def test_the_generators_are_left_as_they_were_found_also_by_an_error(key):
+    model = plain(key=key)
     torch.manual_seed(5), np.random.seed(5), random.seed(5)
     wanted = torch.rand(1), np.random.rand(), random.random()
     torch.manual_seed(5), np.random.seed(5), random.seed(5)
-    read(shuffled())
+    with pytest.raises(ValueError, match="under the loss ForCTC") if key else nullcontext():
+        lora_one_(model, shuffled(), 1.0)
     assert wanted == (torch.rand(1), np.random.rand(), random.random())
 
 

@@ -172,7 +172,7 @@ class Repeated:
     """Batches that are read several times: each pass starts from the same state, and must give the same batches.
 
     Torch's, numpy's and Python's generators, those of a DataLoader and the epoch that its sampler counts are set back,
-    so that a loader that shuffles gives the same order again; afterwards they are as they were found.
+    so that a loader that shuffles gives the same order again.
     """
 
     def __init__(self, batches: Iterable) -> None:
@@ -181,14 +181,15 @@ class Repeated:
 
     def __iter__(self) -> Iterator:
         self.passes += 1
-        _restore(self.batches, self.state)
+        self.rewind()
         self.seen.append([Counter(), 0.0, 0.0])
-        try:
-            for batch in self.batches:
-                self.seen[-1][0][_mark(batch)] += 1
-                yield batch
-        finally:
-            _restore(self.batches, self.state)
+        for batch in self.batches:
+            self.seen[-1][0][_mark(batch)] += 1
+            yield batch
+
+    def rewind(self) -> None:
+        """Set back everything that decides what comes next, also for those who draw after us."""
+        _restore(self.state)
 
     def note(self, loss: float, weight: float) -> None:
         """The loss of the batch that was given last, which also tells batches apart that cannot be looked into."""
@@ -225,7 +226,7 @@ def _state(batches):
     return torch.get_rng_state(), np.random.get_state(), random.getstate(), inner
 
 
-def _restore(batches, state) -> None:
+def _restore(state) -> None:
     torch.set_rng_state(state[0])
     np.random.set_state(state[1])
     random.setstate(state[2])

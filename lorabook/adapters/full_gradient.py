@@ -188,6 +188,7 @@ def _pass(model, weights, batches, reduce, loss, progress, lost):
     finally:
         for hook in hooks:
             hook.remove()
+        batches.rewind()
     for name in list(sums):
         finish(name, sums.pop(name))
     lost |= {name: UNREACHED for name in weights if name not in found and name not in lost}

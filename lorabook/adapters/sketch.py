@@ -164,6 +164,7 @@ def _summed(model, layers, batches, keep, turn, loss, progress) -> dict[str, Ten
         finally:
             for hook in hooks:
                 hook.remove()
+            batches.rewind()
     return {name: part.div_(now["total"]) for name, part in sums.items()}
 
 
