@@ -24,6 +24,9 @@ sketches of two widths k and l:
     one sweep,  k  64, l 129    97.74  87.3    99.63  97.5       99.92  99.6  100.0   99.9
     one sweep,  k 128, l 257    99.55  96.7    99.93  99.5       99.97  99.8  100.0  100.0
 
+On the film reviews rank 4 takes a width of 96 (99.51, 97.0), rank 16 of 192 (99.81, 98.9; 128 is too few with 99.39,
+97.2), rank 32 of 192 (99.68, 98.2); the estimate of what is missing was 1.00 to 1.12 times the truth on average.
+
 Source: Halko, Martinsson & Tropp 2011, Algorithm 4.1, on a sum as in Tropp, Yurtsever, Udell & Cevher 2017;
 Derezinski, Liang, Liao & Mahoney 2020 for kappa; Epperly & Tropp 2024 for a column against the others.
 """

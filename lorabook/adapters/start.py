@@ -42,7 +42,7 @@ from lorabook.lora_one.starts import algorithm_start, spectral_init
 
 FORMS = ("spectral", "slides", "code")
 ITERATIONS = 16
-WIDTH, FOR_RANK = 128, 16  # columns of a sketch, at least, and for each rank
+WIDTH, PER_RANK = 96, 4  # columns of a sketch, and more for each rank
 ZERO = "the gradient is 0: there is nothing to start from"
 
 
@@ -93,7 +93,7 @@ def lora_one_(
         seed: of what is random; torch's own generator is not moved.
         progress: takes lines of text.
         exact: form every gradient instead of sketching it, as for a single batch.
-        width: columns of the sketch; default WIDTH, and FOR_RANK for each rank if that is more.
+        width: columns of the sketch; default 96 + 4 r, see :mod:`lorabook.adapters.sketch`.
 
     Raises:
         ValueError: no module can be started; a base that a start has moved (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA, or
@@ -133,7 +133,7 @@ def lora_one_(
             whole = lambda name, G: start(name, found[name].matrix(G))
             ready = reduced(model, weights, batches, whole, passes=passes, **reading)
         else:
-            widths = {name: max(rank, width or max(WIDTH, FOR_RANK * rank)) for name, rank in ranks.items()}
+            widths = {name: max(rank, width or WIDTH + PER_RANK * rank) for name, rank in ranks.items()}
             parts = sketched(model, found, batches, widths, seed=seed, **reading)
             kept = {name: part.energy_kept(ranks[name]) for name, part in parts.items()}
             ready = {name: start(name, part.C, part.Q) for name, part in parts.items()}
