@@ -99,7 +99,13 @@ def certify(
         raise ValueError(
             f"The gradient is that of the active adapters ({', '.join(active)}): activate {adapter!r} alone first."
         )
-    options: dict[str, Any] = {"decoupled": decoupled, "loss": loss, "passes": passes, "progress": progress, "left": left}
+    options: dict[str, Any] = {
+        "decoupled": decoupled,
+        "loss": loss,
+        "passes": passes,
+        "progress": progress,
+        "left": left,
+    }
     said = certify_layers(model, found, batches, weight_decay, tolerance, **options) if found else {}
     if not said:
         raise ValueError(f"No module can be certified: {describe(left)}.")
