@@ -7,8 +7,6 @@ do not commute they stand for matrices of any size, and a transpose is a letter 
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 from lorabook.exact import Proof, algebra, balls, vanishes
 
 
@@ -76,7 +74,8 @@ def turning(cosine: bool = True) -> Proof:
     norm = sympy.sqrt(k**2 * sympy.cosh(s * t) ** 2 + w**2)
     along, across = k * sympy.cosh(s * t) / norm, w / norm
     pace = s * sympy.tanh(s * t) * (along if cosine else 1)
-    left = [sympy.diff(along, t) - pace * (1 - along**2), sympy.diff(across, t) + pace * along * across]
+    left = [along**2 + across**2 - 1]
+    left += [sympy.diff(along, t) - pace * (1 - along**2), sympy.diff(across, t) + pace * along * across]
     box = "linear phase; every W2, shift of rank one, rank of LoRA and start, t > 0"
     return solved and all(map(vanishes, left)), box
 
@@ -91,23 +90,21 @@ def last_negative_speed(second_term: bool = True) -> Proof:
     """
     sympy = algebra()
     x, T, y, z = sympy.symbols("x T y z", positive=True)
-    product = sympy.sinh(x) ** 2 * (sympy.cosh(x) ** 2 + T)
-    g = 2 / sympy.tanh(x) + sympy.sinh(2 * x) / (sympy.cosh(x) ** 2 + T)
+    speed = lambda ch, sh, T: 2 * ch / sh + 2 * sh * ch / (ch**2 + T)  # g by cosh x and sinh x
+    g, size = speed(sympy.cosh(x), sympy.sinh(x), T), sympy.sinh(x) ** 2 * (sympy.cosh(x) ** 2 + T)
     as_exponentials = lambda expression: vanishes(sympy.simplify(expression.rewrite(sympy.exp)))
-    holds = as_exponentials(sympy.diff(product, x) / product - g)
+    holds = as_exponentials(sympy.diff(size, x) / size - g)
     holds &= as_exponentials(g.subs(T, 0) - 4 / sympy.tanh(2 * x))  # 2 coth + 2 tanh = 4 coth(2x)
     coth = x / sympy.tanh(x)
-    # its slope is positive, and it begins at 1
+    # its slope is positive, and it begins at 1; so it is convex
     holds &= as_exponentials(sympy.diff(coth, x) - (sympy.sinh(2 * x) / 2 - x) / sympy.sinh(x) ** 2)
-    holds &= as_exponentials(sympy.diff(coth, x, 2) - 2 * (coth - 1) / sympy.sinh(x) ** 2)  # so convex
-    m, E = z / (1 + z), 1 + y  # 0 < m < 1 < E
-    most = E * (1 - m) / (4 * m) if second_term else E  # the squared tangent at the time of the law
-    half = (E**2 - 1) / (4 * E) / ((E + 2 + 1 / E) / 4 + most)  # half of sinh(2x)/(cosh(x)^2 + T)
-    room = sympy.factor(sympy.together(half - m * (E - 1) / (E + 1)))
-    arb, ratio, late = balls().arb, Fraction(3, 4), Fraction(2)
-    value = lambda q: arb(q.numerator) / q.denominator
-    u, v = value(late), value(ratio * late)
-    lag = 2 * u.cosh() / u.sinh() + (2 * u).sinh() / (u.cosh() ** 2 + 10**4) - value(4 * ratio) / (2 * v).tanh()
+    holds &= as_exponentials(sympy.diff(coth, x, 2) - 2 * (coth - 1) / sympy.sinh(x) ** 2)
+    m, q = z / (1 + z), 1 + y  # 0 < m < 1 < q = e^x
+    ch, sh = (q + 1 / q) / 2, (q - 1 / q) / 2
+    most = q**2 * (1 - m) / (4 * m) if second_term else q**2  # the squared tangent at the time of the law
+    room = sympy.factor(speed(ch, sh, most) / 2 - ch / sh - m * sh / ch)
+    late, before = balls().arb(2), balls().arb(3) / 2  # x = s1 t and d x at d = 3/4, with T1 = 10^4 and T2 = 0
+    lag = speed(late.cosh(), late.sinh(), 10**4) - before / late * speed(before.cosh(), before.sinh(), 0)
     box = "linear phase, isotropic weights; every d < 1, rank, start and t > 0"
     return bool(holds and room.is_positive and lag < 0), box
 
@@ -122,6 +119,6 @@ def theorem_window(sign: int = -1) -> Proof:
     d = z / (1 + z)  # 0 < d < 1
     low, half = 1 / (5 + sign * d), sympy.Rational(1, 2)
     ends = vanishes(4 * low * (1 - d) - 4 * (1 - d) / (5 - d)) and vanishes(2 - 2 * half - 1)  # both linear in c
-    aligned = sympy.factor(2 * low - (1 + d) / (3 + d))  # (1 - d)^2 over (5 - d)(3 + d)
-    wide = sympy.factor(half - low)
-    return bool(ends and aligned.is_nonnegative and wide.is_positive), "the exponents of the map; every 0 < d < 1 and c"
+    aligned = vanishes(2 * low - (1 + d) / (3 + d) - (1 - d) ** 2 / ((5 - d) * (3 + d)))  # so not negative
+    wide = sympy.factor(half - low).is_positive
+    return bool(ends and aligned and wide), "the exponents of the map; every 0 < d < 1 and c"
