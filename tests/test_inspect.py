@@ -4,7 +4,6 @@ import json
 import math
 import os
 import pickle
-import re
 import struct
 import subprocess
 import sys
@@ -290,17 +289,6 @@ def test_the_module_runs_without_peft_and_without_network(saved, tmp_path):
 def test_wrong_options_are_exit_code_2(arguments, capsys):
     assert run(*arguments) == 2
     assert capsys.readouterr().err
-
-
-def test_the_example_on_the_page_prints_what_the_page_shows(root, tmp_path, monkeypatch, capsys):
-    page = (root / "book" / "adapter.md").read_text()
-    code = re.search(r"```python\n(.*?)```", page, re.S)[1]
-    shown = re.findall(r"```text\n(.*?)```", page, re.S)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "adapter.md", "exec"), {})
-    assert capsys.readouterr().out == shown[0]
-    assert "\nlorabook inspect my-adapter\n" in page and run("my-adapter") == 0
-    assert capsys.readouterr().out == shown[1]
 
 
 # ---------------------------------------------------------------- bad input

@@ -3,6 +3,8 @@ moved."""
 
 import copy
 import inspect
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -342,6 +344,27 @@ def test_a_tiny_causal_model_learns_from_chats_with_masked_prompts(tmp_path):
         losses[name] = seen.losses
     assert losses["LoRA-One"][0] < losses["PEFT"][0]
     assert sum(losses["LoRA-One"]) < sum(losses["PEFT"])
+
+
+RANK = """
+import sys, torch
+from lorabook.adapters.recipe import same_everywhere
+rank, store = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+factor = torch.nn.Parameter(torch.tensor([rank + 0.1, rank + 0.2]))
+same_everywhere([factor])
+print(factor.tolist())
+"""
+
+
+def test_processes_that_train_together_have_the_factors_of_the_first(tmp_path, root):
+    command = [sys.executable, "-c", RANK]
+    running = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], cwd=root, stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    first, second = (process.communicate(timeout=300)[0] for process in running)
+    assert first == second and "[0.1" in first
 
 
 # ---------------------------------------------------------------- bad input

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lorabook.adapters.against_base import AgainstBase
 from lorabook.adapters.compare import Comparison
@@ -21,15 +20,14 @@ def draw_ranks(path: str | Path, measured: list[Measured], overwrite: bool = Fal
     figures = _figures()
     x = list(range(1, len(measured) + 1))
     # linear up to 1, so that an untrained module stands at 0
-    scale: dict[str, Any] = dict(yscale="symlog", ylim=(0, None), width=7.0, height=3.6)
-    ax = figures.panel("module, in the order of the table", "directions", **scale)
+    ax = figures.panel("module, in the order of the table", "directions", yscale="symlog", width=7.0, height=3.6)
     ranks, leading, stable, allowed = zip(
         *((one.rank, one.energy_90, one.stable_rank, one.allowed) for one in measured)
     )
     figures.curves(ax, x, [ranks, leading, stable], ["numerical rank", "90 % of the energy", "stable rank"], "kim")
     figures.reference(ax, x, allowed, "r, the rank allowed")
     alt = "Numerical rank, directions with 90 % of the energy and stable rank of every module."
-    _write(path, ax, "Ranks by module", alt, overwrite)
+    _write(path, _from_zero(ax), "Ranks by module", alt, overwrite)
 
 
 def draw_base(path: str | Path, base: dict[str, AgainstBase | str], overwrite: bool = False) -> None:
@@ -45,6 +43,7 @@ def draw_base(path: str | Path, base: dict[str, AgainstBase | str], overwrite: b
     rows = {label: values for label, values in rows.items() if any(value == value for value in values)}
     ax = figures.panel("module, in the order of the table", "ratio", yscale="log", width=7.0, height=3.6)
     figures.curves(ax, x, list(rows.values()), list(rows), "kim")
+    ax.locator_params(axis="x", integer=True)
     alt = "Size of every module's update beside its base weight, and the share that a merge loses to rounding."
     _write(path, ax, "Updates beside the base", alt, overwrite)
 
@@ -70,13 +69,13 @@ def draw_error(path: str | Path, found: Sequence[Truncated], overwrite: bool = F
     every = [[one.left_out(rank) for one in found] for rank in ranks]
     whole = length([one.norm for one in found]) or 1.0
     worst = [max(left / (one.norm or 1.0) for left, one in zip(row, found)) for row in every]
-    ax = figures.panel("rank", "relative error of the update", width=7.0, height=3.6, ylim=(0, None))
+    ax = figures.panel("rank", "relative error of the update", width=7.0, height=3.6)
     figures.curves(
         ax, list(ranks), [[length(row) / whole for row in every], worst], ["all modules", "worst one"], "kim"
     )
     figures.reference(ax, [1, ranks[-1]], [length([one.error for one in found]) / whole] * 2, "written")
     alt = "Relative error of the best update of each rank, in all modules and in the worst one."
-    _write(path, ax, "Error by rank", alt, overwrite)
+    _write(path, _from_zero(ax), "Error by rank", alt, overwrite)
 
 
 def draw_pairs(path: str | Path, pairs: Sequence[Comparison], overwrite: bool = False) -> None:
@@ -87,12 +86,12 @@ def draw_pairs(path: str | Path, pairs: Sequence[Comparison], overwrite: bool = 
         raise AdapterError("The adapters have no module in common, so there is nothing to draw.")
     label = "module, in the order of the table" if len(pairs) == 1 else "pair, in the order of the table"
     x = list(range(1, len(found) + 1))
-    ax = figures.panel(label, "distance, overlap", width=7.0, height=3.6, ylim=(0, None))
+    ax = figures.panel(label, "distance, overlap", width=7.0, height=3.6)
     measured = [[getattr(one, name) for one in found] for name in ("relative", "left", "right")]
     figures.curves(ax, x, measured, ["distance", "overlap left", "overlap right"], "kim")
     figures.reference(ax, x, [one.chance[0] for one in found], "overlap left by chance")
     alt = "Relative distance of two updates and overlaps of their leading singular directions."
-    _write(path, ax, "Adapters side by side", alt, overwrite)
+    _write(path, _from_zero(ax), "Adapters side by side", alt, overwrite)
 
 
 def plot_file(path: str | Path, overwrite: bool = False) -> Path:
@@ -113,6 +112,14 @@ def _figures():
     except ImportError as error:
         raise AdapterError(f"The figure needs matplotlib and seaborn ({error}).") from None
     return figures
+
+
+def _from_zero(ax):
+    """The ordinate begins at 0, set after what is drawn has set its end; the abscissa counts."""
+    ax.set_ylim(bottom=0)
+    if type(ax.xaxis.get_major_locator()).__name__ == "AutoLocator":
+        ax.locator_params(axis="x", integer=True)
+    return ax
 
 
 def _write(path: str | Path, ax, caption: str, alt: str, overwrite: bool) -> None:

@@ -6,9 +6,9 @@
 
 Source: the authors' code, commit 01bba05: the command of README.md for MetaMathQA on Llama-2-7B, rank 8, without
 preconditioners, with what ``conf/peft/all.yaml``, ``conf/model/llama.yaml``, ``conf/init/gradient.yaml`` and
-``utils.py`` add to it.  Only ``gamma`` and the learning rate were chosen by their authors for that model and data;
-choose yours on a part of your training data.  Their code with preconditioners is not released; the ridge 1e-6 of their
-configuration is the default of ``PreconditionedAdamW``.
+``utils.py`` add to it.  Gamma and the learning rate were chosen by their authors for that model and data: choose yours
+on a part of your training data.  The trainer with preconditioners (prec_logTrainer.py, commit e4d9c27) was deleted in
+May 2025 and is "under revision"; its ridge, 1e-6, is the default of ``PreconditionedAdamW``.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class StartBeforeTraining:
         adapter, passes, seed, progress: of :func:`lorabook.adapters.lora_one_`.
 
     Attributes:
-        values: by module, the leading singular values of the gradient; empty before the start.
+        values: what :func:`lorabook.adapters.lora_one_` returned; empty before the start.
 
     Raises (the adapter's and the data's in ``train()``):
         ValueError: as :func:`lorabook.adapters.lora_one_`, the form slides, numbers that are not positive, no examples,
