@@ -1,9 +1,9 @@
 """Sphinx directive: a drawing that a tool wrote, inside the page so that it takes the page's ink.
 
-    ```{drawing} figures/ranks.svg
-    :alt: What it shows, for readers who do not see it.
-    The question and its answer.
-    ```
+```{drawing} figures/ranks.svg
+:alt: What it shows, for readers who do not see it.
+The question and its answer.
+```
 """
 
 from pathlib import Path
