@@ -287,6 +287,20 @@ def test_fused_experts_are_measured_one_by_one(tmp_path, capsys, count, told, rs
         read(tmp_path)
 
 
+def test_rank_and_alpha_of_experts_follow_the_patterns_by_parameter(tmp_path):
+    parameters = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    options = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "target_parameters": parameters}
+    patterns = {"rank_pattern": {"experts.down_proj": 2}, "alpha_pattern": {"gate_up_proj": 12, "q_proj": 1}}
+    model = get_peft_model(Mixture(3), LoraConfig(**options, **patterns, init_lora_weights=False))
+    model.save_pretrained(tmp_path)
+    found = {one.name: one for one in inspect_folder(tmp_path)[1]}
+    for layer in model.modules():
+        if type(layer).__name__ == "ParamWrapper":
+            one = found[f"mlp.experts.{layer.parameter_name}[2]"]
+            assert (one.allowed, one.scale) == (layer.r["default"], layer.scaling["default"])
+    assert found["mlp.experts.down_proj[0]"].allowed == 2 and found["q_proj"].scale == 0.25
+
+
 def contextless():
     from contextlib import nullcontext
 

@@ -28,7 +28,7 @@ from lorabook.adapters.peft_config import (
 )
 from lorabook.adapters.peft_keys import sort_peft
 
-MAPPED = 2**25  # bytes read before a file is opened anew, which returns the memory of what was read
+MAPPED = 2**23  # bytes read before a file is opened anew, which returns the memory of what was read
 
 
 @dataclass(frozen=True)

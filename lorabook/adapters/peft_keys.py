@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 from lorabook.adapters.formats import PEFT_KEY, PREFIX, bare
 from lorabook.adapters.parts import DIRECTION, EMBEDDING, EXPERT, PLAIN, REPLACED, WHOLE, Sorting, modules
@@ -46,8 +47,9 @@ def sort_peft(header: dict, config: dict) -> Sorting:
         else:
             found.skipped[key] = REPLACED if ".original_module." in name else WHOLE
     targets = config.get("target_parameters") or []
-    scale = _Scale(config)
+    scale, named = _Scale(config), _parameters(halves["A"], targets)
     for name, key_A, key_B in found.both(halves):
+        name = named.get(name, name)
         rank, said, c = scale.of(name)
         fused = bool(targets or re.search(r"expert|moe", name, re.I))
         found.place(name, key_A, key_B, c, rank=rank, said=said, fused=fused)
@@ -55,7 +57,6 @@ def sort_peft(header: dict, config: dict) -> Sorting:
         rank, said, c = scale.of(name)
         # A^T, which starts at 0, is the left factor of the update of the weight (rows, width)
         found.place(name, key_B, key_A, c, kind=EMBEDDING, transposed=True, rank=rank, said=said)
-    _name_experts(found, targets)
     _switches(found, config, targets, magnitudes)
     _prefixes(found, dead, wrapped)
     return found
@@ -76,19 +77,25 @@ class _Scale:
         return rank, said, alpha / (math.sqrt(said) if self.config.get("use_rslora") else said)
 
 
-def _name_experts(found: Sorting, targets: list[str]) -> None:
-    """PEFT wraps the experts once per parameter, the first innermost: name them by parameter where that is sure."""
+def _parameters(names: Iterable[str], targets: list[str]) -> dict[str, str]:
+    """Module: the parameter that it stands for, under which PEFT looks up its rank and alpha, where that is sure.
+
+    PEFT wraps a module once for each of its target_parameters, the first of the module's definition innermost; every
+    model of transformers defines gate_up_proj before down_proj.
+    """
     rooms: dict[str, list[str]] = {}
-    for name, part in found.parts.items():
-        if part.kind == EXPERT:
-            rooms.setdefault(re.sub(r"(\.base_layer)+$", "", name), []).append(name)
-    for room, names in rooms.items():
-        of_room = lambda target: f".{room}".endswith(f".{target.rpartition('.')[0]}")
-        inner = {target.rpartition(".")[2] for target in targets if of_room(target)} or {"gate_up_proj", "down_proj"}
-        # every model of transformers defines gate_up_proj before down_proj
-        if len(names) == len(inner) and (len(inner) == 1 or inner == {"gate_up_proj", "down_proj"}):
-            for name, parameter in zip(sorted(names, key=len), sorted(inner)):
-                found.parts[f"{room}.{parameter}"] = found.parts.pop(name)
+    for name in names:
+        rooms.setdefault(re.sub(r"(\.base_layer)+$", "", name), []).append(name)
+    found = {}
+    for room, wrapped in rooms.items():
+        likely = re.search(r"expert|moe", room, re.I)
+        of_room = lambda place: f".{room}".endswith(f".{place}") if place else likely
+        inner = {target.rpartition(".")[2] for target in targets if of_room(target.rpartition(".")[0])}
+        if not targets and likely and f"{room}.base_layer" in wrapped:
+            inner = {"gate_up_proj", "down_proj"}
+        if len(wrapped) == len(inner) and (len(inner) == 1 or inner == {"gate_up_proj", "down_proj"}):
+            found |= {name: f"{room}.{parameter}" for name, parameter in zip(sorted(wrapped, key=len), sorted(inner))}
+    return found
 
 
 def _switches(found: Sorting, config: dict, targets: list[str], magnitudes: set[str]) -> None:
