@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from lorabook import device, linalg
 from lorabook.adapters import inspect_folder
 from lorabook.adapters.inspect import measure
+from lorabook.commands.options import Progress
 
 f64 = torch.float64
 
@@ -289,6 +290,40 @@ def test_the_module_runs_without_peft_and_without_network(saved, tmp_path):
 def test_wrong_options_are_exit_code_2(arguments, capsys):
     assert run(*arguments) == 2
     assert capsys.readouterr().err
+
+
+class Terminal:
+    """Takes what is written, and is a terminal or not."""
+
+    def __init__(self, terminal):
+        self.terminal, self.text = terminal, ""
+
+    def isatty(self):
+        return self.terminal
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_long_work_is_shown_on_a_terminal_as_a_bar_and_elsewhere_as_lines(monkeypatch, terminal):
+    monkeypatch.setattr(sys, "stderr", Terminal(terminal))
+    with Progress() as progress:
+        progress("1 of 9 modules")
+        assert not sys.stderr.text  # short work stays silent
+        progress.begun, progress.last = progress.begun - 5, progress.last - 5
+        progress("2 of 9 modules")
+        progress("against the base: 3 of 4 modules")
+        progress("pass 1 of 2, batch 3")
+    text = sys.stderr.text
+    if terminal:
+        assert "2/9" in text and "against the base: modules:  75%" in text and "pass 1 of 2, batch 3" in text
+        assert "\n" not in text and text.endswith("\r")  # the bar is taken away
+    else:
+        assert text == "2 of 9 modules\n"
 
 
 # ---------------------------------------------------------------- bad input

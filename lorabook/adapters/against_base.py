@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from lorabook.adapters.peft_config import AdapterError, printable
 from lorabook.device import default_device
 
 TOP, THRESHOLD = 10, 0.5  # the paper's, and those of PEFT's reduce_intruder_dimension
-DENSE, STEPS = 512, 60  # up to this size all singular vectors come from one decomposition; most Lanczos steps
+DENSE, STEPS = 512, 16  # up to this size all singular vectors come from one decomposition; most Lanczos steps
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class _Frame:
         merged = W.to(self.stored.dtype)
         lost = float((merged.double() - W).norm()) / norm if norm else None
         unchanged = float((merged == self.stored.to(self.home)).double().mean())
-        said = [None, None, None, None]
+        said: list[Any] = [None, None, None, None]
         if self.top and self.size:
             spectral = float(torch.linalg.matrix_norm(torch.linalg.qr(B).R @ torch.linalg.qr(A.mT).R.mT, 2))
             leading = self.U[:, : self.top]

@@ -151,16 +151,17 @@ def survey(path: str | Path) -> Adapter:
     if inner:
         names = ", ".join(one.name for one in inner[:3]) + (", ..." if len(inner) > 3 else "")
         notes.append(f"{len(inner)} more adapters lie in it ({printable(names)}): give them to see how modules move.")
-    plain = {} if layout else {name: part for name, part in found.parts.items() if part.kind == PLAIN}
+    parts = {name: found.parts[name] for name in sorted(found.parts, key=natural)}
+    plain = {} if layout else {name: part for name, part in parts.items() if part.kind == PLAIN}
     if not found.parts:
         raise AdapterError(_nothing(found))
     return Adapter(
         path,
         config or {},
-        {name: tuple(plain[name][:4]) for name in sorted(plain, key=natural)},
+        {name: (part.key_B, part.key_A, part.rank, part.scale) for name, part in plain.items()},
         found.skipped,
         (*notes, *found.notes),
-        {name: part for name, part in found.parts.items() if name not in plain},
+        {name: part for name, part in parts.items() if name not in plain},
         found.faults,
         home,
         found.strict,

@@ -106,7 +106,7 @@ def _moved(adapters: list[Adapter], measured: list[list[Measured]], progress) ->
         for label in sorted({label for one in now for label in one}, key=natural):
             said = [own.get(label) for own in known]
             if any(said):
-                changes = [None]
+                changes: list[float | None] = [None]
                 for k in range(1, len(now)):
                     same = said[k] and said[k - 1] and said[k].shape == said[k - 1].shape
                     changes.append(distance(now[k][label], now[k - 1][label]) if same else None)

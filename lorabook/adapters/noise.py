@@ -100,9 +100,12 @@ def batch_noise(
 
 def _noise(sums: dict[str, Any], now: dict, loss: float, target: Target, tried: bool) -> Noise:
     number, total = now["number"], now["total"]
-    zero = {"B": torch.zeros_like(target.B, dtype=torch.float64), "A": torch.zeros_like(target.A, dtype=torch.float64)}
-    mean = {half: sums[half] / total if sums else zero[half] for half in "BA"}
-    square = {half: sums[f"square_{half}"] / total if sums else zero[half] for half in "BA"}
+    zero: dict[str, Any] = {
+        "B": torch.zeros_like(target.B, dtype=torch.float64),
+        "A": torch.zeros_like(target.A, dtype=torch.float64),
+    }
+    mean: dict[str, Tensor] = {half: sums[half] / total if sums else zero[half] for half in "BA"}
+    square: dict[str, Tensor] = {half: sums[f"square_{half}"] / total if sums else zero[half] for half in "BA"}
     left = sum(float(square[half].sum() - mean[half].square().sum()) for half in "BA")
     spread = math.sqrt(max(0.0, left) * number / (number - 1)) if number > 1 else None
     new = None

@@ -65,18 +65,17 @@ def run(options) -> str:
 
     if options.plot:
         plots.plot_file(options.plot, options.overwrite)
-    progress = Progress()
     paths = expand(options.path)
-    series = inspect_folders(paths, progress)
-    unjudged: list[dict[str, str]] = [{} for _ in series.adapters]
-    verdicts = [_certified(*pair, options, progress) for pair in zip(series.adapters, unjudged)]
-    bases: list = [None] * len(verdicts)
-    if options.model:
-        from lorabook.adapters.against_base import against_base
+    with Progress() as progress:
+        series = inspect_folders(paths, progress)
+        unjudged: list[dict[str, str]] = [{} for _ in series.adapters]
+        verdicts = [_certified(*pair, options, progress) for pair in zip(series.adapters, unjudged)]
+        bases: list = [None] * len(verdicts)
+        if options.model:
+            from lorabook.adapters.against_base import against_base
 
-        chosen = {"top": options.top, "threshold": options.threshold, "progress": progress}
-        bases = against_base(series.adapters, options.model, **chosen)
-    progress.close()
+            chosen = {"top": options.top, "threshold": options.threshold, "progress": progress}
+            bases = against_base(series.adapters, options.model, **chosen)
     one = len(paths) == 1
     if options.json and one:
         text = report.as_json(series.adapters[0], series.measured[0], verdicts[0], bases[0])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 import time
-from importlib import import_module
 
 
 def positive(kind: type):
@@ -58,7 +57,9 @@ class Progress:
         self.tqdm = None
         if sys.stderr.isatty():
             try:
-                self.tqdm = import_module("tqdm").tqdm
+                from tqdm import tqdm
+
+                self.tqdm = tqdm
             except ImportError:
                 pass
 
@@ -80,6 +81,12 @@ class Progress:
         self.label = label
         self.bar.n = done
         self.bar.set_description_str(label)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
 
     def close(self) -> None:
         """Take the bar away."""
