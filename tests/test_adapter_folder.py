@@ -585,6 +585,21 @@ def test_files_that_cannot_be_read_are_named(tmp_path, capsys, name, word):
     assert word in refused(tmp_path, capsys)
 
 
+def test_factors_among_all_weights_are_found(tmp_path, capsys):
+    model = get_peft_model(bert(), LoraConfig(r=2, target_modules=["query"], init_lora_weights=False))
+    model.peft_config["default"].save_pretrained(tmp_path)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")  # as a training loop saves all that it has
+    assert len(inspect_folder(tmp_path)[1]) == 2
+    assert "The factors are in model.safetensors among all weights" in said(tmp_path, capsys)
+
+
+def test_a_pointer_in_place_of_the_weights_is_named(tmp_path, capsys):
+    path = plain(tmp_path / "a")
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
+    (path / "adapter_model.safetensors").write_text(text)
+    assert "is a pointer of Git LFS, not the file itself: run git lfs pull." in refused(path, capsys)
+
+
 def test_several_files_without_a_name_of_their_own_are_listed(tmp_path, capsys):
     for name in "ab":
         save_file(kohya(*pair(12, 8, 4)), tmp_path / f"{name}.safetensors")

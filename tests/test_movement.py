@@ -124,6 +124,15 @@ def test_a_module_that_is_no_number_in_one_folder_is_missing_there_alone(tmp_pat
     assert "checkpoint-100: not measured, NaN or infinite (1): layers.0.v" in capsys.readouterr().out
 
 
+def test_adapters_of_different_bases_are_told_apart(tmp_path, capsys):
+    for name in "abc":
+        folder(tmp_path / name, {"x": pair(8, 6, 2)}, {"base_model_name_or_path": "one" if name == "a" else "two"})
+    assert run(tmp_path / "a", tmp_path / "b") == 0
+    assert "the adapters name different base models: one, two." in capsys.readouterr().out
+    assert run(tmp_path / "b", tmp_path / "c") == 0
+    assert "different base models" not in capsys.readouterr().out
+
+
 def test_when_none_can_be_read_one_line_names_each(tmp_path, capsys):
     before = files(tmp_path)
     assert run(tmp_path / "a", tmp_path / "b") == 1

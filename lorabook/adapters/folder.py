@@ -28,6 +28,7 @@ from lorabook.adapters.peft_config import (
 )
 from lorabook.adapters.peft_keys import sort_peft
 
+POINTER = b"version https://git-lfs.github.com/spec/"
 MAPPED = 2**23  # bytes read before a file is opened anew, which returns the memory of what was read
 
 
@@ -173,6 +174,9 @@ def opened(path: Path):
     try:
         return safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
+        if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(POINTER):
+            why = "is a pointer of Git LFS, not the file itself: run git lfs pull"
+            raise AdapterError(f"{path.name} {why}.") from None
         raise AdapterError(f"{path.name} is not a whole safetensors file ({cut(str(error))}).") from None
 
 

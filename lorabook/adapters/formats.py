@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lorabook.adapters.parts import DIRECTION, PLAIN, Sorting, modules, stacked
@@ -131,9 +132,21 @@ def weight_files(folder: Path) -> tuple[list[Path], list[str]]:
         found = next((path for path in paths if not OF_TRAINER.match(path.name)), None)
         if found:
             raise AdapterError(f"{folder} holds {printable(found.name)}, {what.format(weights=WEIGHTS)}.")
-    if any(folder.glob("model*.safetensors")):
+    whole = sorted(folder.glob("model*.safetensors"))
+    if any("lora" in key for path in whole for key in _keys(path)):
+        return whole, [f"The factors are in {printable(whole[0].name)} among all weights; PEFT looks in {WEIGHTS}."]
+    if whole:
         raise AdapterError(f"{folder} has no {WEIGHTS}, but the weights of a whole model.")
     raise AdapterError(f"{folder} has no {WEIGHTS}.")
+
+
+def _keys(path: Path) -> list[str]:
+    """The keys of a file, none if it cannot be read."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as stored:
+            return list(stored.keys())
+    except (SafetensorError, OSError):
+        return []
 
 
 def _parts(folder: Path, parts: list[Path]) -> tuple[list[Path], list[str]]:

@@ -73,7 +73,7 @@ def batch_noise(
             G, weight.grad = target.matrix(weight.grad), None
             B, A = target.B.detach().to(G), target.A.detach().to(G)
             g_B, g_A = (target.scale * (G @ A.mT)).double(), (target.scale * (B.mT @ G)).double()
-            parts = {"B": g_B, "A": g_A, "square_B": g_B.square(), "square_A": g_A.square()}
+            parts: dict[str, Any] = {"B": g_B, "A": g_A, "square_B": g_B.square(), "square_A": g_A.square()}
             if directions and name in directions and now["number"] % 2 == 0:
                 u, v = directions[name]
                 along = float(u.to(G) @ G @ v.to(G))

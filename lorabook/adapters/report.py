@@ -125,7 +125,9 @@ def series_text(series: Series) -> str:
         rows.append(row)
     lines += ["", *([f"names begin with {elide(printable(begin), WIDTH - 17)}"] if begin else [])]
     lines += [*table(header, rows, words={0}), "", "last change: ||X - X before||_F / ||X||_F of the last two."]
-    more = [
+    bases = {printable(str(one.config.get("base_model_name_or_path") or "")) for one in series.adapters} - {""}
+    more = [f"note: the adapters name different base models: {', '.join(sorted(bases))}."] if len(bases) > 1 else []
+    more += [
         f"{label}: {line}"
         for label, adapter, found in zip(short, series.adapters, series.measured)
         for line in (*left_out(adapter), *_notes(adapter, found))
