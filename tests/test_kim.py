@@ -455,6 +455,17 @@ def test_second_order_is_what_the_excess_needs():
     assert float(at.excess) < -1 and float(at.splitting) == 0
 
 
+def test_the_orthogonal_part_is_what_the_stationary_form_leaves_and_the_residual_what_it_lacks():
+    U, V = linalg.random_orthonormal(6, 2, generator(1), "cpu"), linalg.random_orthonormal(5, 2, generator(2), "cpu")
+    bare = draw(6, 5, seed=3)
+    S = bare - U @ (U.mT @ bare) - (bare @ V) @ V.mT + U @ (U.mT @ bare @ V) @ V.mT
+    stationary, extra = -0.3 * U @ V.mT + S, U @ draw(2, 2, seed=4) @ V.mT
+    found = [kim.lemmas.orthogonal_part(G, U, V, 0.3) for G in (stationary, stationary + extra)]
+    # identities up to rounding
+    assert all(torch.allclose(part, S, atol=1e-14) for part, _ in found) and float(found[0][1]) < 1e-14
+    assert float(found[1][1]) == pytest.approx(float(extra.norm() / (stationary + extra).norm()), rel=1e-13)
+
+
 @pytest.mark.parametrize("size", [0.01, 7.0])
 def test_a_loss_and_a_decay_times_as_large_leave_what_is_relative_in_the_spine(size):
     problem = kim.laboratory.random_quadratic(4, 2, 9.0, 0.3, generator(1))

@@ -562,6 +562,13 @@ def test_the_starts_on_a_circle_stand_at_equal_angles_and_one_distance():
     assert torch.allclose((B - B.roll(1, 0)).norm(dim=1), torch.full((6, 1), 2.0, dtype=f64), atol=1e-14)
 
 
+def test_a_path_is_as_long_as_its_steps_in_both_factors():
+    t = torch.arange(6, dtype=f64)[:, None, None, None]
+    # five steps of norm 3 and 4 along a line; five of 6 and 8, there and back
+    B, A = torch.cat([3 * t, 6 * (t % 2)], 1), torch.cat([4 * t, 8 * (t % 2)], 1)
+    assert toys.path_length(B, A).tolist() == [5 * 5.0, 5 * 10.0]
+
+
 def test_the_plane_is_kept_only_for_an_eigenvector():
     assert runs.plane_distance(6, 1.0, 0.1, 100, True, 2) < 1e-14
     assert runs.plane_distance(6, 1.0, 0.1, 100, False, 2) > 1e-3
