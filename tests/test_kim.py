@@ -426,6 +426,25 @@ def test_the_bound_has_its_limits():
     assert float(kim.theorem.bound(0.1, s, 3, 1)) == pytest.approx(1.25 / (1 - 0.1 * 2 / 0.5))
 
 
+def test_the_search_for_constants_goes_to_the_border_of_its_ball_and_no_further():
+    problem, norms = kim.laboratory.instance("strict"), {"gradient": [], "curvature": []}
+
+    class Watched:
+        shape = problem.shape
+
+        def gradient(self, X):
+            norms["gradient"].append(float(X.detach().norm(dim=(-2, -1)).max()))
+            return problem.gradient(X)
+
+        def curvature(self, X, Z):
+            norms["curvature"].append(float(X.detach().norm(dim=(-2, -1)).max()))
+            return problem.curvature(X, Z)
+
+    kim.constants.hunt(Watched(), problem.solution, 1, 4.0, 16, generator(0), steps=100)
+    reach = 4.0 - float(problem.solution.norm())
+    assert all(0.99 * reach < max(found) < reach * (1 + 1e-12) for found in norms.values())
+
+
 @pytest.mark.parametrize("name", ["strict", "degenerate", "magnet"])
 def test_every_inequality_of_the_proof_holds_at_converged_points(name):
     runs = kim.runs.survey([name], ("zero", "gaussian"), (0.1, 1.0), 60, 3)
@@ -433,7 +452,9 @@ def test_every_inequality_of_the_proof_holds_at_converged_points(name):
     # the runs stop at a gradient of 1e-9
     assert min(float(slack.min()) for slack in kim.runs.slacks(runs).values()) > -1e-7
     assert kim.runs.worst_ratio(runs) <= 1 and kim.runs.worst_norm_ratio(runs) <= 1
-    assert kim.runs.least_over_threshold(runs)[0] > 1
+    wide = [run for run in runs if run.problem.rank > 1]
+    least, seen = kim.runs.least_over_threshold(runs)
+    assert least > 1 and seen == sum(int(run.rate.spurious.sum()) for run in wide) and (seen > 0) == (name != "strict")
 
 
 def test_only_the_candidates_are_spurious():
