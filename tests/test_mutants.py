@@ -55,13 +55,14 @@ def test_steps_end():
 def tree(tmp_path_factory):
     """A tree with one module, one file of tests and one notebook, in which the tool has tried every mutant."""
     root = tmp_path_factory.mktemp("tree")
-    for folder in ("lorabook", "tests", "tools", "notebooks"):
-        (root / folder).mkdir()
-    (root / "lorabook/__init__.py").touch()
+    for folder in ("lorabook/sweep", "tests", "tools", "notebooks"):
+        (root / folder).mkdir(parents=True)
+    for empty in ("lorabook/__init__.py", "lorabook/sweep/__init__.py", "tools/notebooks.py"):
+        (root / empty).touch()
+    for tool in ("tools/closure.py", "lorabook/sweep/closure.py"):
+        shutil.copy(closure.ROOT / tool, root / tool)
     (root / "lorabook/tiny.py").write_text(TINY)
     (root / "tests/test_tiny.py").write_text(TESTS)
-    (root / "tools/notebooks.py").touch()
-    shutil.copy(closure.ROOT / "tools/closure.py", root / "tools")
     # what never ends is given up after five seconds here
     text = (closure.ROOT / "tools/mutants.py").read_text(encoding="utf-8")
     (root / "tools/mutants.py").write_text(text.replace("PATIENCE = 20 ", "PATIENCE = 5 "))
@@ -77,7 +78,9 @@ def tree(tmp_path_factory):
 
 
 def files(root):
-    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and "_build" not in path.parts}
+    """What stands in the tree, but for what was asked to be written and Python's own notes."""
+    found = (path for path in root.rglob("*") if path.is_file() and not {"_build", "__pycache__"} & set(path.parts))
+    return {path: path.read_bytes() for path in found}
 
 
 def run(root, *arguments):

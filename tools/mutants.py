@@ -115,7 +115,9 @@ def function(text, start):
 
 def warm(files):
     """Import what the files import from elsewhere, and what pytest is extended by."""
-    names = {dotted for file in files for dotted in closure.imports(ast.parse((ROOT / file).read_text("utf-8")))}
+    names = {
+        dotted for file in files for dotted in closure.package.imports(ast.parse((ROOT / file).read_text("utf-8")))
+    }
     own = {path.stem for place in (ROOT, ROOT / "tests") for path in place.iterdir()}
     for dotted in sorted(one for one in names if one[0] not in own):
         with contextlib.suppress(ImportError):
