@@ -180,6 +180,12 @@ def test_a_point_is_held_against_the_notebooks_own_check(tmp_path):
             check(book.defaults() | changed)
 
 
+def test_a_check_that_needs_other_cells_is_refused_in_one_sentence(tmp_path):
+    check = notebook.guard(book := notebook.read(tiny(tmp_path, guard="parameters.check(globals(), n=(int, 1, 2))")))
+    with pytest.raises(SweepError, match="tiny cannot be checked: NameError: name 'parameters' is not defined"):
+        check(book.defaults())
+
+
 def test_without_a_check_values_have_the_types_of_the_defaults(tmp_path):
     check = notebook.guard(book := notebook.read(tiny(tmp_path, guard="x = 1")))
     check(book.defaults() | {"rank": 99})
@@ -273,12 +279,15 @@ def test_the_outputs_that_the_repository_holds_have_no_numbers_that_are_not_roun
     assert executed == [held[0] | {"numbers": {"value": 0.125, "probe": 2.0}}]
 
 
-def test_a_cell_that_stops_and_a_kernel_that_dies_fail_the_point_in_one_sentence(tmp_path):
+def test_a_cell_that_stops_and_a_kernel_that_dies_fail_the_point_in_one_sentence(tmp_path, monkeypatch):
     book = notebook.read(tiny(tmp_path))
     with pytest.raises(engine.PointError, match="^cell 5 stopped with ValueError: thirteen$"):
         notebook.run(book, book.defaults() | {"rank": 13}, notebook.identity(book))
     with pytest.raises(engine.PointError, match="its kernel died on .*, perhaps for want of memory"):
         notebook.run(book, book.defaults() | {"rank": 14}, notebook.identity(book))
+    monkeypatch.setattr(notebook, "_CLOSING", "_point.nothing()")
+    with pytest.raises(engine.PointError, match="^cell after the last stopped with AttributeError: .*'nothing'"):
+        notebook.run(book, book.defaults(), notebook.identity(book))
 
 
 # ---------------------------------------------------------------- the engine, with workers in this process

@@ -90,6 +90,8 @@ def guard(notebook: Notebook) -> Callable[[dict], None]:
         except ParameterError as error:
             point = ", ".join(f"{name} = {value!r}" for name, value in values.items() if value != defaults[name])
             raise SweepError(f"The point {point or 'of the defaults'} is refused: {error}") from None
+        except Exception as error:
+            raise SweepError(f"{notebook.name} cannot be checked: {type(error).__name__}: {error}") from None
 
     return check
 
@@ -175,7 +177,8 @@ def run(notebook: Notebook, values: dict, made_of: dict) -> dict:
             raise OtherVersion(f"{where}: {error.evalue}") from None
         if error.ename == "KeyboardInterrupt":
             raise SweepError(f"The kernel on {where} was interrupted.") from None
-        raise PointError(f"cell {notebook.cells[error.cell_index - 1][0]} stopped with {first}") from None
+        numbers = ["before the first", *(number for number, _ in notebook.cells), "after the last"]
+        raise PointError(f"cell {numbers[error.cell_index]} stopped with {first}") from None
     except jupyter_client.kernelspec.NoSuchKernel:
         raise PointError(f"{where} has no Jupyter kernel '{KERNEL}': install ipykernel there") from None
     except nbclient.exceptions.DeadKernelError:

@@ -26,8 +26,8 @@ LOOKS = {
 }
 
 
-def records(folder: str | Path) -> list[dict]:
-    """The records of a folder; of several with the same parameters, the one that was made last.
+def chosen(folder: str | Path) -> list[Path]:
+    """The files of a folder's records; of several with the same parameters, the one that was made last.
 
     Raises:
         SweepError: there is no such folder, it holds no record, or one cannot be read.
@@ -35,17 +35,24 @@ def records(folder: str | Path) -> list[dict]:
     paths = sorted(Path(folder).glob("[!.]*.json"))
     if not paths:
         raise SweepError(f"{folder} holds no record: it is the folder that `lorabook sweep --out` wrote.")
-    found: dict[tuple, dict] = {}
+    found: dict[tuple, tuple[str, Path]] = {}
     for path in paths:
         try:
             one = json.loads(path.read_text(encoding="utf-8"))
-            name = (one["notebook"], json.dumps(one["parameters"]))
-            ended = one["ended"]
+            name, made = (one["notebook"], json.dumps(one["parameters"])), (one["ended"], path)
         except (OSError, ValueError, KeyError, TypeError):
             raise SweepError(f"{path} is no record of a sweep.") from None
-        if name not in found or ended >= found[name]["ended"]:
-            found[name] = one
-    return list(found.values())
+        found[name] = max(found.get(name, made), made)
+    return [path for _, path in found.values()]
+
+
+def records(folder: str | Path) -> list[dict]:
+    """The records themselves."""
+    return [_read(path) for path in chosen(folder)]
+
+
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def flat(record: dict) -> dict:
@@ -62,8 +69,9 @@ def flat(record: dict) -> dict:
 
 def table(folder: str | Path, out: str | Path = "") -> str:
     """All records, a row for each: as the text of a CSV file, or written to ``out`` (.csv or .parquet)."""
-    rows = [flat(record) for record in records(folder)]
-    names = sorted({name: None for row in rows for name in row}, key=lambda name: name.startswith("record."))
+    paths = chosen(folder)
+    rows = lambda: (flat(_read(path)) for path in paths)  # read anew each time: there may be very many
+    names = sorted({name: None for row in rows() for name in row}, key=lambda name: name.startswith("record."))
     if Path(out).suffix == ".parquet":
         from lorabook import checks
 
@@ -71,7 +79,7 @@ def table(folder: str | Path, out: str | Path = "") -> str:
         import pandas
 
         made = io.BytesIO()
-        pandas.DataFrame(rows, columns=names).to_parquet(made)
+        pandas.DataFrame(list(rows()), columns=names).to_parquet(made)
         write(Path(out), made.getvalue())
         return ""
     if out and Path(out).suffix != ".csv":
@@ -79,7 +87,7 @@ def table(folder: str | Path, out: str | Path = "") -> str:
     text = io.StringIO()
     lines = csv.DictWriter(text, names, lineterminator="\n")
     lines.writeheader()
-    lines.writerows(rows)
+    lines.writerows(rows())
     if out:
         write(Path(out), text.getvalue())
     return "" if out else text.getvalue()
