@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import re
 import struct
 
@@ -700,3 +701,74 @@ def test_a_claim_of_many_entries_leaves_the_module_out(tmp_path, capsys):
         stream.truncate(8 + len(text) + end)
     out = said(path, capsys)
     assert "with 1 module:" in out and "not measured, too large (1): x" in out
+
+
+ENDS = (
+    "lora_A.weight lora_A.weight lora_A.weight lora_embedding_A lora_a lora_down.weight alpha lora_magnitude_vector "
+    "lora_B.bias weight lora_mid.weight lora_A"
+).split()
+SHAPES = [(), (0,), (3,), (2, 4), (4, 2), (6, 4), (2, 0), (2, 3, 3, 3), (4, 2, 1, 1), (3, 2, 4), (3, 4, 2), (2, 4, 1)]
+TYPES = [torch.float32] * 6 + [torch.float16, torch.float64, torch.int8, torch.bool, torch.float8_e4m3fn]
+VALUES = [
+    None,
+    0,
+    -1,
+    2,
+    8,
+    2.5,
+    math.nan,
+    math.inf,
+    10**400,
+    "2",
+    [],
+    {},
+    {"a": 2},
+    {"(a": 1},
+    {".*x": 2},
+    True,
+    ["w"],
+]
+CONFIG_KEYS = (
+    "r lora_alpha rank_pattern alpha_pattern use_rslora use_dora target_parameters init_lora_weights peft_type"
+)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_folders_by_chance_are_read_or_refused_in_one_sentence(tmp_path, capsys, seed):
+    source, read_at_all = random.Random(seed), 0
+    for number in range(40):
+        path = tmp_path / f"{number}"
+        path.mkdir()
+        tensors = {}
+        for _ in range(source.randint(1, 6)):
+            begin = source.choice(["base_model.model.", "", "_orig_mod.", "base_model.", "lora_unet_"])
+            name = begin + source.choice(["layers.0.q", "mlp.experts", "experts.base_layer", "x", "a\x1b[2Jb", "é"])
+            end = source.choice(ENDS)
+            for half, usual in (
+                (end, (2, 4)),
+                (end.replace("A", "B").replace("_a", "_b").replace("down", "up"), (4, 2)),
+            ):
+                shape = usual if source.random() < 0.9 else source.choice(SHAPES)
+                value = torch.full(shape, source.choice([0.5, 1.0, 0.0, math.nan, 1e30]))
+                tensors[f"{name}.{half}"] = value.to(source.choice(TYPES))
+        weights = path / source.choice(["adapter_model"] * 4 + ["x", "model", "adapter_model-00001-of-00002"])
+        weights = weights.with_suffix(".safetensors")
+        save_file(tensors, weights)
+        if source.random() < 0.1:
+            whole = weights.read_bytes()
+            place = source.randrange(len(whole))
+            weights.write_bytes(whole[:place] + bytes([source.randrange(256)]) + whole[place + 1 :])
+        config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
+        for key in source.sample(CONFIG_KEYS.split(), source.choice([0, 0, 0, 1, 2])):
+            config[key] = source.choice(VALUES)
+        if source.random() < 0.9:
+            (path / "adapter_config.json").write_text(json.dumps(config))
+        before, code = files(path), run(path)
+        out, err = capsys.readouterr()
+        assert files(path) == before and code in (0, 1), (number, err)
+        if code:
+            assert not out and err.count("\n") == 1 and err.endswith(".\n") and "\x1b" not in err, (number, err)
+        else:
+            assert "\x1b" not in out and max(map(len, out.splitlines())) <= 100, (number, out)
+        read_at_all += code == 0
+    assert 5 < read_at_all < 35  # both happen
