@@ -1,8 +1,8 @@
 """The book in one file, and as a PDF: both made from the finished pages of the site.
 
 `single_file` takes the article of every page in the order of _toc.yml, turns links between pages into
-links within the file and puts styles, scripts and images inside. A browser prints that file; without
-one there is no PDF. `link` then shows on the front page what there is.
+links within the file and puts the styles and scripts of every page, and all images, inside. A browser prints that
+file; without one there is no PDF. `link` then shows on the front page what there is.
 """
 
 import base64
@@ -11,6 +11,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
+from html import escape
 from pathlib import Path
 
 import yaml
@@ -29,6 +30,8 @@ PRINTING = [
     "--generate-pdf-document-outline",
     "--virtual-time-budget=120000",
 ]
+# A style or script of the site that a page names, in its head or in its text.
+ASSET = re.compile(r'<(?:link|script)\b[^>]*?\b(?:href|src)="[./]*_static/([\w.-]+)(?:\?[^"]*)?"[^>]*>(?:</script>)?')
 HEAD = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
@@ -41,6 +44,7 @@ HEAD = """<!DOCTYPE html>
 </script>
 <style>{style}</style>
 </head><body>
+{cover}
 <nav aria-label="Contents"><h2>Contents</h2>{contents}</nav>
 <main class="bd-article">
 """
@@ -51,7 +55,7 @@ def make(site, toc, browser):
     site, toc = Path(site), Path(toc)
     parts = contents(toc)
     own = {path.name for path in (toc.parent / "book/_static").glob("*")}
-    (site / SINGLE).write_text(single_file(site, parts, own), encoding="utf-8")
+    (site / SINGLE).write_text(single_file(site, parts, own, facts(toc.parent)), encoding="utf-8")
     if browser:
         print_pdf(site / SINGLE, site / PDF, browser)
     else:
@@ -69,8 +73,12 @@ def contents(toc):
     ]
 
 
-def single_file(site, parts, own):
-    """All pages as one HTML text that asks for no other file; ``own`` names the book's styles and scripts."""
+def single_file(site, parts, own, about=None):
+    """All pages as one HTML text that asks for no other file.
+
+    ``own`` names the book's styles and scripts, ``about`` is what the title page says: author, version, year, licence,
+    address.
+    """
     names = [name for _, pages in parts for name in pages]
     html = {name: (site / f"{name}.html").read_text(encoding="utf-8") for name in names}
     articles = {
@@ -80,15 +88,11 @@ def single_file(site, parts, own):
     times = Counter(one for article in articles.values() for one in set(re.findall(r'\sid="([^"]+)"', article)))
     shared = {one for one, count in times.items() if count > 1}
     front = html[names[0]]
-    used = [
-        name
-        for name in re.findall(r'(?:href|src)="[./]*_static/([\w.-]+)\?v=', front)
-        if name in own | {"tex-svg.js", "pygments.css"}
-    ]
-    style, script = (
-        "\n".join((site / "_static" / name).read_text(encoding="utf-8") for name in used if name.endswith(end))
-        for end in (".css", ".js")
-    )
+    wanted = own | {"tex-svg.js", "pygments.css"}
+    used = [one for one in dict.fromkeys(one for text in html.values() for one in ASSET.findall(text)) if one in wanted]
+    read = lambda name: (site / "_static" / name).read_text(encoding="utf-8")
+    style = "\n".join(read(name) for name in used if name.endswith(".css"))
+    script = "".join(f"<script>{read(name)}</script>\n" for name in used if name.endswith(".js"))
     body = "".join(
         f'<section class="lb-page" id="{anchor(name)}">{moved(site, name, articles, shared)}</section>\n'
         for name in names
@@ -100,10 +104,44 @@ def single_file(site, parts, own):
     settings = "".join(re.findall(r"<script>window\.MathJax = .*?</script>", front))
     title = heading(articles[names[0]])
     return (
-        HEAD.format(title=title, style=STYLE.read_text() + style, contents=table)
+        HEAD.format(title=title, style=STYLE.read_text() + style, contents=table, cover=cover(title, about))
         + body
-        + f"</main>{settings}<script>{script}</script></body></html>\n"
+        + f"</main>{settings}{script}</body></html>\n"
     )
+
+
+def cover(title, about):
+    """The title page."""
+    about = about or {}
+    lines = [
+        about.get("author"),
+        about.get("abstract"),
+        about.get("edition"),
+        about.get("licence"),
+        about.get("address"),
+    ]
+    told = "".join(f"<p>{escape(line)}</p>" for line in lines if line)
+    return f'<header class="lb-cover"><p class="lb-cover-title">{title}</p>{told}</header>'
+
+
+def facts(folder):
+    """What the title page says, from _config.yml and CITATION.cff where they lie there."""
+    config, citation = (
+        yaml.safe_load((folder / name).read_text(encoding="utf-8")) if (folder / name).is_file() else {}
+        for name in ("_config.yml", "CITATION.cff")
+    )
+    edition = " · ".join(
+        f"{word} {value}"
+        for word, value in (("Version", citation.get("version")), ("of", citation.get("date-released")))
+        if value
+    )
+    return {
+        "author": config.get("author"),
+        "abstract": citation.get("title", "").partition(": ")[2].capitalize(),
+        "edition": edition or None,
+        "licence": config.get("html", {}).get("extra_footer"),
+        "address": config.get("repository", {}).get("url"),
+    }
 
 
 def anchor(name):
@@ -140,7 +178,7 @@ def moved(site, name, articles, shared):
             return ""  # a file that stays behind
         return f'{key}="#{unique(page, fragment) if fragment else anchor(page)}"'
 
-    article = articles[name]
+    article = ASSET.sub("", articles[name])  # styles and scripts stand once, around the pages
     article = re.sub(r'(?<=\s)((?:xlink:)?href|src)="([^"]*)"', reference, article)
     once = set()
 
