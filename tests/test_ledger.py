@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import lorabook
-from lorabook.page import claims, ledger, lists
+from lorabook.page import claims, ledger, letters, lists
 from lorabook.page.lists import ClaimError
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -235,6 +235,17 @@ def test_errata_say_what_is_printed_what_is_right_the_numbers_what_was_ruled_out
     assert "0 statements do not" in none
 
 
+def test_a_reply_of_the_authors_stands_whole_in_the_entry_that_it_answers(collected, monkeypatch):
+    said = lambda shown: shown._repr_mimebundle_()["text/markdown"]
+    assert said(ledger.Replies()) == "No author has replied yet."
+    reply = {"id": "demo.wrong", "date": "2026-02-03", "by": "A. Author", "text": "We meant\n  the other one."}
+    monkeypatch.setattr(lists, "replies", lambda source: [reply] if source == "demo" else [])
+    text = said(ledger.Errata(collected, "demo"))
+    assert "**The authors reply.** “We meant the other one.” (A. Author, 2026-02-03)" in text
+    assert text.index("**Consequence.**") < text.index("**The authors reply.**")
+    assert said(ledger.Replies()) == "Replies: [demo.wrong](#erratum-demo-wrong) (A. Author, 2026-02-03)."
+
+
 def test_what_is_no_quote_is_not_called_printed():
     claim = dataclasses.replace(lists.find("kim.loudness"), quote="")
     verdict = claims.Verdict(claim, claims.FAILS, value="1")
@@ -259,7 +270,7 @@ def test_every_erratum_says_whether_the_conclusion_stands(source):
     ],
 )
 def test_a_sentence_begins_with_a_capital_and_a_formula_keeps_its_letter(text, shown):
-    assert ledger._capital(text) == shown
+    assert letters.capital(text) == shown
 
 
 def test_every_verdict_has_a_mark_and_a_class():

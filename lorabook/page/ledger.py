@@ -7,15 +7,14 @@ they say is what the last run found.
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from pathlib import Path
 
 import lorabook
 from lorabook.page import claims, figures, lists
 from lorabook.page.claims import Verdict
-from lorabook.page.letters import typeset
-from lorabook.page.lists import Claim, ClaimError
+from lorabook.page.letters import capital, sentence, typeset
+from lorabook.page.lists import Claim, ClaimError, short
 
 MARKS = {
     claims.HOLDS: "✓ holds",
@@ -97,8 +96,8 @@ def table(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
             claim, mark = verdict.claim, MARKS[verdict.verdict] + (", proved" if verdict.proof else "")
             name = f"[[{claim.id.split('.', 1)[1]}](#{target(claim)})]{{#{target(claim, 'row')}}}"
             word = f"[{mark}](#{target(claim, 'erratum')})" if verdict.verdict == claims.FAILS else mark
-            needs = f" *Hypotheses:* {typeset(_sentence(claim.hypotheses))}" if claim.hypotheses else ""
-            said, where = typeset(claim.statement) + needs, typeset(_capital(claim.where))
+            needs = f" *Hypotheses:* {typeset(sentence(claim.hypotheses))}" if claim.hypotheses else ""
+            said, where = typeset(claim.statement) + needs, typeset(capital(claim.where))
             rows.append([name, short(source), claim.kind, word, said, where, verdict.value])
     return figures.table(["claim", "source", "kind", "verdict", "statement", "where", "measured"], rows)
 
@@ -130,19 +129,20 @@ class Errata:
             claim = verdict.claim
             parts = {
                 "Printed": claim.quote and f"“{claim.quote}”",
-                "Grade": _capital(claim.grade) and f"{_capital(claim.grade)}.",
+                "Grade": capital(claim.grade) and f"{capital(claim.grade)}.",
                 "Read as": " ".join(
-                    typeset(_sentence(text)) for text in (claim.statement, claim.hypotheses, claim.reading) if text
+                    typeset(sentence(text)) for text in (claim.statement, claim.hypotheses, claim.reading) if text
                 ),
-                "Right": typeset(_sentence(claim.right)),
+                "Right": typeset(sentence(claim.right)),
                 "Evidence": f"{typeset(verdict.sentence())} [The run](#{target(claim)}), [its row in the "
                 f"ledger](#{target(claim, 'row')}).",
-                "Ruled out": typeset(_sentence(claim.ruled_out)),
-                "Consequence": typeset(_sentence(claim.consequence)),
+                "Ruled out": typeset(sentence(claim.ruled_out)),
+                "Consequence": typeset(sentence(claim.consequence)),
+                "The authors reply": _reply(claim),
             }
             lines = "\n".join(f"- **{name}.** {text}" for name, text in parts.items() if text)
             blocks.append(
-                f"[**{number}. Location.**]{{#{target(claim, 'erratum')}}} {typeset(_capital(claim.where))}\n\n{lines}"
+                f"[**{number}. Location.**]{{#{target(claim, 'erratum')}}} {typeset(capital(claim.where))}\n\n{lines}"
             )
             code = lists.witness_code(claim.id)
             if code:
@@ -150,6 +150,25 @@ class Errata:
         blocks += _withdrawn(self.source)
         text = "\n\n".join(blocks)
         return {"text/plain": text, "text/markdown": text}
+
+
+class Replies:
+    """How many authors have replied, with a link to the entry that each reply stands in."""
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        found = [
+            f"[{reply['id']}](#{target(lists.find(reply['id']), 'erratum')}) ({reply['by']}, {reply['date']})"
+            for source in in_order()
+            for reply in lists.replies(source)
+        ]
+        text = f"Replies: {', '.join(found)}." if found else "No author has replied yet."
+        return {"text/plain": text, "text/markdown": text}
+
+
+def _reply(claim: Claim) -> str:
+    """What the authors answered to one entry, whole, with its day."""
+    found = [reply for reply in lists.replies(claim.id.partition(".")[0]) if reply["id"] == claim.id]
+    return " ".join(f"“{' '.join(reply['text'].split())}” ({reply['by']}, {reply['date']})" for reply in found)
 
 
 def grades(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
@@ -177,11 +196,6 @@ def target(claim: Claim, kind: str = "claim") -> str:
     return f"{kind}-{claim.id.replace('.', '-')}"
 
 
-def short(source: str) -> str:
-    """What the book calls the source, without the subject."""
-    return lists.title(source).partition(":")[0]
-
-
 def in_order() -> list[str]:
     """The sources that have a claim list, in the order of the book."""
     place = {source: number for number, source in enumerate(CHAPTERS)}
@@ -192,12 +206,3 @@ def _of(source: str, verdicts: list[tuple[str, Verdict]]) -> list[Verdict]:
     """The verdicts on one source, in the order of its claim list."""
     found = {verdict.claim.id: verdict for _, verdict in verdicts}
     return [found[name] for name in (lists.load(source) if source in lists.sources() else ()) if name in found]
-
-
-def _capital(text: str) -> str:
-    """With a capital at the start, unless that is a letter of a formula."""
-    return text[:1].upper() + text[1:] if re.match(r"[a-z][a-z'-]|a ", text) else text
-
-
-def _sentence(text: str) -> str:
-    return _capital(text) + ("." if text and text[-1] not in ".!?" else "")

@@ -42,6 +42,16 @@ def typeset(text: str) -> str:
     return "".join(part if k % 2 else _formulas(part) for k, part in enumerate(UNTOUCHED.split(text)))
 
 
+def capital(text: str) -> str:
+    """With a capital at the start, unless that is a letter of a formula."""
+    return text[:1].upper() + text[1:] if re.match(r"[a-z][a-z'-]|a ", text) else text
+
+
+def sentence(text: str) -> str:
+    """With a capital at the start and a full stop at the end."""
+    return capital(text) + ("." if text and text[-1] not in ".!?" else "")
+
+
 def _formulas(text: str) -> str:
     text = html.escape(text, quote=False)
     for pattern, new in RULES:

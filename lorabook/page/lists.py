@@ -121,6 +121,11 @@ def title(source: str) -> str:
     return _read(source)["title"]
 
 
+def short(source: str) -> str:
+    """What the book calls the source, without the subject."""
+    return title(source).partition(":")[0]
+
+
 def version(source: str) -> str:
     """Which version of the source was read, and when: one sentence."""
     head = _read(source)
@@ -130,6 +135,11 @@ def version(source: str) -> str:
 def withdrawn(source: str) -> list[dict]:
     """What this book once called an error of the source and no longer does: ``id``, ``date``, ``now`` and ``why``."""
     return _read(source).get("withdrawn", [])
+
+
+def replies(source: str) -> list[dict]:
+    """What authors answered, whole: ``id`` of the claim, ``date``, ``by`` and ``text``."""
+    return _read(source).get("replies", [])
 
 
 def items(source: str) -> list[dict]:
