@@ -735,6 +735,24 @@ def test_without_script_the_fixed_figures_and_the_text_stand_there(address, brow
             assert words in text
 
 
+def test_numbers_that_are_not_those_of_the_sliders_are_folded_with_their_figure(page):
+    """The table after a picture belongs to its fixed figure: it may not stand open beside a sentence that says more."""
+    folds = page.locator("details.lb-fixed")
+    assert folds.count() == len(KINDS)
+    for fold in folds.all():
+        assert fold.locator("figure.lb-row").count() == fold.locator("table").count() == 1
+        assert not fold.locator("table").is_visible()
+        fold.locator("summary").press("Enter")
+        assert fold.locator("table").is_visible() and fold.locator("figure.lb-row").is_visible()
+        fold.locator("summary").press("Enter")
+    assert not any(table.is_visible() for table in page.locator("article table").all())
+
+
+def test_at_its_defaults_the_sine_dips_and_returns(page):
+    drawn = Shown(page, "lora_one").drawn
+    assert drawn["best"] < drawn["apart"] / 10 and abs(drawn["gradient"][-1] - drawn["apart"]) < 0.01
+
+
 def test_on_paper_the_sliders_values_and_the_drawings_stay(address, browser):
     for page in opened(browser, address):
         page.emulate_media(media="print")

@@ -7,12 +7,13 @@ from collections import Counter
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 
-from lorabook.page import claims, ledger
+from lorabook.page import claims, ledger, lists
 from tools import editions
 
 PHONE = 390
@@ -83,7 +84,7 @@ def test_the_site_is_small(site, edition):
     size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
     # The theme and MathJax take 10 MB; a page that embeds data by mistake would show here.
     # `make book` adds the book in one file, and as a PDF of about the same size.
-    assert size + 2 * edition.stat().st_size < 40e6
+    assert size + 2 * edition.stat().st_size < 45e6
 
 
 # What the browser says of one open page, as one list per kind of fault.
@@ -243,6 +244,27 @@ def test_the_search_finds_a_word_from_disk(site, browser):
     page.close()
 
 
+def test_the_search_finds_a_theorem_by_its_number_and_a_claim_by_its_words(opened, site):
+    for asked, first in (
+        ("Theorem 3.2", "lora_one.theorem-3-2"),
+        ("theorem 2.7", "rushka.thm-2-7"),
+        ("kim.rank-cure", "kim.rank-cure"),
+        ("AdamW's decoupled decay is not a penalty", "kim.decoupled"),
+    ):
+        page = opened("search.html")
+        page.goto((site / "search.html").as_uri() + "?" + urlencode({"q": asked}))
+        found = page.locator("#lb-found li")
+        found.first.wait_for()
+        names = found.locator("a").all_inner_texts()
+        assert names[0].startswith(first), (asked, names)
+        assert len(found.first.locator(".context").inner_text()) > 30
+        found.first.locator("a").click()
+        page.wait_for_url("**/notebooks/*.html#claim-*")
+    page.goto((site / "search.html").as_uri() + "?q=Fukumizu")
+    page.wait_for_selector("#search-results li .context")
+    assert "Fukumizu" in page.locator("#search-results li .context").first.inner_text()
+
+
 def test_panels_stand_beside_each_other_at_a_desk_and_below_each_other_on_a_phone(site, browser, tmp_path):
     panel = '<div class="lb-panel"><svg viewBox="0 0 4 3" role="img" aria-label="a panel"></svg></div>'
     path = tmp_path / "row.html"
@@ -269,7 +291,8 @@ def opened(site, browser):
     def open_page(path, **settings):
         contexts.append(browser.new_context(**settings))
         page = contexts[-1].new_page()
-        page.goto((site / path.partition("#")[0]).as_uri() + "".join(path.partition("#")[1:]))
+        name = re.match(r"[^?#]*", path)[0]
+        page.goto((site / name).as_uri() + path[len(name) :])
         return page
 
     yield open_page
@@ -323,30 +346,103 @@ def test_a_dark_page_is_light_on_paper(site, browser):
     assert page.evaluate("() => seen") == ["light"] and theme() == "dark"
 
 
-def test_the_ledger_sorts_by_the_keyboard_both_ways_and_numbers_as_numbers(opened):
+COLUMN = "k => [...document.querySelectorAll('.tag_ledger tbody tr')].map(row => row.cells[k].textContent.trim())"
+
+
+def test_the_ledger_sorts_by_the_keyboard_both_ways_in_the_orders_of_the_book(opened):
     page = opened("notebooks/ledger.html")
     before = page.evaluate(SHOWN)
-    head = page.locator(".tag_ledger th").filter(has_text="measured")
-    numbers = """() => [...document.querySelectorAll('.tag_ledger tbody tr')].map(row => row.cells[6].textContent)
-      .filter(text => /\\d/.test(text)).map(text => Number(text.replace("below ", "")))"""
+    verdict = page.locator(".tag_ledger th").filter(has_text="verdict")
+    place = lambda shown: list(claims.VERDICTS).index(shown.lstrip("✓✗– ").removesuffix(", proved"))
     for direction, sign in (("ascending", 1), ("descending", -1)):
-        head.get_by_role("button").press("Enter")
-        assert head.get_attribute("aria-sort") == direction
-        found = page.evaluate(numbers)
-        assert len(found) > 100 and found == sorted(found, key=lambda number: sign * number)
-    head.get_by_role("button").press("Enter")
-    assert head.get_attribute("aria-sort") is None and page.evaluate(SHOWN) == before, (
+        verdict.get_by_role("button").press("Enter")
+        assert verdict.get_attribute("aria-sort") == direction
+        found = [place(shown) for shown in page.evaluate(COLUMN, 3)]
+        assert len(set(found)) == 5 and found == sorted(found, key=lambda number: sign * number)
+    verdict.get_by_role("button").press("Enter")
+    assert verdict.get_attribute("aria-sort") is None and page.evaluate(SHOWN) == before, (
         "a third press restores the order of the sources"
     )
-    page.locator(".tag_ledger th button", has_text="claim").press("Enter")
-    assert page.evaluate(SHOWN) == sorted(page.evaluate(SHOWN)) != before
+    page.locator(".tag_ledger th button", has_text="where").press("Enter")
+    places = page.evaluate(COLUMN, 5)
+    numbers = [int(found[1]) for place in places if (found := re.match(r"Theorem 2\.(\d+)", place))]
+    assert len(set(numbers)) > 3 and numbers == sorted(numbers), "Theorem 2.4 comes before Theorem 2.11"
+    page.locator(".tag_ledger th button", has_text="kind").press("Enter")
+    kinds = list(dict.fromkeys(page.evaluate(COLUMN, 2)))
+    assert kinds == [kind for kind in lists.KINDS if kind in kinds]
     page.get_by_role("button", name="Show all").press("Enter")
     assert page.evaluate(SHOWN) == before
+    # measured numbers have different units, and statements no order
+    assert page.locator(".tag_ledger th:nth-child(5) button, .tag_ledger th:nth-child(7) button").count() == 0
+
+
+def test_a_choice_in_the_ledger_stands_in_the_address_and_comes_back_from_it(opened, site):
+    page = opened("notebooks/ledger.html")
+    form = page.locator(".lb-filter")
+    form.get_by_label("verdict").select_option(ledger.MARKS[claims.FAILS])
+    form.get_by_label("source").select_option(ledger.short("rushka"))
+    form.get_by_label("search").fill("norm")
+    for _ in range(2):
+        page.locator(".tag_ledger th button", has_text="where").press("Enter")
+    shown, address = page.evaluate(SHOWN), page.url
+    asked = parse_qs(urlsplit(address).query)
+    assert shown and asked == {
+        "verdict": [claims.FAILS],
+        "source": [ledger.short("rushka")],
+        "search": ["norm"],
+        "sort": ["-where"],
+    }
+    again = opened("notebooks/ledger.html")
+    again.goto(address)
+    visible = "() => [...document.querySelectorAll('.tag_ledger tbody tr')].filter(row => row.checkVisibility())"
+    assert again.evaluate(SHOWN) == shown and again.evaluate(f"({visible})().length") == len(shown)
+    again.get_by_role("button", name="Show all").click()
+    assert urlsplit(again.url).query == ""
+    # what an address asks and the ledger has not is passed over
+    again.goto((site / "notebooks/ledger.html").as_uri() + "?verdict=perhaps&sort=measured")
+    assert len(again.evaluate(SHOWN)) == again.locator(".tag_ledger tbody tr").count()
+
+
+def test_the_ledgers_head_stays_in_view_and_its_stripes_count_the_rows_that_are_shown(opened):
+    page = opened("notebooks/ledger.html?verdict=fails+as+printed", viewport={"width": 1280, "height": 500})
+    stripes = page.evaluate(
+        "() => [...document.querySelectorAll('.tag_ledger tbody tr')].filter(row => !row.hidden)"
+        ".map(row => getComputedStyle(row).backgroundColor)"
+    )
+    assert len(stripes) > 10 and stripes[0] != stripes[1]
+    assert stripes == [stripes[k % 2] for k in range(len(stripes))]
+    page.locator(".tag_ledger tbody tr:visible").nth(8).scroll_into_view_if_needed()
+    page.mouse.wheel(0, 200)
+    page.wait_for_timeout(200)
+    head = page.locator(".tag_ledger th").first.bounding_box()
+    top = page.locator(".bd-header-article").first.bounding_box()
+    assert abs(head["y"] - (top["y"] + top["height"])) <= 3
+
+
+def test_the_errata_are_filtered_by_grade_and_the_choice_stands_in_the_address(opened, root):
+    page = opened("notebooks/errata.html")
+    verdicts = [v for _, v in ledger.collect(root / "notebooks") if v.verdict == claims.FAILS]
+    slips = {ledger.target(v.claim, "erratum").replace("_", "-") for v in verdicts if v.claim.grade == "slip"}
+    form = page.locator(".lb-filter")
+    assert form.locator("output").inner_text() == f"{len(verdicts)} of {len(verdicts)} errata"
+    form.get_by_label("grade").select_option("slip")
+    seen = (
+        "() => [...document.querySelectorAll('[id^=erratum-]')].filter(node => node.checkVisibility())"
+        ".map(node => node.id)"
+    )
+    assert set(page.evaluate(seen)) == slips and parse_qs(urlsplit(page.url).query) == {"grade": ["slip"]}
+    again = opened("notebooks/errata.html")
+    again.goto(page.url)
+    assert set(again.evaluate(seen)) == slips
+    # a link to an entry that the choice hides shows it all the same
+    other = next(ledger.target(v.claim, "erratum").replace("_", "-") for v in verdicts if v.claim.grade != "slip")
+    again.evaluate(f"() => {{ location.hash = '#{other}'; }}")
+    again.wait_for_function(f"() => document.getElementById('{other}').checkVisibility()")
 
 
 def test_a_verdict_leads_to_its_row_and_the_row_back_even_past_a_filter(opened):
     page = opened("notebooks/rushka_closed_forms.html")
-    page.get_by_role("link", name="rushka.eq-24").click()
+    page.get_by_role("link", name="rushka.eq-24", exact=True).click()
     page.wait_for_url("**/ledger.html#row-rushka-eq-24")
     page.locator(".lb-filter").get_by_label("verdict").select_option(ledger.MARKS[claims.HOLDS])
     assert "eq-24" not in page.evaluate(SHOWN)
@@ -360,6 +456,158 @@ def test_the_ledger_reads_without_its_script(opened, root):
     page = opened("notebooks/ledger.html", java_script_enabled=False)
     assert page.locator(".tag_ledger tbody tr:visible").count() == len(ledger.collect(root / "notebooks"))
     assert page.locator(".lb-filter").count() == 0
+
+
+def test_a_formula_is_no_stop_of_the_tab_key(opened):
+    page = opened("notebooks/rushka_closed_forms.html")
+    page.evaluate("() => window.MathJax.startup.promise")
+    page.wait_for_timeout(100)
+    assert page.locator("mjx-container").count() > 200
+    assert page.locator("mjx-container[tabindex], .math[tabindex]").count() == 0
+    # and it is still read aloud
+    assert page.locator("mjx-container mjx-assistive-mml").count() == page.locator("mjx-container").count()
+
+
+CUT = """() => [".pst-scrollable-table-container", ".bd-article table", "mjx-container[display=true]", "div.stream pre"]
+    .flatMap(name => [...document.querySelectorAll(name)])
+    .filter(node => node.offsetParent && node.scrollWidth > node.clientWidth + 1 && node.clientWidth)
+    .map(node => `${node.scrollWidth} > ${node.clientWidth}: ${node.textContent.trim().slice(0, 60)}`)"""
+
+
+@pytest.mark.parametrize("width", [1280, 1920])
+def test_no_formula_no_table_and_nothing_printed_is_cut_at_a_desk(opened, site, width):
+    page = opened("book/index.html", viewport={"width": width, "height": 900})
+    cut = {}
+    for path in pages(site):
+        page.goto(path.as_uri())
+        page.evaluate("() => window.MathJax?.startup?.promise")
+        page.wait_for_timeout(100)
+        cut[path.name] = page.evaluate(CUT)
+    assert {name: found for name, found in cut.items() if found} == {}
+
+
+def test_on_a_phone_what_is_wider_scrolls_inside_itself_and_can_be_reached(opened, site):
+    page = opened("book/index.html", viewport={"width": PHONE, "height": 800})
+    for path in pages(site):
+        page.goto(path.as_uri())
+        page.evaluate("() => window.MathJax?.startup?.promise")
+        page.wait_for_timeout(100)
+        stuck = page.evaluate(
+            CUT.replace(".map(", ".filter(node => node.tabIndex !== 0 && !node.closest('.lb-scrolls')).map(")
+        )
+        assert stuck == [], path.name
+
+
+def test_code_is_shown_on_purpose_or_folded(site):
+    for path in site.glob("notebooks/*.html"):
+        article = BeautifulSoup(path.read_text(), "html.parser").find("article")
+        bare = [cell for cell in article.find_all("div", class_="cell_input") if not cell.find_parent("details")]
+        assert all("tag_parameters" in cell.parent.get("class", []) for cell in bare), path.name
+
+
+def test_the_number_of_a_paper_leads_to_it(site):
+    linked = 0
+    for path in pages(site):
+        article = BeautifulSoup(path.read_text(), "html.parser").find("article") or BeautifulSoup("", "html.parser")
+        for text in article.find_all(string=re.compile(r"arXiv[: ]\s?\d{4}\.\d{4,5}")):
+            if not text.find_parent(["code", "pre", "script"]):
+                number = re.search(r"\d{4}\.\d{4,5}", text)[0]
+                assert text.find_parent("a")["href"] == f"https://arxiv.org/abs/{number}", path.name
+                linked += 1
+    assert linked > 10
+
+
+def test_the_panels_of_a_figure_have_letters_in_their_order(site):
+    several = 0
+    for path in site.glob("notebooks/*.html"):
+        for figure in BeautifulSoup(path.read_text(), "html.parser").find_all("figure", class_="lb-row"):
+            letters = [node.get_text() for node in figure.find_all("span", class_="lb-letter")]
+            count = len(figure.find_all("div", class_="lb-panel"))
+            assert letters == [f"({letter})" for letter in "abcdefghijkl"[:count]] * (count > 1)
+            several += count > 1
+    assert several > 20
+
+
+def test_a_box_has_the_number_of_its_source_and_no_other(site):
+    boxes = 0
+    for path in site.glob("notebooks/*.html"):
+        for box in BeautifulSoup(path.read_text(), "html.parser").find_all("div", class_="proof"):
+            number = box.find("span", class_="caption-number")
+            assert number and not re.search(r"\d", number.get_text()), path.name
+            boxes += 1
+    assert boxes > 20
+
+
+def test_a_card_shows_the_claim_first_and_its_numbers_after_one_click_and_on_paper(opened):
+    page = opened("notebooks/rushka_closed_forms.html")
+    for card in page.locator(".lb-verdict").all():
+        texts = card.locator(":scope > *").all_inner_texts()
+        assert len(texts[0].split()) > 3 and card.locator(".lb-badge").inner_text() in texts[1]
+    numbers = page.locator("details.lb-numbers")
+    assert numbers.count() > 20 and not any(
+        page.evaluate("() => [...document.querySelectorAll('details.lb-numbers')].map(node => node.open)")
+    )
+    first = numbers.first
+    first.locator("summary").click()
+    assert first.locator("li").first.is_visible()
+    first.locator("summary").press("Enter")
+    assert not first.locator("li").first.is_visible()
+    page.evaluate(
+        "() => { window.seen = []; addEventListener('beforeprint', () => "
+        "seen.push(...[...document.querySelectorAll('details.lb-numbers')].map(node => node.open))); }"
+    )
+    page.pdf()
+    assert len(page.evaluate("() => seen")) == numbers.count() and all(page.evaluate("() => seen"))
+    assert not first.evaluate("node => node.open"), "after printing the fold is as it was"
+
+
+def test_every_card_has_a_link_that_disputes_it_at_the_repositorys_address(site, root):
+    url = yaml.safe_load((root / "_config.yml").read_text())["repository"]["url"]
+    disputed = []
+    for path in site.glob("notebooks/*.html"):
+        article = BeautifulSoup(path.read_text(), "html.parser").find("article")
+        for card in article.find_all("div", class_="lb-verdict"):
+            address = card.find("span", class_="lb-dispute").a["href"]
+            assert address.startswith(f"{url}/issues/new?")
+            asked = parse_qs(urlsplit(address).query)
+            assert f"notebooks/{path.stem}" in asked["body"][0] and "torch" in asked["body"][0]
+            disputed.append(asked["title"][0].removeprefix("Verdict on "))
+    assert sorted(disputed) == sorted(verdict.claim.id for _, verdict in ledger.collect(root / "notebooks"))
+    corrections = re.findall(rf'href="({re.escape(url)}/issues/new)"', (site / "notebooks/errata.html").read_text())
+    assert corrections, "the errata say where corrections go"
+
+
+def test_beside_the_pages_lie_the_claims_the_letters_and_each_page_as_markdown(site, root):
+    told = json.loads((site / "claims.json").read_text())
+    verdicts = {verdict.claim.id: verdict for _, verdict in ledger.collect(root / "notebooks")}
+    assert {one["id"]: one["verdict"] for one in told} == {name: v.verdict for name, v in verdicts.items()}
+    for one in told:
+        page, _, anchor = one["page"].partition("#")
+        assert f'id="{anchor}"' in (site / page).read_text(), one["id"]
+    for source in ("mallada", "lora_one", "rushka", "kim"):
+        assert lists.version(source) in (site / f"letters/{source}.md").read_text()
+    for path in pages(site):
+        article = BeautifulSoup(path.read_text(), "html.parser").find("article")
+        if path.parent == site or not article:
+            continue
+        text = path.with_suffix(".md").read_text()
+        assert text.startswith("# ") and f'href="{path.stem}.md"' in path.read_text()
+        prose = re.sub(r"```.*?```", "", text, flags=re.S)
+        assert not re.search(r"\{[a-z:-]+\}`|^:::|<div|<span|<svg|\\\(", prose, re.M), path.name
+        headings = [node.get_text().rstrip("#") for node in article.find_all(["h2", "h3"])]
+        assert len(re.findall(r"^###? ", prose, re.M)) == len(headings)
+    chapter = (site / "notebooks/rushka_closed_forms.md").read_text()
+    assert chapter.count(f"**{'Numbers, counter-probe and range'}**") > 20 and "$$" in chapter
+
+
+def test_the_scripts_of_a_chapter_take_less_than_fifteen_kilobytes(site, root):
+    own = {path.name: path.stat().st_size for path in (root / "book/_static").glob("*.js")}
+    for path in site.glob("notebooks/*.html"):
+        if path.stem not in ("explore", "ledger", "errata"):
+            used = {
+                name for name in re.findall(r'<script[^>]*src="[./]*_static/([\w.]+)', path.read_text()) if name in own
+            }
+            assert used and sum(own[name] for name in used) < 15_000, path.name
 
 
 def test_the_scripts_of_the_book_are_small(root):
@@ -386,7 +634,7 @@ def test_each_row_of_the_ledger_leads_to_the_section_of_its_verdict_and_the_verd
     for name, target in rows.items():
         page, _, anchor = target.partition(".html#")
         there = texts[page].index(f'id="{anchor}"')
-        back = re.search(rf'class="lb-claim" href="ledger\.html#row-{name}"', texts[page]).start()
+        back = re.search(rf'class="lb-claim">\s*<a [^>]*href="ledger\.html#row-{name}"', texts[page]).start()
         heads = [found.start() for found in re.finditer(r"<h[1-4]>", texts[page][there:back])]
         assert there < back and (not heads or len(heads) == 1 and heads[0] < 400), (
             f"{name}: another section begins before the verdict"
@@ -504,7 +752,7 @@ def edition(site, root, tmp_path_factory):
     """The book in one file, away from every other file."""
     path = tmp_path_factory.mktemp("edition") / editions.SINGLE
     own = {path.name for path in (root / "book/_static").glob("*")}
-    path.write_text(editions.single_file(site, editions.contents(root / "_toc.yml"), own))
+    path.write_text(editions.single_file(site, editions.contents(root / "_toc.yml"), own, editions.facts(root)))
     return path
 
 
@@ -519,3 +767,73 @@ def test_in_the_book_in_one_file_every_anchor_is_one_and_every_link_leads_somewh
 @pytest.mark.parametrize("width, theme", [(1280, "light"), (PHONE, "dark")])
 def test_the_book_in_one_file_has_no_fault_and_asks_for_no_other_file(edition, browser, width, theme):
     assert {kind: faults for kind, faults in visit(browser, edition.as_uri(), width, theme).items() if faults} == {}
+
+
+LOOKS = """() => [...document.querySelectorAll(".lb-explore")].map(mount => ({
+  kind: mount.dataset.explore, drawn: mount.dataset.drawn, words: mount.querySelector(".lb-said").textContent,
+  looks: [...mount.querySelectorAll("svg[data-axes] *, .lb-key *")].map(node => {
+    const style = getComputedStyle(node);
+    return [node.tagName, node.getAttribute("class"), node.getAttribute("d"), ...["fill", "fillOpacity", "stroke",
+      "strokeWidth", "strokeDasharray", "fontWeight", "display"].map(key => style[key]),
+      node.closest("svg") && style.fontSize].join(" ");
+  }),
+}))"""
+
+
+@pytest.fixture(scope="session")
+def light_edition(edition, site):
+    """The book in one file with the explorables alone, and without MathJax, which draws none of them."""
+    text, mathjax = edition.read_text(), (site / "_static/tex-svg.js").read_text()
+    assert text.count(mathjax) == 1
+    head, *sections = text.replace(mathjax, "").split('<section class="lb-page" id="')
+    kept = [part for part in sections if part.startswith("page-explore")]
+    foot = sections[-1][sections[-1].index("</main>") :]
+    path = edition.with_name("light.html")
+    path.write_text(head + '<section class="lb-page" id="' + "".join(kept) + foot)
+    return path
+
+
+def explorables(browser, url, theme, medium):
+    """What each explorable drew and how every part of it looks, all at one width."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=theme, reduced_motion="reduce")
+    page = context.new_page()
+    page.goto(url)
+    page.emulate_media(media=medium, color_scheme=theme, reduced_motion="reduce")
+    page.add_style_tag(content=".lb-explore { width: 640px; }")
+    page.wait_for_timeout(300)
+    found = page.evaluate(LOOKS)
+    context.close()
+    return found
+
+
+@pytest.mark.parametrize("theme, medium", [("light", "screen"), ("dark", "screen"), ("light", "print")])
+def test_every_explorable_of_both_editions_looks_as_on_the_site(site, light_edition, browser, theme, medium):
+    # the PDF is what a browser prints of the one file
+    wanted = explorables(browser, (site / "notebooks/explore.html").as_uri(), theme, "screen")
+    found = explorables(browser, light_edition.as_uri(), theme, medium)
+    assert len(wanted) == 4 and [one["kind"] for one in found] == [one["kind"] for one in wanted]
+    for have, want in zip(found, wanted):
+        assert have["words"] == want["words"] and json.loads(have["drawn"]) == json.loads(want["drawn"])
+        assert have["looks"] == want["looks"], have["kind"]
+        colours = {part.split(" rgb")[1] for part in have["looks"] if " rgb" in part}
+        assert len(colours) > 1, "more than one black shape"
+
+
+def test_an_edition_begins_with_a_title_page(edition, light_edition, browser, root):
+    text = edition.read_text()
+    cover = text[text.index('<header class="lb-cover">') : text.index("</header>")]
+    citation = yaml.safe_load((root / "CITATION.cff").read_text())
+    config = yaml.safe_load((root / "_config.yml").read_text())
+    for part in (
+        "How low-rank adaptation learns",
+        config["author"],
+        str(citation["version"]),
+        config["repository"]["url"],
+    ):
+        assert part in cover
+    assert text.index("lb-cover") < text.index('<nav aria-label="Contents">') < text.index('class="lb-page"')
+    page = browser.new_page()
+    page.goto(light_edition.as_uri())
+    page.emulate_media(media="print")
+    assert page.evaluate("() => getComputedStyle(document.querySelector('.lb-cover')).breakAfter") == "page"
+    page.close()

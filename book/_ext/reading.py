@@ -1,7 +1,8 @@
 """Sphinx extension: what a reader needs on every page and nobody should type.
 
-- The name on a verdict card leads to the claim's row in the ledger; plain formulas on cards and in captions are set.
-- Figures and displayed equations are numbered within their page, so that they can be cited by link.
+- Figures and displayed equations are numbered within their page, so that they can be cited by link; the panels of a
+  figure have letters, and the plain formulas of a caption are set.
+- The number of a paper on arXiv leads there.
 - A full stop or comma after a formula stays on its line.
 - Under the title: the estimated reading time, the notation and the glossary.
 - At the end: a sentence of story.yml that leads to the next page.
@@ -21,32 +22,21 @@ from lorabook.page.letters import typeset
 
 WORDS_A_MINUTE = 200
 FORMULA, FIGURE = 15, 60  # worth so many words of reading
-LEDGER = "notebooks/ledger"
 STORY = "book/story.yml"
 AIDS = {"book/notation": "Notation", "book/glossary": "Glossary"}
-LOOK_UP = {LEDGER, "notebooks/errata", "book/references", *AIDS}  # nobody reads these from end to end
-CARD = re.compile(r'<span class="lb-claim">(\w+)\.([\w-]+)</span>')
-CARD_LINE = re.compile(r'(?<=<p>).*?(?=</p>)|(?<=<span class="lb-where">).*?(?=</span>)', re.S)
+LOOK_UP = {"notebooks/ledger", "notebooks/errata", "book/references", *AIDS}  # nobody reads these from end to end
 CAPTION = re.compile(r'<figure class="lb-row">(.*?)<figcaption>(.*?)(?=</figcaption>)', re.S)
+PANEL = '<div class="lb-panel">'
+ARXIV = re.compile(r"\barXiv[: ]\s?(\d{4}\.\d{4,5})")
 NO_SCRIPT = '<noscript><p class="lb-aids">Without script, formulas are shown as TeX.</p></noscript>'
 
 
-def link_cards(app, page, tree):
-    """Lead from each verdict card to the row of the ledger."""
-    if LEDGER not in app.env.found_docs:
-        return
-    ledger = app.builder.get_relative_uri(page, LEDGER)
-    for raw in tree.findall(nodes.raw):
-        if CARD.search(raw.astext()):
-
-            def linked(found):
-                row = nodes.make_id(f"row-{found[1]}-{found[2]}")
-                return (
-                    f'<a class="lb-claim" href="{ledger}#{row}" title="Its row in the ledger">{found[1]}.{found[2]}</a>'
-                )
-
-            card = CARD_LINE.sub(lambda line: typeset(html.unescape(line[0])), raw.astext())
-            raw.replace_self(nodes.raw("", CARD.sub(linked, card), format="html"))
+def lettered(figure):
+    """The panels of a figure, with letters where there are several."""
+    if figure.count(PANEL) < 2:
+        return figure
+    letters = iter("abcdefghijkl")
+    return re.sub(PANEL, lambda found: f'{found[0]}<span class="lb-letter">({next(letters)})</span>', figure)
 
 
 def number(tree):
@@ -58,10 +48,9 @@ def number(tree):
             name = f"figure-{figures}"
 
             def numbered(found):
-                return (
-                    f'<figure class="lb-row" id="{name}">{found[1]}<figcaption><a class="lb-number" href="#{name}">'
-                    f"Figure {figures}.</a> {typeset(html.unescape(found[2]))}"
-                )
+                panels, caption = lettered(found[1]), typeset(html.unescape(found[2]))
+                label = f'<a class="lb-number" href="#{name}">Figure {figures}.</a>'
+                return f'<figure class="lb-row" id="{name}">{panels}<figcaption>{label} {caption}'
 
             raw.replace_self(nodes.raw("", CAPTION.sub(numbered, raw.astext(), count=1), format="html"))
     for count, equation in enumerate(tree.findall(nodes.math_block), 1):
@@ -69,6 +58,23 @@ def number(tree):
         equation["number"] = f"Eq. {count}"
         equation["ids"] = [*equation["ids"], f"equation-{count}"]
     return figures
+
+
+def link_papers(tree):
+    """Lead from the number of a paper to its page on arXiv."""
+    for text in list(tree.findall(nodes.Text)):
+        inside = text.parent
+        while inside and not isinstance(inside, (nodes.reference, nodes.literal, nodes.literal_block, nodes.raw)):
+            inside = inside.parent
+        if inside or not ARXIV.search(text):
+            continue
+        parts, end = [], 0
+        for found in ARXIV.finditer(text):
+            link = nodes.reference("", found[0], refuri=f"https://arxiv.org/abs/{found[1]}", internal=False)
+            parts += [nodes.Text(text[end : found.start()]), link]
+            end = found.end()
+        place = next(k for k, node in enumerate(text.parent) if node is text)
+        text.parent[place : place + 1] = [*parts, nodes.Text(text[end:])]
 
 
 def hold_punctuation(tree):
@@ -125,7 +131,7 @@ def lead_on(app, page, tree):
 
 
 def resolved(app, tree, page):
-    link_cards(app, page, tree)
+    link_papers(tree)
     hold_punctuation(tree)
     figures = number(tree)
     if page != app.config.root_doc:

@@ -1,8 +1,8 @@
 /* Sliders and words: the other half of what the explorables share.  No library, no server.
 
    Each explorable fills one <div class="lb-explore" data-explore="kind" data-settings="{...}">, which a
-   notebook wrote.  The figure for readers without script stands before it, and is hidden when the first
-   drawing is done.  The numbers of the drawing are kept as JSON in data-drawn. */
+   notebook wrote.  The figure for readers without script stands before it and its table after it; both
+   are folded when the first drawing is done.  The numbers of the drawing are kept as JSON in data-drawn. */
 "use strict";
 
 const Explore = (() => {
@@ -33,6 +33,18 @@ const Explore = (() => {
       set: wanted => (input.value = values.reduce((best, value, k) => Math.abs(value - wanted) < Math.abs(values[best] - wanted) ? k : best, 0))};
   }
 
+  /** Fold the fixed figure before an explorable, and the table after it: their numbers are not those of the sliders. */
+  function fold(mount) {
+    const cell = mount.closest(".cell"), [before, after] = [cell?.previousElementSibling, cell?.nextElementSibling];
+    const fixed = [before?.querySelector("figure.lb-row") && before, after?.matches(".cell") && after.querySelector("table") && after];
+    if (!fixed.some(Boolean)) return;
+    const details = document.createElement("details");
+    details.className = "lb-fixed";
+    html(details, "summary", {}, "Several at once, at fixed values");
+    cell.after(details);
+    details.append(...fixed.filter(Boolean));
+  }
+
   /** Set up every explorable of one kind.  `build(settings)` gives {name, sliders, panels, draw}. */
   function start(kind, build) {
     for (const mount of document.querySelectorAll(`.lb-explore[data-explore="${kind}"]`)) {
@@ -57,8 +69,7 @@ const Explore = (() => {
         mount.dataset.drawn = JSON.stringify({values, ...drawn});
       }
       redraw();
-      const before = [...document.querySelectorAll("figure.lb-row")].filter(figure => figure.compareDocumentPosition(mount) & Node.DOCUMENT_POSITION_FOLLOWING);
-      before.at(-1)?.setAttribute("hidden", "");
+      fold(mount);
       form.addEventListener("input", redraw);
       form.addEventListener("reset", () => setTimeout(redraw));
       form.addEventListener("submit", event => event.preventDefault());

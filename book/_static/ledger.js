@@ -1,4 +1,5 @@
-// The ledger: filters, a search and sorting for its table. Without this script the whole table reads as it stands.
+// The ledger: filters, a search and sorting for its table, kept in the page's address so that a choice can be sent.
+// Without this script the whole table reads as it stands.
 (() => {
   const table = document.querySelector(".tag_ledger table");
   if (!table) return;
@@ -13,6 +14,8 @@
     node.append(...children);
     return node;
   };
+  // In an address a verdict has no mark: "fails as printed".
+  const bare = value => value.replace(/^[✓✗–] /, "");
 
   // One choice for each column of few different values, with how often each occurs.
   const choices = Object.fromEntries(["source", "kind", "verdict"].map(name => {
@@ -39,25 +42,42 @@
     shown.textContent = `${count} of ${rows.length} claims`;
   }
 
-  // "below 1e-12" sorts as a number where both cells have one, after all texts where only one has.
-  function compare(a, b) {
-    const [x, y] = [a, b].map(cell => parseFloat((cell.match(/-?(\d[\d.]*(e-?\d+)?|inf)/) || [""])[0].replace("inf", "Infinity")));
-    return isNaN(x) || isNaN(y) ? isNaN(x) - isNaN(y) || a.localeCompare(b) : x - y;
+  // Texts by their letters, numbers in them by size: Theorem 2.4 before Theorem 2.11.  Source, kind and verdict go in
+  // the orders of the book.  Measured numbers have different units, and statements no order: they do not sort.
+  const natural = new Intl.Collator("en", {numeric: true}).compare;
+  const orders = {
+    source: [...new Set(rows.map(row => text(row, "source")))],
+    kind: ["theorem", "equation", "figure", "table", "remark", "beyond"],
+    verdict: ["holds", "holds, proved", "holds with a constant", "holds in the range tested", "fails as printed", "not testable here"],
+  };
+  const place = (name, value) => orders[name].indexOf(bare(value));
+  const sorts = {claim: natural, where: natural};
+  for (const name of Object.keys(orders)) sorts[name] = (a, b) => place(name, a) - place(name, b);
+  let sorted = ["", 1];
+  function sort(name, sign) {
+    sorted = [name, sign];
+    heads.forEach((head, k) => head.removeAttribute("aria-sort") || name !== names[k]
+      || head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending"));
+    body.append(...(name ? [...rows].sort((a, b) => sign * sorts[name](text(a, name), text(b, name))) : rows));
   }
-  // Up, down, and a third time back to the order of the sources.
-  function sort(head, name) {
-    const before = head.getAttribute("aria-sort"), down = before === "ascending";
-    heads.forEach(other => other.removeAttribute("aria-sort"));
-    if (before === "descending") { body.append(...rows); return; }
-    head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const order = name === "measured" ? compare : (a, b) => a.localeCompare(b);
-    const sorted = [...rows].sort((a, b) => order(text(a, name), text(b, name)) * (down ? -1 : 1));
-    body.append(...sorted);
+
+  // The address: ?source=...&kind=...&verdict=...&search=...&sort=-verdict
+  function read() {
+    const asked = new URLSearchParams(location.search), [, down, name] = (asked.get("sort") || "").match(/^(-?)(\w*)$/) || [];
+    for (const [name, field] of Object.entries(choices))
+      field.value = [...field.options].find(option => bare(option.value) === asked.get(name))?.value || "";
+    search.value = asked.get("search") || "";
+    sort(name in sorts ? name : "", down ? -1 : 1);
+    filter();
+  }
+  function write() {
+    const chosen = Object.entries({...choices, search}).map(([name, {value}]) => [name, bare(value)]);
+    const asked = new URLSearchParams([...chosen, ["sort", sorted[0] && (sorted[1] < 0 ? "-" : "") + sorted[0]]].filter(([, value]) => value));
+    history.replaceState(null, "", location.pathname + (asked.size ? `?${asked}` : ""));
   }
   function showAll() {
     form.reset();
-    heads.forEach(head => head.removeAttribute("aria-sort"));
-    body.append(...rows);
+    sort("", 1);
     filter();
   }
   // A link to a row from elsewhere must not lead to a row that a filter hides.
@@ -67,13 +87,20 @@
   }
 
   heads.forEach((head, k) => {
-    const button = make("button", {type: "button"}, names[k]);
-    button.addEventListener("click", () => sort(head, names[k]));
+    const name = names[k], button = make("button", {type: "button"}, name);
+    if (!(name in sorts)) return;
+    // Up, down, and a third time back to the order of the sources.
+    button.addEventListener("click", () => {
+      const again = sorted[0] === name;
+      sort(again && sorted[1] < 0 ? "" : name, again ? -1 : 1);
+      write();
+    });
     head.replaceChildren(button);
   });
-  form.addEventListener("input", filter);
+  form.addEventListener("input", () => (filter(), write()));
   form.addEventListener("submit", event => event.preventDefault());
-  reset.addEventListener("click", showAll);
+  reset.addEventListener("click", () => (showAll(), write()));
   window.addEventListener("hashchange", follow);
-  filter();
+  read();
+  follow();
 })();
