@@ -116,9 +116,8 @@ class PreconditionedAdamW(torch.optim.AdamW):
         for pair in self.pairs.values():
             for own, other in ((pair.A, pair.B), (pair.B, pair.A)):
                 if own.grad is not None and id(own) in ridges:
-                    rows = _rows(other, other is pair.B, pair.experts)
-                    rows = rows.to(torch.float32 if rows.device.type == "mps" else torch.float64)
-                    gram = rows @ rows.mT
+                    wide = other.to(torch.float32 if other.device.type == "mps" else torch.float64)
+                    gram = _gram(wide, other is pair.B, pair.experts)
                     todo.setdefault((gram.shape[-1], gram.device), []).append((own, pair, gram, ridges[id(own)]))
         found = []
         for (rank, device), jobs in todo.items():
@@ -130,11 +129,8 @@ class PreconditionedAdamW(torch.optim.AdamW):
             root = torch.linalg.cholesky_ex(grams + (ridge + least)[:, None, None] * eye).L
             inverses = torch.cholesky_inverse(root).split([len(gram) for _, _, gram, _ in jobs])
             for (own, pair, _, _), inverse in zip(jobs, inverses):
-                is_B = own is pair.B
-                wide = torch.promote_types(own.dtype, torch.float32)
-                rows = _rows(own.grad.to(wide), is_B, pair.experts)
-                force = (inverse / pair.scale**2).to(wide) @ rows
-                force = force.permute(2, 1, 0) if is_B else force
+                inverse = (inverse / pair.scale**2).to(torch.promote_types(own.dtype, torch.float32))
+                force = _applied(inverse, own.grad.to(inverse.dtype), own is pair.B, pair.experts)
                 found.append((own, force.reshape(own.shape).to(own.dtype)))
         return found
 
@@ -202,3 +198,21 @@ def _rows(value: Tensor, is_B: bool, experts: int) -> Tensor:
     if is_B:
         return flat.reshape(len(flat), -1, experts).permute(2, 1, 0)
     return flat.reshape(experts, -1, flat.shape[1])
+
+
+def _gram(factor: Tensor, is_B: bool, experts: int) -> Tensor:
+    """``A A^T`` or ``B^T B`` (E, r, r); one matrix alone is left in its layout, which is faster."""
+    if experts > 1:
+        rows = _rows(factor, is_B, experts)
+        return rows @ rows.mT
+    flat = factor.flatten(1)
+    return (flat.mT @ flat if is_B else flat @ flat.mT)[None]
+
+
+def _applied(inverse: Tensor, gradient: Tensor, is_B: bool, experts: int) -> Tensor:
+    """The symmetric ``inverse`` (E, r, r) on the rank of a factor's gradient."""
+    if experts > 1:
+        force = inverse @ _rows(gradient, is_B, experts)
+        return force.permute(2, 1, 0) if is_B else force
+    flat = gradient.flatten(1)
+    return flat @ inverse[0] if is_B else inverse[0] @ flat
