@@ -11,8 +11,6 @@ from pathlib import Path
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
 
-from lorabook.page.figures import Row
-
 
 class Drawing(Directive):
     required_arguments = 1
@@ -20,6 +18,8 @@ class Drawing(Directive):
     has_content = True
 
     def run(self):
+        from lorabook.page.figures import Row  # a book without drawings needs no package
+
         env = self.state.document.settings.env
         place = Path(env.doc2path(env.docname)).parent / self.arguments[0]
         env.note_dependency(str(place))
