@@ -162,6 +162,7 @@ def fork(copy, file, limit, seconds=None, notes=None):
     if not child:
         with contextlib.suppress(BaseException):
             os.setsid()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.chdir(copy)
             os.dup2(os.open(copy.with_name("said"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
             os.dup2(1, 2)
