@@ -225,6 +225,15 @@ def test_with_several_folders_the_base_stands_beside_each(home, capsys):
     assert capsys.readouterr().out.count("|X|/|W0|: of Frobenius norms") == 2
 
 
+def test_an_adapter_that_the_base_fits_nowhere_is_said_beside_one_that_it_fits(home, capsys):
+    folder(home / "c", {"layers.0.q": pair(7, 7, 2)})
+    for places in (("a", "c"), ("c", "a")):
+        assert run(*(home / place for place in places), "--model", home / "b") == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert "no base weight, the base's weight is (12, 10), the update (7, 7) (1): layers.0.q" in out
+        assert out.count("float32") == 2
+
+
 def test_a_base_that_lacks_some_modules_measures_the_others(home, capsys):
     tensors = load_file(home / "b" / "model.safetensors")
     del tensors["layers.1.q.weight"]

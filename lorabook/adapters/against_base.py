@@ -83,18 +83,15 @@ def against_base(
                     if not unsound(B) + unsound(A):
                         updates.setdefault(label, []).append((k, B, A, own[name].scale))
         for label, given in updates.items():
-            k, B, A, _ = given[0]
-            shape = len(B), A.shape[1]
-            expert = int(label.rpartition("[")[2][:-1]) if parts[k][name].kind == EXPERT else None
-            weight = base.weight(name, shape, expert, bool(adapters[k].config.get("fan_in_fan_out")))
-            frame = weight if isinstance(weight, str) else _Frame(weight, top)
+            frames: dict[tuple[int, int], _Frame | str] = {}
             for k, B, A, scale in given:
-                if isinstance(frame, str):
-                    found[k][label] = frame
-                elif (len(B), A.shape[1]) != shape:
-                    found[k][label] = "its shape is another than in the first adapter"
-                else:
-                    found[k][label] = frame.beside(B, A, scale, threshold)
+                shape = len(B), A.shape[1]
+                if shape not in frames:
+                    expert = int(label.rpartition("[")[2][:-1]) if parts[k][name].kind == EXPERT else None
+                    weight = base.weight(name, shape, expert, bool(adapters[k].config.get("fan_in_fan_out")))
+                    frames[shape] = weight if isinstance(weight, str) else _Frame(weight, top)
+                frame = frames[shape]
+                found[k][label] = frame if isinstance(frame, str) else frame.beside(B, A, scale, threshold)
         if progress:
             progress(f"against the base: {place} of {len(names)} modules")
     if not any(isinstance(one, AgainstBase) for own in found for one in own.values()):

@@ -178,7 +178,7 @@ def _verdict_lines(measured, verdicts: dict[str, LayerVerdict], begin: str, deco
 def _base_lines(measured, base: dict[str, AgainstBase | str], begin: str, threshold: float | None) -> Iterable[str]:
     header = ["module", "|X|/|W0|", "spectral", "intruders", "left", "right", "lost", "base in"]
     beside = {name: one for name, one in base.items() if isinstance(one, AgainstBase)}
-    rows, top = [], max(one.examined for one in beside.values())
+    rows, top = [], max((one.examined for one in beside.values()), default=0)
     for one in measured:
         said = beside.get(one.name)
         if said:
