@@ -7,7 +7,9 @@ gradient is a sum over batches, and so is what a matrix of few columns sees of i
     second sweep   C = Q^T G   = sum_b w_b (D Q)^T X
 
 and ``G ~ Q C``.  Of the layer's work in forming G this takes ``width * (m + n) / (m n)`` a sweep, and of memory
-``(m + n) * width``; a layer whose gradient is no larger than that is summed whole, in the first sweep.
+``(m + n) * width``; a layer whose gradient is no larger than that is summed whole, in the first sweep.  On
+all-MiniLM-L6-v2, width 128, a sweep takes 0.82 to 0.91 of forward and backward with the gradients of the same weights,
+and the start with all that belongs to it 1.80 to 1.93 (``python -m benchmarks.start time``).
 
 Since C is exact, so is the energy ``sum_i sigma_i(C)^2`` that a start of rank r keeps.  What is missing follows from
 the residual ``||G - Q C||_F^2 = kappa * width``, which the first sweep tells (each column against the others): of a
