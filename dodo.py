@@ -176,6 +176,10 @@ def task_pages():
 
 def build_site():
     """Build aside and swap, so that a failure leaves the previous site."""
+    import nbformat
+
+    from tools import plain
+
     for old in NOTES.parent.glob("aside-*"):
         shutil.rmtree(old, ignore_errors=True)
     aside = Path(tempfile.mkdtemp(prefix="aside-", dir=NOTES.parent))
@@ -189,6 +193,9 @@ def build_site():
             f"{built.stdout}\nThe site was not built; the warnings above say why. The previous site stays."
         )
     editions.make(aside / "_build/html", PAGES / "_toc.yml", BROWSER)
+    for path in (aside / "_build/html/_sources/notebooks").glob("*.ipynb"):  # what the download button gives
+        downloaded = plain.cells(notebooks.opened(path), f"notebooks/{path.stem}")
+        path.write_text(nbformat.writes(downloaded), encoding="utf-8")
     shutil.rmtree(SITE, ignore_errors=True)
     SITE.parent.mkdir(parents=True, exist_ok=True)
     os.replace(aside / "_build/html", SITE)

@@ -108,6 +108,8 @@ from pathlib import Path
 from tools import closure
 for name in sys.argv[1:]:
     if os.fork() == 0:
+        for ours in [module for module in sys.modules if module.partition(".")[0] == "lorabook"]:
+            del sys.modules[ours]  # what the tools of the build imported
         for tree in closure.code(closure.ROOT / f"notebooks/{name}.ipynb"):
             lines = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
             exec("\\n".join(map(ast.unparse, lines)), {})

@@ -191,7 +191,11 @@ def code(path):
 def undeclared(paths, project, *extras, where="anywhere"):
     """Packages that the files import and that neither the base nor the extras declare."""
     lines = project["dependencies"] + [one for extra in extras for one in project["optional-dependencies"][extra]]
-    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    asked = [Requirement(line) for line in lines]
+    deeper = sorted(set().union(*(one.extras for one in asked if one.name == "lorabook")) - set(extras))
+    if deeper:  # an extra that takes another one along
+        return undeclared(paths, project, *extras, *deeper, where=where)
+    declared = {canonicalize_name(one.name) for one in asked}
     owners = importlib.metadata.packages_distributions()
     ours = {"lorabook", "tools", "benchmarks", "tests", "test_device_discipline", "half_there", "no_lora"} | {
         path.stem for path in paths
@@ -285,6 +289,30 @@ def test_a_chapter_runs_on_the_wheel_far_from_the_clone(root, place):
     right(run(*command, "--no-progress-bar", cwd=place))
     expected = verdicts(root / f"notebooks/{CHAPTER}.ipynb")
     assert len(expected) > 3 and verdicts(place / "out.ipynb") == expected
+
+
+@slow
+def test_a_chapter_installs_the_package_where_it_is_missing_and_leaves_torch_and_numpy_alone(root, wheel, tmp_path):
+    made, name = python(tmp_path / "env"), "rushka_closed_forms"
+    cells = [cell.source for cell in nbformat.read(root / f"notebooks/{name}.ipynb", as_version=4).cells]
+    first = next(source for source in cells if "LORABOOK_SOURCE" in source)
+    (tmp_path / "first.py").write_text(f"{first}\nimport lorabook\nprint(lorabook.__file__)\n")
+    variables = {"LORABOOK_SOURCE": f"lorabook[notebooks] @ {wheel.as_uri()}", "PIP_NO_INDEX": "1"}
+    said = right(run(made, "first.py", cwd=tmp_path, **variables))
+    assert said.strip() == str(next((tmp_path / "env").glob("lib/python*/site-packages/lorabook/__init__.py")))
+    alone = {path.name for path in (tmp_path / "env").glob("lib/python*/site-packages/*")}
+    assert {name.partition("-")[0] for name in alone} == {"lorabook", "dependencies.pth"}
+    # where it is there, nothing is installed: a source that does not exist does not matter
+    again = variables | {"LORABOOK_SOURCE": "lorabook @ file:///nowhere.whl"}
+    assert right(run(made, "first.py", cwd=tmp_path, **again)) == said
+
+
+def test_every_chapter_begins_with_the_same_cell_that_installs(root):
+    first = {
+        next(cell.source for cell in jupytext.read(path).cells if cell.cell_type == "code")
+        for path in root.glob("notebooks/*.md")
+    }
+    assert len(first) == 1 and "LORABOOK_SOURCE" in first.pop()
 
 
 # ---------------------------------------------------------------- without an extra

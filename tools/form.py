@@ -1,7 +1,8 @@
 """One form for all code: ruff on the tree, and on the cells of both halves of every notebook.
 
 `python tools/form.py` rewrites, `python tools/form.py --check` only says what would change.
-A cell whose code stays the same keeps its outputs; the prose of a text is left as it is.
+A cell whose code stays the same keeps its outputs; the prose of a text is left as it is, and stands in the notebook in
+plain form.
 """
 
 import ast
@@ -16,7 +17,7 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from tools import closure, notebooks  # noqa: E402
+from tools import closure, notebooks, plain  # noqa: E402
 
 BIN = Path(sys.executable).parent
 # Imports follow the parameters, the last line of a cell is its value, and only code has a length.
@@ -49,11 +50,11 @@ def formed(text):
 
 
 def carry(text, outputs):
-    """Copy the sources of a text to its notebook with outputs; what to type where the code itself differs, or None."""
+    """Copy a text to its notebook with outputs, its prose in plain form; what to type where code differs, or None."""
     wanted = advice(text, outputs)
     if wanted is None or not wanted.endswith("make form"):
         return wanted
-    left, right = notebooks.text(text), notebooks.opened(outputs)
+    left, right = plain.cells(notebooks.text(text), page(text)), notebooks.opened(outputs)
     for source, cell in zip(left.cells, right.cells, strict=True):
         cell.source = source.source
     outputs.write_text(nbformat.writes(right) + "\n", encoding="utf-8")
@@ -67,6 +68,11 @@ def same(left, right):
     return left.cell_type != "code" or left.source == right.source or meaning(left.source) == meaning(right.source)
 
 
+def page(text):
+    """The name of a text in _toc.yml."""
+    return f"notebooks/{text.stem}"
+
+
 def tags(cell):
     return sorted(cell.metadata.get("tags", []))
 
@@ -75,7 +81,7 @@ def advice(text, outputs):
     """What to type where the halves of a pair differ; None where they agree."""
     if not outputs.exists():
         return f"{text} has no {outputs.name} with its outputs: type make reference NOTEBOOKS={text.stem}"
-    left, right = notebooks.text(text).cells, notebooks.opened(outputs).cells
+    left, right = plain.cells(notebooks.text(text), page(text)).cells, notebooks.opened(outputs).cells
     if [(tags(cell), cell.cell_type, cell.source.strip()) for cell in left] == [
         (tags(cell), cell.cell_type, cell.source.strip()) for cell in right
     ]:

@@ -1,8 +1,9 @@
 """Notebooks as the build sees them: their parameters, their runs, their reference outputs.
 
 A notebook is a pair: `X.md`, the text that people edit, and `X.ipynb`, the same cells with
-reference outputs. `run` executes the `.ipynb` with the parameters of a profile and leaves the
-result elsewhere; `reference` is the only writer of the `.ipynb`.
+reference outputs and plain prose. `run` executes the `.ipynb` with the parameters of a profile and
+leaves the result elsewhere, with the prose of the text; `reference` and `form` are the only writers
+of the `.ipynb`.
 """
 
 import os
@@ -116,7 +117,7 @@ def run(source, destination, profile_file=None, **extra):
         )
     except papermill.exceptions.PapermillExecutionError as error:
         if error.ename == NO_DATA:
-            save(as_printed(notebook, error.evalue), unfinished, destination)
+            save(as_printed(told(notebook, source), error.evalue), unfinished, destination)
             print(f"{source} was not run: {error.evalue}", flush=True)
             return
         # Counted in the source: an injected cell stands before the one that failed.
@@ -138,7 +139,17 @@ def run(source, destination, profile_file=None, **extra):
         raise
     if values:
         show_once(executed)
-    save(executed, unfinished, destination)
+    save(told(executed, source), unfinished, destination)
+
+
+def told(notebook, source):
+    """The notebook with the prose of its text, which has what the site knows and a notebook does not."""
+    file = Path(source).with_suffix(".md")
+    if file.is_file():
+        written = (cell for cell in text(file).cells if cell.cell_type == "markdown")
+        for cell in (cell for cell in notebook.cells if cell.cell_type == "markdown"):
+            cell.source = next(written).source
+    return notebook
 
 
 def save(notebook, unfinished, destination):
@@ -200,7 +211,7 @@ def reference(source, destination):
     import nbclient
     import nbformat
 
-    from tools import kernels
+    from tools import kernels, plain
 
     source, destination = Path(source), Path(destination)
     fresh = text(source)
@@ -232,6 +243,7 @@ def reference(source, destination):
         )
         raise Trouble(stopped(source, number, fresh.cells[number - 1].source, error)) from None
     fresh.metadata.language_info = nbformat.from_dict({"name": "python", "pygments_lexer": "ipython3"})
+    plain.cells(fresh, f"notebooks/{source.stem}")
     for number, cell in enumerate(fresh.cells, 1):
         cell.id = f"cell-{number:02d}"
         for output in cell.get("outputs", []):  # numbers that are not rounded differ between processors
