@@ -197,9 +197,16 @@ def undeclared(paths, project, *extras, where="anywhere"):
         return undeclared(paths, project, *extras, *deeper, where=where)
     declared = {canonicalize_name(one.name) for one in asked}
     owners = importlib.metadata.packages_distributions()
-    ours = {"lorabook", "tools", "benchmarks", "tests", "test_device_discipline", "half_there", "no_lora", "programs"} | {
-        path.stem for path in paths
-    }
+    ours = {
+        "lorabook",
+        "tools",
+        "benchmarks",
+        "tests",
+        "test_device_discipline",
+        "half_there",
+        "no_lora",
+        "programs",
+    } | {path.stem for path in paths}
     wanted = set().union(*(imports(code(path))[where] for path in paths)) - ours
     return {name for name in wanted if not declared & set(map(canonicalize_name, owners.get(name, [name])))}
 
