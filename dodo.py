@@ -67,6 +67,7 @@ DOIT_CONFIG = {
     "par_type": "thread",  # no process of doit's own is left behind when it is killed
 }
 PROSE = closure.files("book/**/*", "data/*.md", "_config.yml", "_toc.yml", "CITATION.cff")
+PROSE += [f"notebooks/{name}.md" for name in NOTEBOOKS]
 
 
 class unchanged(config_changed):
@@ -160,7 +161,7 @@ def copy_pages():
     for path in PROSE:
         (PAGES / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, PAGES / path)
-    for path in (PAGES / "notebooks").glob("*.ipynb"):
+    for path in (PAGES / "notebooks").glob("*"):
         if path.stem not in NOTEBOOKS:
             path.unlink()
 
@@ -176,10 +177,6 @@ def task_pages():
 
 def build_site():
     """Build aside and swap, so that a failure leaves the previous site."""
-    import nbformat
-
-    from tools import plain
-
     for old in NOTES.parent.glob("aside-*"):
         shutil.rmtree(old, ignore_errors=True)
     aside = Path(tempfile.mkdtemp(prefix="aside-", dir=NOTES.parent))
@@ -193,9 +190,6 @@ def build_site():
             f"{built.stdout}\nThe site was not built; the warnings above say why. The previous site stays."
         )
     editions.make(aside / "_build/html", PAGES / "_toc.yml", BROWSER)
-    for path in (aside / "_build/html/_sources/notebooks").glob("*.ipynb"):  # what the download button gives
-        downloaded = plain.cells(notebooks.opened(path), f"notebooks/{path.stem}")
-        path.write_text(nbformat.writes(downloaded), encoding="utf-8")
     shutil.rmtree(SITE, ignore_errors=True)
     SITE.parent.mkdir(parents=True, exist_ok=True)
     os.replace(aside / "_build/html", SITE)

@@ -31,8 +31,7 @@ def needs(name):
     """The files that a run of the notebook depends on: those of the package, the locks and the runner."""
     package_files = package.needs(code(ROOT / f"notebooks/{name}.ipynb"))
     locks = files("requirements*.lock")
-    pair = files(f"notebooks/{name}.md", f"notebooks/{name}.ipynb")
-    return sorted({*pair, *package_files, *locks, *closure(["tools/notebooks.py"])})
+    return sorted({f"notebooks/{name}.ipynb", *package_files, *locks, *closure(["tools/notebooks.py"])})
 
 
 def state(paths):

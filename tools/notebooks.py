@@ -2,8 +2,7 @@
 
 A notebook is a pair: `X.md`, the text that people edit, and `X.ipynb`, the same cells with
 reference outputs and plain prose. `run` executes the `.ipynb` with the parameters of a profile and
-leaves the result elsewhere, with the prose of the text; `reference` and `form` are the only writers
-of the `.ipynb`.
+leaves the result elsewhere; `reference` and `form` are the only writers of the `.ipynb`.
 """
 
 import os
@@ -117,7 +116,7 @@ def run(source, destination, profile_file=None, **extra):
         )
     except papermill.exceptions.PapermillExecutionError as error:
         if error.ename == NO_DATA:
-            save(as_printed(told(notebook, source), error.evalue), unfinished, destination)
+            save(as_printed(notebook, error.evalue), unfinished, destination)
             print(f"{source} was not run: {error.evalue}", flush=True)
             return
         # Counted in the source: an injected cell stands before the one that failed.
@@ -139,17 +138,7 @@ def run(source, destination, profile_file=None, **extra):
         raise
     if values:
         show_once(executed)
-    save(told(executed, source), unfinished, destination)
-
-
-def told(notebook, source):
-    """The notebook with the prose of its text, which has what the site knows and a notebook does not."""
-    file = Path(source).with_suffix(".md")
-    if file.is_file():
-        written = (cell for cell in text(file).cells if cell.cell_type == "markdown")
-        for cell in (cell for cell in notebook.cells if cell.cell_type == "markdown"):
-            cell.source = next(written).source
-    return notebook
+    save(executed, unfinished, destination)
 
 
 def save(notebook, unfinished, destination):
@@ -178,14 +167,11 @@ def stopped(path, number, source, error):
 
 
 def as_printed(notebook, reason):
-    """The notebook with its reference outputs, saying below its title that it was not run and why."""
-    note = (
-        f"```{{warning}}\n{NOT_RUN} {reason} It shows the outputs that the repository holds, at the default "
-        "parameters.\n```"
-    )
-    first = notebook.cells[0]
-    title, _, rest = first.source.partition("\n")
-    first.source = f"{title}\n\n{note}\n{rest}"
+    """The notebook with its reference outputs, and a note below its opening that it was not run and why."""
+    import nbformat
+
+    note = f"> {NOT_RUN} {reason} It shows the outputs that the repository holds, at the default parameters."
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(note, metadata={"tags": ["not-run"]}))
     return notebook
 
 
