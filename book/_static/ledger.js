@@ -48,7 +48,8 @@
   const orders = {
     source: [...new Set(rows.map(row => text(row, "source")))],
     kind: ["theorem", "equation", "figure", "table", "remark", "beyond"],
-    verdict: ["holds", "holds, proved", "holds with a constant", "holds in the range tested", "fails as printed", "not testable here"],
+    verdict: ["holds", "holds, proved", "holds with a constant",
+      "holds with a constant, proved", "holds in the range tested", "fails as printed", "not testable here"],
   };
   const place = (name, value) => orders[name].indexOf(bare(value));
   const sorts = {claim: natural, where: natural};
