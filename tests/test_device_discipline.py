@@ -29,12 +29,15 @@ TEXT = {
     "lora_one.proofs",
     "mallada.proofs",
     "one_dynamics.proofs",
+    "page.cards",
     "page.claims",
+    "page.correspondence",
     "page.ledger",
     "page.letters",
     "page.lists",
 }
-TEXT |= {"page.lists", "page.parameters", "rushka.proofs"}
+TEXT |= {"page.parameters", "rushka.proofs"}
+TEXT |= {f"sweep.{name}" for name in ("closure", "engine", "grid", "kernels", "notebook", "results")}
 NUMBERS = {
     "checks.batch",
     "checks.count",
