@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 
 from lorabook.adapters.base_weights import BaseWeights
-from lorabook.adapters.folder import Adapter, tensors, unsound
-from lorabook.adapters.parts import EXPERT, natural
+from lorabook.adapters.folder import Adapter
+from lorabook.adapters.parts import EXPERT, Part
 from lorabook.adapters.peft_config import AdapterError, printable
+from lorabook.adapters.products import singular_values
+from lorabook.adapters.updates import together, trouble
 from lorabook.device import default_device
 
 TOP, THRESHOLD = 10, 0.5  # the paper's, and those of PEFT's reduce_intruder_dimension
@@ -68,32 +70,22 @@ def against_base(
         raise ValueError(f"The threshold on the cosine must lie in (0, 1]; got {threshold:g}.")
     base = BaseWeights(model_folder)
     found: list[dict[str, AgainstBase | str]] = [{} for _ in adapters]
-    parts = [adapter.parts for adapter in adapters]
-    flows = [
-        tensors(adapter.files, [(part.key_B, part.key_A) for part in own.values()])
-        for adapter, own in zip(adapters, parts)
-    ]
-    names = sorted({name for own in parts for name in own}, key=natural)
-    for place, name in enumerate(names, 1):
-        updates: dict[str, list[tuple[int, Tensor, Tensor, float]]] = {}
-        for k, (own, flow) in enumerate(zip(parts, flows)):
-            if name in own:
-                for expert, (B, A) in enumerate(own[name].factors(*next(flow))):
-                    label = f"{name}[{expert}]" if own[name].kind == EXPERT else name
-                    if not unsound(B) + unsound(A):
-                        updates.setdefault(label, []).append((k, B, A, own[name].scale))
+    for name, row in together(adapters, progress, "against the base: "):
+        updates: dict[str, list[tuple[int, Part, Tensor, Tensor]]] = {}
+        for k, here in enumerate(row):
+            for label, B, A in here[1] if here else ():
+                if here and not trouble(label, B, A):
+                    updates.setdefault(label, []).append((k, here[0], B, A))
         for label, given in updates.items():
             frames: dict[tuple[int, int], _Frame | str] = {}
-            for k, B, A, scale in given:
+            for k, part, B, A in given:
                 shape = len(B), A.shape[1]
                 if shape not in frames:
-                    expert = int(label.rpartition("[")[2][:-1]) if parts[k][name].kind == EXPERT else None
+                    expert = int(label.rpartition("[")[2][:-1]) if part.kind == EXPERT else None
                     weight = base.weight(name, shape, expert, bool(adapters[k].config.get("fan_in_fan_out")))
                     frames[shape] = weight if isinstance(weight, str) else _Frame(weight, top)
                 frame = frames[shape]
-                found[k][label] = frame if isinstance(frame, str) else frame.beside(B, A, scale, threshold)
-        if progress:
-            progress(f"against the base: {place} of {len(names)} modules")
+                found[k][label] = frame if isinstance(frame, str) else frame.beside(B, A, part.scale, threshold)
     if not any(isinstance(one, AgainstBase) for own in found for one in own.values()):
         label, why = next(iter(found[0].items()), ("none", "no sound factors"))
         raise AdapterError(f"The base model fits no module of the adapter ({printable(label)}: {why}).")
@@ -122,7 +114,7 @@ class _Frame:
         unchanged = float((merged == self.stored.to(self.home)).double().mean())
         said: list[Any] = [None, None, None, None]
         if self.top and self.size:
-            spectral = float(torch.linalg.matrix_norm(torch.linalg.qr(B).R @ torch.linalg.qr(A.mT).R.mT, 2))
+            spectral = float(singular_values(B, A)[0])
             leading = self.U[:, : self.top]
             said[0] = spectral / float(self.s[0])
             said[1] = intruders(self.U, leading_left(W, self.top, torch.cat([leading, B], 1)), threshold)

@@ -14,11 +14,9 @@ from pathlib import Path, PurePath
 
 from torch import Tensor
 
-from lorabook.adapters import products
+from lorabook.adapters import products, updates
 from lorabook.adapters.folder import Adapter, survey
-from lorabook.adapters.parts import natural
 from lorabook.adapters.peft_config import AdapterError, printable
-from lorabook.adapters.updates import products_of, stored, trouble
 
 Term = tuple[float, Tensor, Tensor]  # scale, B (m, r), A (r, n) as they are stored
 
@@ -118,25 +116,17 @@ def together(
     Raises:
         AdapterError: a module has different shapes.
     """
-    names = sorted({name for one in adapters for name in (*one.parts, *one.faults)}, key=natural)
-    streams = [stored(one) for one in adapters]
-    heads = [next(stream, None) for stream in streams]
-    for done, name in enumerate(names, 1):
+    for name, row in updates.together(adapters, progress):
         found: list[dict[str, Term | str]] = []
-        for place, head in enumerate(heads):
-            found.append({})
-            if name in adapters[place].faults:
-                found[-1][name] = adapters[place].faults[name].sentence
-            elif head and head[0] == name:
-                heads[place] = next(streams[place], None)
-                for label, B, A in products_of(*head):
-                    found[-1][label] = trouble(label, B, A) or (head[1].scale, B, A)
+        for one, here in zip(adapters, row):
+            found.append({name: one.faults[name].sentence} if name in one.faults else {})
+            if here:
+                part, given = here
+                found[-1] |= {label: updates.trouble(label, B, A) or (part.scale, B, A) for label, B, A in given}
         for label in dict.fromkeys(label for one in found for label in one):
-            row = [one.get(label) for one in found]
-            _same_shape(label, row, adapters)
-            yield label, row
-        if progress:
-            progress(f"{done} of {len(names)} modules")
+            terms = [one.get(label) for one in found]
+            _same_shape(label, terms, adapters)
+            yield label, terms
 
 
 def _same_shape(label: str, row: list[Term | str | None], adapters: list[Adapter]) -> None:

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from lorabook.adapters.folder import Adapter, inner_adapters, tensors
+from lorabook.adapters import products
+from lorabook.adapters.folder import Adapter, inner_adapters
 from lorabook.adapters.inspect import Measured, inspect_folder
-from lorabook.adapters.parts import EXPERT, natural
+from lorabook.adapters.parts import natural
 from lorabook.adapters.peft_config import CONFIG, AdapterError
+from lorabook.adapters.updates import together
 
 
 @dataclass(frozen=True)
@@ -84,25 +85,13 @@ def inspect_folders(paths: Sequence[str | Path], progress: Callable[[str], None]
 def distance(left: tuple[float, Tensor, Tensor], right: tuple[float, Tensor, Tensor]) -> float:
     """``||c B A - c' B' A'||_F`` from (c, B (m, r), A (r, n)) and (c', B', A')."""
     (c, B, A), (d, C, D) = left, right
-    wide = torch.cat([c * B.double(), -d * C.double()], 1)
-    tall = torch.cat([A.double(), D.double()], 0)
-    return float(torch.linalg.matrix_norm(torch.linalg.qr(wide).R @ torch.linalg.qr(tall.mT).R.mT))
+    return products.norm(*products.joined((c, B, A), (-d, C, D)))
 
 
 def _moved(adapters: list[Adapter], measured: list[list[Measured]], progress) -> Iterable[Moved]:
     known = [{one.name: one for one in found} for found in measured]
-    parts = [adapter.parts for adapter in adapters]
-    stored = [
-        tensors(adapter.files, [(part.key_B, part.key_A) for part in own.values()])
-        for adapter, own in zip(adapters, parts)
-    ]
-    names = sorted({name for own in parts for name in own}, key=natural)
-    for place, name in enumerate(names, 1):
-        now: list[dict] = []
-        for own, flow in zip(parts, stored):
-            pairs = own[name].factors(*next(flow)) if name in own else []
-            label = lambda expert: f"{name}[{expert}]" if own[name].kind == EXPERT else name
-            now.append({label(expert): (own[name].scale, *pair) for expert, pair in enumerate(pairs)})
+    for _, row in together(adapters, progress, "changes: "):
+        now = [{label: (here[0].scale, B, A) for label, B, A in here[1]} if here else {} for here in row]
         for label in sorted({label for one in now for label in one}, key=natural):
             said = [own.get(label) for own in known]
             if any(said):
@@ -116,5 +105,3 @@ def _moved(adapters: list[Adapter], measured: list[list[Measured]], progress) ->
                     tuple(one.stable_rank if one else None for one in said),
                     tuple(changes),
                 )
-        if progress:
-            progress(f"changes: {place} of {len(names)} modules")
