@@ -199,7 +199,8 @@ def build_site():
 def task_site():
     """build the site from the executed notebooks and the prose, with the book in one file and as a PDF"""
     code = closure.closure(["tools/editions.py", *closure.files("book/**/*.py")])
-    code += closure.files("data/claims/*.yml")  # the cards are drawn with the pages
+    # the cards and the settings are drawn with the pages
+    code += closure.files("data/claims/*.yml", "data/experiments/*.yml")
     return {
         **step(build_site),
         "file_dep": [f"{PAGES}/{path}" for path in PROSE] + [f"{PAGES}/notebooks/{name}.ipynb" for name in NOTEBOOKS],

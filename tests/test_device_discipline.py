@@ -24,6 +24,7 @@ f64 = torch.float64
 #: Rooms without tensors, and routines that take and give none.
 TEXT = {
     "exact",
+    "experiments.settings",
     "inputs.published",
     "kim.proofs",
     "lora_one.proofs",

@@ -21,7 +21,8 @@ MAY = (
     | {source: SHARED | {"inputs"} for source in SOURCES}
     | {"adapters": SHARED | SOURCES | {"page", "inputs"}}
     | {chapter: SHARED | SOURCES | {"inputs", "page", "adapters"} for chapter in CHAPTERS}
-    | {"sweep": SHARED | {"page"}, "commands": {"adapters", "sweep"}, "__main__": {"commands"}, "": set()}
+    | {"sweep": SHARED | {"page"}, "experiments": SHARED | SOURCES | {"inputs", "page", "adapters", "sweep"}}
+    | {"commands": {"adapters", "experiments", "sweep"}, "__main__": {"commands"}, "": set()}
 )
 DOORS = {
     "rushka": "trace_flow trace_limit relative_error expected_squared_error time_to_residual mode frobenius_flow "

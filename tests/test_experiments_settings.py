@@ -1,0 +1,97 @@
+"""The sources' experiments as data: complete, each setting with where it is from, and a fault is one sentence."""
+
+import re
+import sys
+
+import pytest
+import yaml
+
+from lorabook.experiments import ExperimentError, settings
+from lorabook.inputs import published
+from lorabook.page import lists
+
+GLUE = (settings.FOLDER / "glue.yml").read_text(encoding="utf-8")
+
+
+def test_there_is_an_experiment_for_each_table_and_figure_that_was_made_on_a_large_network():
+    claims = {claim for name in settings.names() for claim in settings.load(name).claims}
+    wanted = {f"lora_one.{one}" for one in ("table-glue", "table-llama", "table-time")} | {"mallada.vit-figure"}
+    wanted |= {f"kim.{one}" for one in ("table-1-published", "table-2-published", "figure-1-ranks")}
+    wanted |= {f"kim.{one}" for one in ("figure-2-published", "appendix-c3-published", "accuracy-against-decay")}
+    assert claims == wanted
+    assert all(lists.find(claim).reason for claim in claims)
+
+
+def test_methods_ranks_and_tasks_are_those_of_the_published_table():
+    glue, rows = settings.load("glue"), published.read("glue_t5base")
+    assert len(glue["methods"]) == len({row["method"] for row in rows})
+    assert glue["ranks"] == sorted({int(row["rank"]) for row in rows if row["rank"]})
+    plain = lambda name: name.lower().replace("-", "")
+    assert sorted(glue["tasks"]) == sorted({plain(row["dataset"]) for row in rows})
+    llama, rows = settings.load("llama"), published.read("llama2_7b")
+    assert len(llama["methods"]) == len({row["method"] for row in rows})
+
+
+@pytest.mark.parametrize("name, task", [("sst2", "SST2"), ("cifar100", "CIFAR100")])
+def test_decays_are_those_of_the_appendix(name, task):
+    printed = [row["decay"] for row in published.read("kim_grids") if row["task"] == task]
+    assert settings.load(name)["decays"] == printed
+
+
+def test_the_counts_are_those_of_the_files_and_none_is_typed():
+    for name in settings.names():
+        text = (settings.FOLDER / f"{name}.yml").read_text(encoding="utf-8")
+        counts = settings.load(name).counts()
+        assert sum(counts.values()) == len(settings.load(name).settings)
+        for kind, count in counts.items():
+            assert count == len(re.findall(rf"\b{kind}: (?=\S)", text.split("settings:")[1])), (name, kind)
+    shown = settings.count_table().rows
+    assert shown[-1][2:] == tuple(str(sum(int(row[k]) for row in shown[:-1])) for k in (2, 3, 4))
+
+
+def test_a_page_shows_every_setting_and_every_experiment(root):
+    page = (root / "book/experiments.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^```\{settings\}(.*)$", page, re.M)
+    assert sorted(one.strip() for one in shown) == ["", *settings.names()]
+    assert {row[0].replace(" ", "_") for row in settings.load("glue").table().rows} == set(
+        settings.load("glue").settings
+    )
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda one: one.pop("title"), "data/experiments/glue.yml needs title, source, claims, published, settings, "),
+        (lambda one: one.update(source="nobody"), "there is no source 'nobody'"),
+        (lambda one: one["claims"].append("table-9"), "names what is not there: table-9"),
+        (lambda one: one["published"].append("table_9"), "names what is not there: table_9"),
+        (lambda one: one["settings"].pop("batch"), "has no batch"),
+        (lambda one: one["settings"].update(batch=32), "batch: a value and one of said, code, chosen are needed"),
+        (lambda one: one["settings"]["batch"].update(said="a slide"), "batch: a value and one of said, code, chosen"),
+        (lambda one: one["settings"]["batch"].pop("value"), "batch: a value and one of said, code, chosen are needed"),
+        (lambda one: one["settings"]["batch"].update(code="utils.py"), "code is named as owner/repository@commit file"),
+        (lambda one: one["settings"]["rslora"].update(chosen=" "), "rslora: chosen needs words"),
+    ],
+)
+def test_a_fault_of_a_file_is_one_sentence(change, said):
+    raw = yaml.safe_load(GLUE)
+    settings.parse("glue", yaml.safe_dump(raw))  # the file itself is right
+    change(raw)
+    with pytest.raises(ExperimentError, match=re.escape(said)) as raised:
+        settings.parse("glue", yaml.safe_dump(raw))
+    assert str(raised.value).endswith(".") and "\n" not in str(raised.value)
+
+
+def test_what_is_no_yaml_and_what_is_not_there_are_one_sentence():
+    with pytest.raises(ExperimentError, match="glue.yml cannot be read: .*[.]$"):
+        settings.parse("glue", "title: [")
+    with pytest.raises(ExperimentError, match="There is no experiment 'mnist'; there are cifar10, cifar100, glue, "):
+        settings.load("mnist")
+    with pytest.raises(ExperimentError, match="glue has no setting colour"):
+        settings.load("glue")["colour"]
+
+
+def test_the_settings_are_read_without_a_library_of_transformers():
+    assert settings.load("glue")["batch"] == 32
+    source = (sys.modules["lorabook.experiments.settings"].__file__,)
+    assert all("transformers" not in open(one, encoding="utf-8").read() for one in source)
