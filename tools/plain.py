@@ -1,8 +1,8 @@
 """The prose of a text notebook as plain Markdown and HTML, which JupyterLab, Colab, VS Code and GitHub all read.
 
 `X.md` is written for the site: roles, directives and anchors that only Sphinx knows. `X.ipynb`, which people open
-elsewhere, holds the same text in this plain form: anchors as HTML, theorems as quotations, citations as links, links
-to other pages as links to the site. Code cells are the same in both.
+elsewhere, holds the same text in this plain form: anchors as HTML, theorems and exercises as quotations, solutions as
+folds, citations as links, links to other pages as links to the site. Code cells are the same in both.
 """
 
 import re
@@ -15,6 +15,7 @@ from docutils.nodes import make_id
 from tools.notebooks import Trouble
 
 ROOT = Path(__file__).resolve().parent.parent
+CODE = re.compile(r"(^```(?!\{).*?^```[ \t]*$)", re.M | re.S)
 ANCHOR = re.compile(r"^\(([^()\s]+)\)=\n?", re.M)
 BLOCK = re.compile(r"^(`{3,}|:{3,})\{([\w:]+)\}[ \t]*([^\n]*)\n(.*?)^\1[ \t]*$", re.M | re.S)
 OPTION = re.compile(r"^:([\w-]+):[ \t]*(.*)\n", re.M)
@@ -32,6 +33,11 @@ def prose(source, page):
         Trouble: a role or directive that has no plain form, a citation or label that is unknown.
     """
     source = BLOCK.sub(lambda found: block(page, *found.groups()[1:]), source)
+    return "".join(part if k % 2 else between(part, page) for k, part in enumerate(CODE.split(source)))
+
+
+def between(source, page):
+    """Prose between blocks of code."""
     source = ANCHOR.sub(lambda found: f'<a id="{found[1]}"></a>\n\n', source)
     source = ROLE.sub(lambda found: role(page, *found.groups()), source)
     return LINK.sub(lambda found: f"]({target(page, found[1])})", source)
@@ -46,11 +52,14 @@ def cells(notebook, page):
 
 
 def block(page, kind, title, body):
-    """A directive: a theorem or a warning as a quotation, raw HTML as a pointer to the page where it works."""
+    """A directive: a theorem, a warning or an exercise as a quotation, a solution as a fold, raw HTML as a pointer to
+    the page where it works."""
     if kind == "raw":
         return MOVING.format(address(page))
+    if kind == "solution":
+        return f"<details>\n<summary>Solution</summary>\n\n{OPTION.sub('', body).strip()}\n\n</details>"
     name = kind.removeprefix("prf:")
-    if name not in ("theorem", "proposition", "lemma", "definition", "warning"):
+    if name not in ("theorem", "proposition", "lemma", "definition", "warning", "exercise"):
         raise Trouble(f"{page}: a directive {kind} has no plain form.")
     options = dict(OPTION.findall(body))
     words = OPTION.sub("", body).strip()
