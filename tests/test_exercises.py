@@ -4,9 +4,11 @@ import contextlib
 import io
 import re
 import traceback
+from collections import Counter
 
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 
 from lorabook.page import lists
 from tools import plain
@@ -74,7 +76,8 @@ def disagreement(solution):
         return traceback.format_exc(limit=1)
     if not re.search(r"[a-z0-9]", printed.getvalue()):
         return "it prints nothing"
-    return "" if printed.getvalue() == code[1][1] else f"it prints\n{printed.getvalue()}and the text shows\n{code[1][1]}"
+    shown = code[1][1]
+    return "" if printed.getvalue() == shown else f"it prints\n{printed.getvalue()}and the text shows\n{shown}"
 
 
 @pytest.mark.parametrize("label", SOLUTIONS)
@@ -109,3 +112,26 @@ def test_elsewhere_an_exercise_is_a_quotation_and_its_solution_a_fold():
         '> <a id="some-exercise"></a>**Exercise (A name).**\n>\n> Guess.\n\n'
         "<details>\n<summary>Solution</summary>\n\n$2$.\n\n```python\nf[0](x)\n```\n\n</details>\n"
     )
+
+
+def test_on_the_site_a_solution_is_a_fold_below_its_exercise(site):
+    for name, text in CHAPTERS.items():
+        page = BeautifulSoup((site / f"notebooks/{name}.html").read_text(encoding="utf-8"), "html.parser")
+        for label in (LABEL.search(body)[1] for _, body in blocks(text, "exercise")):
+            below = page.find("div", id=label).find_next_sibling()
+            assert below.name == "details" and "lb-solution" in below["class"] and below.summary.text == "Solution"
+        ids = Counter(node["id"] for node in page.find_all(id=True))
+        assert [one for one, count in ids.items() if count > 1 and "content" in one] == []
+
+
+def test_a_solution_opens_by_the_keyboard_and_on_paper(site, browser):
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.goto((site / "notebooks/mallada_network.html").as_uri())
+    folds, opened = page.locator("details.lb-solution"), "nodes => nodes.map(node => node.open)"
+    folds.first.locator("summary").press("Enter")
+    assert folds.evaluate_all(opened) == [True, False, False]
+    page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
+    assert folds.evaluate_all(opened) == [True] * 3
+    page.evaluate("() => dispatchEvent(new Event('afterprint'))")
+    assert folds.evaluate_all(opened) == [True, False, False]
+    page.close()

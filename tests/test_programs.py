@@ -24,6 +24,7 @@ def programs(root):
             r'<div class="math"><span class="eqno">(Eq. 1)<a class="headerlink">#</a></span>\[x &lt; 1\]</div>',
             "$$\nx < 1\n$$",
         ),
+        ('<div><p class="admonition-title">Exercise</p><p>Guess.</p></div>', "**Exercise**\n\nGuess."),
         ("<ul><li><p>a</p></li><li><p>b</p><ul><li><p>c</p></li></ul></li></ul>", "- a\n- b\n\n  - c"),
         ("<ol><li>a <em>b</em></li><li><strong>c</strong></li></ol>", "1. a *b*\n2. **c**"),
         (

@@ -21,6 +21,7 @@ def open_boxes(app, tree, page):
         solution.remove(solution.next_node(nodes.title))
     for section in list(tree.findall(nodes.section)):
         if section["ids"] in (["exercise-content"], ["solution-content"]):
+            section["ids"] = []  # which the first of its children would inherit
             section.replace_self(section.children)
 
 

@@ -158,6 +158,8 @@ def block(node):
         return ""  # "Show code cell source"
     if name == "summary":
         return f"\n\n**{inline(node).strip()}**\n\n" if inline(node).strip() else ""
+    if "admonition-title" in kinds:
+        return f"\n\n**{inline(node).strip()}**\n\n"
     if name in ("p", "span", "a", "strong", "em", "code", "sub", "sup", "img", "i", "svg", "br", "cite", "b"):
         return f"\n\n{inline(node).strip()}\n\n" if inline(node).strip() else ""
     if name == "blockquote":
