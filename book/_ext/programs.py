@@ -251,6 +251,7 @@ def scripts(app, page, template, context, tree):
     for name in {
         "notebooks/ledger": ["ledger.js"],
         "notebooks/errata": ["errata.js"],
+        "book/grounds": ["grounds.js"],
         "search": [INDEX, "find.js"],
     }.get(page, []):
         app.add_js_file(name, defer="defer")

@@ -5,5 +5,6 @@
 - ``cards``: what the page shows of a verdict; ``correspondence``: letters to authors, and the claims for programs;
 - ``figures``: kinds of figures and tables, drawn in the page's ink;
 - ``letters``: plain words with Greek letters and indices, typeset;
-- ``ledger``: all verdicts of the book, collected from the executed notebooks.
+- ``ledger``: all verdicts of the book, collected from the executed notebooks;
+- ``grounds``: what rests on what among the claims, drawn.
 """

@@ -21,6 +21,7 @@ def entry(verdict: Verdict, address: str = "") -> dict:
         "kind": claim.kind,
         "whose": whose(claim),
         "statement": claim.statement,
+        "rests on": list(claim.rests_on),
         "hypotheses": claim.hypotheses,
         "reading": claim.reading,
         "measured": claim.measured,

@@ -9,6 +9,7 @@ Not here: verdicts (``claims``).
 from __future__ import annotations
 
 import functools
+import graphlib
 import math
 from dataclasses import dataclass
 
@@ -50,6 +51,7 @@ class Claim:
     consequence: str = ""  # whether the source's conclusion stands without the printed statement
     constant: str = ""  # the constant that the source lacks or hides
     reason: str = ""  # why it cannot be tested here
+    rests_on: tuple[str, ...] = ()  # ids of the claims that its proof, here or in the source, uses
     border: str = ""  # an expression in its notebook's parameters that is 0 where the claim is predicted to change
     floor: float = 1e-12  # numbers below are rounding and are not told apart
     ceiling: float = math.inf  # numbers above differ between processors and are not told apart
@@ -84,7 +86,8 @@ def load(source: str) -> dict[str, Claim]:
     """The claim list of one source, by id.
 
     Raises:
-        ClaimError: no such list, one that cannot be read, or an entry that is incomplete, doubled or malformed.
+        ClaimError: no such list, one that cannot be read, an entry that is incomplete, doubled or malformed, one that
+            rests on a claim that no list has, or claims that rest on each other in a circle.
     """
     path = LISTS / f"{source}.yml"
     if not path.exists():
@@ -95,7 +98,28 @@ def load(source: str) -> dict[str, Claim]:
         if claim.id in entries:
             raise ClaimError(f"The claim {claim.id} stands twice in {path.name}.")
         entries[claim.id] = claim
+    _grounded(entries)
     return entries
+
+
+def _grounded(entries: dict[str, Claim]) -> None:
+    """Refuse a ground that no list has, and claims that rest on each other in a circle."""
+    graph, known, ahead = {}, {}, [(name, name) for name in entries]
+    while ahead:
+        name, above = ahead.pop()
+        source = name.partition(".")[0]
+        if source not in known:
+            listed = _read(source)["claims"] if (LISTS / f"{source}.yml").exists() else []
+            known[source] = {f"{source}.{raw.get('id')}": raw.get("rests_on", []) for raw in listed}
+        if name not in known[source]:
+            raise ClaimError(f"The claim {above} rests on {name}, which no claim list has.")
+        if name not in graph:
+            graph[name] = known[source][name]
+            ahead += [(ground, name) for ground in graph[name]]
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        raise ClaimError(f"Claims in a circle: {' rests on '.join(reversed(error.args[1]))}.") from None
 
 
 @functools.cache
@@ -165,14 +189,17 @@ def _parse(source: str, raw: dict) -> Claim:
     name = f"{source}.{raw.pop('id')}"
     band = raw.pop("band", None)
     raw.setdefault("scope", "sampled")
-    shown = raw.pop("witness", None)
+    shown, grounds = raw.pop("witness", None), raw.pop("rests_on", [])
     try:
+        if not isinstance(grounds, list) or not all(isinstance(ground, str) for ground in grounds):
+            raise ValueError("rests_on is no list of claims")
         low, high = (0.0, 0.0) if band is None else map(float, band)
         if not low <= high:
             raise ValueError(f"the band [{low:g}, {high:g}] holds no number")
         interval = None if band is None else (low, high)
         claim = Claim(
             id=name,
+            rests_on=tuple(grounds),
             band=interval,
             floor=float(raw.pop("floor", 1e-12)),
             ceiling=float(raw.pop("ceiling", math.inf)),
