@@ -441,3 +441,33 @@ def test_a_claim_that_no_page_or_that_two_pages_check_is_found(tmp_path, pages, 
     for name, text in pages.items():
         (tmp_path / f"{name}.md").write_text(text)
     assert came in faults(tmp_path, ["demo.exact"])
+
+
+# Grounds
+
+
+@pytest.mark.parametrize(
+    "grounds, said",
+    [
+        ({"a": ["demo.gone"]}, "The claim demo.a rests on demo.gone, which no claim list has."),
+        ({"a": ["nowhere.b"]}, "The claim demo.a rests on nowhere.b, which no claim list has."),
+        ({"a": ["b"]}, "The claim demo.a rests on b, which no claim list has."),
+        ({"a": ["demo.b"], "b": ["demo.c"], "c": ["demo.a"]}, "Claims in a circle: demo."),
+        ({"a": ["demo.a"]}, "Claims in a circle: demo.a rests on demo.a."),
+        ({"a": "demo.b"}, "The claim demo.a is malformed: rests_on is no list of claims."),
+        ({"a": [1]}, "The claim demo.a is malformed: rests_on is no list of claims."),
+    ],
+)
+def test_a_ground_that_is_none_and_a_circle_are_refused_with_one_sentence(write, grounds, said):
+    write([entry(id=name, rests_on=grounds.get(name)) for name in "abc"])
+    with pytest.raises(ClaimError, match=f"^{re.escape(said)}"):
+        lists.load("demo")
+
+
+def test_a_claim_may_rest_on_one_of_another_list(write):
+    write([entry(id="a", rests_on=["other.b"])])
+    write([entry(id="b")], name="other")
+    assert lists.find("demo.a").rests_on == ("other.b",)
+    write([entry(id="b", rests_on=["demo.a"])], name="other")
+    with pytest.raises(ClaimError, match="circle"):
+        lists.load("demo")
