@@ -230,7 +230,7 @@ def test_halves_of_fused_experts_are_joined_in_the_order_that_transformers_gives
 
 def test_an_output_layer_that_shares_its_weight_stands_beside_the_embedding_and_a_merge_is_warned_of(tmp_path, capsys):
     """huggingface/peft 2018."""
-    E = normal(9, 6)
+    E = normal(9, 6).float()
     model = weights(tmp_path / "b", {"model.embed_tokens.weight": E, "model.layers.0.q.weight": normal(5, 6)})
     path = folder(tmp_path / "a", {"lm_head": pair(9, 6, 2), "model.layers.0.q": pair(5, 6, 2)})
     found, norms = beside(path, model), {one.name: one.norm for one in inspect_folder(path)[1]}
