@@ -33,10 +33,10 @@ TEXT = {
     "page.cards",
     "page.claims",
     "page.correspondence",
-    "page.grounds",
     "page.ledger",
     "page.letters",
     "page.lists",
+    "page.plotted",
 }
 TEXT |= {"page.parameters", "rushka.proofs"}
 TEXT |= {f"sweep.{name}" for name in ("closure", "engine", "grid", "kernels", "notebook", "results")}
@@ -53,7 +53,6 @@ NUMBERS = {
     "page.figures.floor",
     "page.figures.panel",
     "page.figures.row",
-    "page.figures.tolerance",
     "page.figures.strip",
     "page.figures.phases",
     "page.figures.table",
@@ -225,7 +224,7 @@ DRAWN = {
     "page.figures.bars": lambda ax, x: figures.bars(ax, list("abcde"), x, "rushka"),
     "page.figures.intervals": lambda ax, x: figures.intervals(ax, list("abcde"), x, x, "rushka"),
     "page.figures.heat": lambda ax, x: figures.heat(
-        ax, list("abcde"), list("abcde"), x[:, None] * x, [list("abcde")] * 5, "rushka"
+        ax, list("abcde"), list("abcde"), x[:, None] * x, [list("abcde")] * 5, "rushka", (0.1, 1.0)
     ),
     "page.figures.stream": lambda ax, x: figures.stream(
         ax, torch.linspace(0, 1, 5), torch.linspace(0, 1, 5), x[:, None] * x, x[:, None] + x

@@ -162,9 +162,12 @@ def test_the_other_kinds_draw_what_they_say():
     samples = torch.arange(101, dtype=torch.float64).expand(20, 101)
     ax = figures.spread(a_panel(), X, samples, "lora_one", "runs")
     np.testing.assert_allclose(ax.lines[0].get_ydata(), 50)
+    bar = np.stack(ax.containers[0][2][0].get_segments())[:, :, 1]
+    np.testing.assert_allclose(bar, [[5, 95]] * 20, rtol=1e-12)
+    ax = figures.bands(a_panel(), X, samples[None], ["runs"], "lora_one")
     band = ax.collections[0].get_paths()[0].vertices[:, 1]
-    assert (band.min(), band.max()) == (5, 95)
-    ax = figures.tolerance(a_panel(), 0.5, 1.5, "band")
+    np.testing.assert_allclose([band.min(), band.max()], [5, 95], rtol=1e-12)
+    ax = figures.strip(a_panel(), 0.5, 1.5, "strip")
     assert ax.patches[0].get_facecolor()[:3] == matplotlib.colors.to_rgb(figures.GREY)
     ax = figures.floor(a_panel(yscale="log"), 1e-16)
     assert ax.lines[0].get_linestyle() == ":" and ax.texts[0].get_text() == "rounding"
@@ -174,7 +177,7 @@ def test_every_kind_returns_its_panel():
     ax = a_panel()
     assert figures.curves(ax, X, [X], ["a"], "rushka") is ax and figures.scatter(ax, [X], [X], ["a"], "rushka") is ax
     assert figures.reference(ax, X, X, "a") is ax and figures.spread(ax, X, X[:, None] + X, "rushka", "a") is ax
-    assert figures.tolerance(ax, 0, 1) is ax and figures.floor(ax, 1) is ax
+    assert figures.strip(ax, 0, 1) is ax and figures.floor(ax, 1) is ax
 
 
 def test_every_panel_needs_a_description():
@@ -193,7 +196,7 @@ def test_a_row_is_wellformed_and_takes_its_ink_from_the_page():
         assert "currentColor" in drawing and figures.INK not in drawing
         assert not re.search(r"#000000|\bblack\b|<metadata|<\?xml|<!DOCTYPE", drawing)
     # nothing is fetched from anywhere
-    assert not re.search(r'(?:href|src)="(?!#)', html)
+    assert not re.search(r'(?:href|src)="(?!#|data:)', html)
 
 
 def test_captions_and_descriptions_are_text_and_not_markup():

@@ -1,7 +1,7 @@
 """Sphinx extension: what a reader needs on every page and nobody should type.
 
 - Figures and displayed equations are numbered within their page, so that they can be cited by link; the panels of a
-  figure have letters, and the plain formulas of a caption are set.
+  figure have letters, and the plain formulas of a caption are set. The data of a figure become a file beside the page.
 - The number of a paper on arXiv leads there.
 - A full stop or comma after a formula stays on its line.
 - Under the title: the estimated reading time, the notation and the glossary.
@@ -14,6 +14,7 @@ import html
 import math
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import yaml
 from docutils import nodes
@@ -25,7 +26,8 @@ FORMULA, FIGURE = 15, 60  # worth so many words of reading
 STORY = "book/story.yml"
 AIDS = {"book/notation": "Notation", "book/glossary": "Glossary"}
 LOOK_UP = {"notebooks/ledger", "notebooks/errata", "book/references", *AIDS}  # nobody reads these from end to end
-CAPTION = re.compile(r'<figure class="lb-row">(.*?)<figcaption>(.*?)(?=</figcaption>)', re.S)
+DATA = re.compile(r'(?<=<a class="lb-data" )download="figure.csv" href="data:text/csv;charset=utf-8,([^"]*)"')
+CAPTION = re.compile(r'<figure class="lb-row">(.*?)<figcaption>(.*?)(<a class="lb-data".*?)?(?=</figcaption>)', re.S)
 PANEL = '<div class="lb-panel">'
 ARXIV = re.compile(r"\barXiv[: ]\s?(\d{4}\.\d{4,5})")
 NO_SCRIPT = '<noscript><p class="lb-aids">Without script, formulas are shown as TeX.</p></noscript>'
@@ -39,18 +41,25 @@ def lettered(figure):
     return re.sub(PANEL, lambda found: f'{found[0]}<span class="lb-letter">({next(letters)})</span>', figure)
 
 
-def number(tree):
-    """Number the figures and the displayed equations of a page; return how many figures there are."""
+def number(tree, page):
+    """Number the figures and the displayed equations of a page, a path; return how many figures there are."""
     figures = 0
     for raw in tree.findall(nodes.raw):
         if CAPTION.search(raw.astext()):
             figures += 1
             name = f"figure-{figures}"
+            file = page.with_name(f"{page.name}-{name}.csv")
+
+            def written(found):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(unquote(found[1]), encoding="utf-8")
+                return f'download href="{file.name}" aria-label="data (CSV) of Figure {figures}"'
 
             def numbered(found):
                 panels, caption = lettered(found[1]), typeset(html.unescape(found[2]))
                 label = f'<a class="lb-number" href="#{name}">Figure {figures}.</a>'
-                return f'<figure class="lb-row" id="{name}">{panels}<figcaption>{label} {caption}'
+                data = DATA.sub(written, found[3] or "")
+                return f'<figure class="lb-row" id="{name}">{panels}<figcaption>{label} {caption}{data}'
 
             raw.replace_self(nodes.raw("", CAPTION.sub(numbered, raw.astext(), count=1), format="html"))
     for count, equation in enumerate(tree.findall(nodes.math_block), 1):
@@ -133,7 +142,7 @@ def lead_on(app, page, tree):
 def resolved(app, tree, page):
     link_papers(tree)
     hold_punctuation(tree)
-    figures = number(tree)
+    figures = number(tree, Path(app.outdir) / page)
     if page != app.config.root_doc:
         aids(app, page, tree, figures)
     lead_on(app, page, tree)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorabook.adapters.base_weights import BaseWeights, Weight
+from lorabook.adapters.base_weights import BaseWeights
 from lorabook.adapters.folder import Adapter
 from lorabook.adapters.parts import EXPERT, Part
 from lorabook.adapters.peft_config import AdapterError, printable
@@ -45,8 +45,6 @@ class AgainstBase:
     lost: float | None  # ||round(W0 + X) - (W0 + X)||_F / ||X||_F
     unchanged: float  # share of entries that a merge leaves as they are
     dtype: str  # of the base
-    key: str  # of W0 in the base's files
-    tied: bool  # W0 is that of the embedding, too
 
 
 def against_base(
@@ -97,12 +95,12 @@ def against_base(
 class _Frame:
     """One W0 (m, n) with what is needed of its singular vectors."""
 
-    def __init__(self, weight: Weight, top: int):
-        self.stored, self.key, self.tied = weight
+    def __init__(self, W0: Tensor, top: int):
+        self.stored = W0
         self.home = default_device()
-        self.W0 = self.stored.to(self.home, torch.float64)
+        self.W0 = W0.to(self.home, torch.float64)
         self.size = float(self.W0.norm())
-        self.top = min(top, *self.stored.shape)
+        self.top = min(top, *W0.shape)
         if self.top and self.size:
             self.U, self.s, self.V = left_singular(self.W0, self.top)
 
@@ -125,8 +123,7 @@ class _Frame:
                 said[3] = (float((B @ (A @ self.V)).norm()) / norm) ** 2
         ratio = norm / self.size if self.size else math.inf
         dtype = str(self.stored.dtype).removeprefix("torch.")
-        where = dtype, self.key, self.tied
-        return AgainstBase(ratio, said[0], said[1], self.top, said[2], said[3], lost, unchanged, *where)
+        return AgainstBase(ratio, said[0], said[1], self.top, said[2], said[3], lost, unchanged, dtype)
 
 
 def intruders(known: Tensor, leading: Tensor, threshold: float) -> int:

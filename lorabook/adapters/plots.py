@@ -57,7 +57,7 @@ def draw_series(path: str | Path, series: Series, overwrite: bool = False) -> No
     ]
     ax = figures.panel("adapter", "||X|| of a module", width=7.0, height=3.6)
     x = list(range(1, len(norms) + 1))
-    figures.bands(ax, x, [norms], ["median, and 5 to 95 % of the modules"], "kim", "o-")
+    figures.bands(ax, x, [norms], ["median, and 5 to 95 % of the modules"], "kim", marker="o")
     ax.set_xticks(x, [adapter.folder.name for adapter in series.adapters], rotation=20 if len(x) > 4 else 0)
     _write(path, ax, "Norms from adapter to adapter", "Median and band of the modules' norms by adapter.", overwrite)
 

@@ -16,11 +16,14 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas
 import seaborn
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba_array
+from matplotlib.colors import ListedColormap, LogNorm, to_rgba_array
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
+
+from lorabook.page import plotted
 
 plt.style.use(Path(__file__).with_name("lorabook.mplstyle"))
 INK = "#010203"  # replaced by currentColor in the SVG
@@ -32,9 +35,12 @@ COLOURS = {
     "kim": "#CC79A7",
     "one_dynamics": "#8A6FC4",
 }
-#: Hue, from 0 to 360, and lightness of the families, up to 100, in seaborn's HUSL.
-HUSL = dict(zip(COLOURS, ((244.9, 46.0), (25.9, 54.2), (153.6, 57.7), (335.3, 61.0), (276.1, 52.7))))
+#: Hue and lightness of each, as shares of the circle and of white, in seaborn's HUSL.
+HUSL = dict(zip(COLOURS, ((0.682, 0.465), (0.072, 0.547), (0.428, 0.583), (0.934, 0.616), (0.769, 0.532))))
 MARKERS = "osD^vP*X"
+#: What seaborn's lineplot makes of draws: a median, and a band for an interval of them; or bars.
+BAND = dict(estimator="median", errorbar=("pi", 90), err_kws=dict(alpha=0.25, linewidth=0))
+BARS = dict(err_style="bars", err_kws=dict(capsize=2, elinewidth=1.0))
 
 
 def panel(xlabel: str, ylabel: str, title: str = "", width: float = 4.0, height: float = 3.1, **scales) -> Axes:
@@ -48,9 +54,7 @@ def panel(xlabel: str, ylabel: str, title: str = "", width: float = 4.0, height:
 def family(source: str, count: int) -> list:
     """``count`` colours around a source's own, of one lightness so that all read on light and dark pages."""
     hue, lightness = HUSL[source]
-    # seaborn counts hues up to 359 and the rest up to 99
-    turned = lambda by: seaborn.husl_palette(1, (hue + by) % 360 / 359, 58 / 99, lightness / 99).as_hex()[0]
-    return [COLOURS[source], *(turned(300 * k / count) for k in range(1, count))]
+    return [COLOURS[source], *seaborn.husl_palette(count, h=hue, s=0.586, l=lightness).as_hex()[1:]]
 
 
 def curves(ax: Axes, x, measured, labels, source: str, predicted=None, every: int = 1) -> Axes:
@@ -71,7 +75,7 @@ def curves(ax: Axes, x, measured, labels, source: str, predicted=None, every: in
         else:
             ax.plot(x[k][::every], measured[k][::every], MARKERS[k % 8], color=colour, label=label or None)
             _dashed(ax, x[k], _numpy(predicted)[k], "prediction" if k == len(measured) - 1 else "")
-    return _legend(ax, labels)
+    return _legend(ax)
 
 
 def _curve(ax: Axes, x, y, colour: str, marker: str, label: str) -> None:
@@ -88,65 +92,79 @@ def by_source(ax: Axes, x, measured: dict, names: dict) -> Axes:
     for source, values in measured.items():
         across, marker = _numpy(x[source] if isinstance(x, dict) else x), MARKERS[list(COLOURS).index(source)]
         _curve(ax, across, _numpy(values), COLOURS[source], marker, names[source])
-    return _legend(ax, names.values())
+    return _legend(ax)
 
 
 def scatter(ax: Axes, x, y, labels, source: str) -> Axes:
     """Point clouds, one colour and one marker per label; x and y are sequences of K vectors."""
     for k, (colour, label) in enumerate(zip(family(source, len(labels)), labels, strict=True)):
         ax.plot(_numpy(x[k]), _numpy(y[k]), MARKERS[k % 8], color=colour, label=label or None, alpha=0.75)
-    return _legend(ax, labels)
+    return _legend(ax)
 
 
 def reference(ax: Axes, x, y, label: str) -> Axes:
     """A prediction: dashed ink, drawn on top."""
     _dashed(ax, _numpy(x), _numpy(y), label)
-    return _legend(ax, [label])
+    return _legend(ax)
+
+
+def bands(ax: Axes, x, samples, labels, source: str, **look) -> Axes:
+    """Median and the band from the 5th to the 95th percentile, for K labels and ``samples`` (K, X, D) of D draws.
+
+    ``look`` goes to ``seaborn.lineplot``.
+    """
+    for k, (colour, label, draws) in enumerate(zip(family(source, len(labels)), labels, _numpy(samples), strict=True)):
+        marker = MARKERS[k % 8] if "err_style" in look else ""
+        style = dict(color=colour, label=label or None, marker=marker, markeredgecolor=colour) | BAND | look
+        seaborn.lineplot(_tidy(x, draws), x="x", y="y", ax=ax, **style)
+    return _legend(ax)
 
 
 def spread(ax: Axes, x, samples, source: str, label: str) -> Axes:
-    """:func:`bands` for one label and ``samples`` (X, D), its median as points."""
-    return bands(ax, x, [samples], [label], source, "o")
+    """The median of ``samples`` (X, D) as points, with bars from the 5th to the 95th percentile.
+
+    Of fewer than 20 draws a percentile says little: each one is a faint point instead.
+    """
+    few = _numpy(samples).shape[1] < 20
+    if few:
+        look = dict(color=COLOURS[source], alpha=0.5, s=9, linewidth=0, label="_draws")
+        seaborn.scatterplot(_tidy(x, samples), x="x", y="y", ax=ax, **look)
+    return bands(ax, x, [samples], [label], source, linestyle="none", **BARS | ({"errorbar": None} if few else {}))
+
+
+def rates(ax: Axes, x, rate, low, high, labels, source: str) -> Axes:
+    """Shares ``rate`` (K, X) with intervals from ``low`` to ``high`` as bars, one curve per label."""
+    ends = np.stack([_numpy(low), _numpy(rate), _numpy(high)], -1)
+    return bands(ax, x, ends, labels, source, errorbar=("pi", 100), **BARS)
 
 
 def bars(ax: Axes, labels, values, source: str, floor_at: float | None = None) -> Axes:
     """Horizontal bars with names on the left, first on top; ``floor_at`` is the shortest length on a log axis."""
-    values = _numpy(values)
-    shown = np.maximum(values, floor_at) if floor_at else values
-    ax.barh(range(len(labels)), shown, color=COLOURS[source], alpha=0.75)
-    ax.set_yticks(range(len(labels)), labels)
-    ax.invert_yaxis()
+    shown = np.maximum(_numpy(values), floor_at or -np.inf)
+    seaborn.barplot(x=shown, y=list(labels), color=COLOURS[source], alpha=0.75, saturation=1, errorbar=None, ax=ax)
     ax.grid(axis="y", visible=False)
     return ax
 
 
 def intervals(ax: Axes, labels, values, half_widths, source: str, marked=()) -> Axes:
     """A forest plot: one line per label, a point with its interval; the rows in ``marked`` are filled squares."""
-    values, half_widths = _numpy(values), _numpy(half_widths)
-    for row in range(len(labels)):
-        strong = row in marked
-        look = (
-            dict(fmt="s", color=COLOURS[source], markersize=5.5)
-            if strong
-            else dict(fmt="o", color=GREY, markersize=4.5)
-        )
-        ax.errorbar(values[row], row, xerr=half_widths[row], **look, capsize=2, linewidth=1.2)
-    ax.set_yticks(range(len(labels)), labels, fontsize="small")
+    rows = np.arange(len(labels))
+    for mark, chosen in (("o", ~np.isin(rows, marked)), ("s", np.isin(rows, marked))):
+        colour, widths = GREY if mark == "o" else COLOURS[source], _numpy(half_widths)[chosen]
+        look = dict(xerr=widths, fmt=mark, color=colour, capsize=2, linewidth=1.2)
+        ax.errorbar(_numpy(values)[chosen], rows[chosen], **look)[0].set_label(f"_{ax.get_title(loc='left') or 'mean'}")
+    ax.set_yticks(rows, labels, fontsize="small")
     ax.invert_yaxis()
     return ax
 
 
-def heat(ax: Axes, rows, columns, values, texts, source: str) -> Axes:
-    """A table as coloured cells, each with its text; ``values`` (R, C) in [0, 1] set the strength of the colour."""
-    strength = 0.08 + 0.5 * np.clip(np.nan_to_num(_numpy(values)), 0, 1)
-    ax.imshow(
-        to_rgba_array([COLOURS[source]] * strength.size, strength.ravel()).reshape(*strength.shape, 4), aspect="auto"
-    )
-    for r, line in enumerate(texts):
-        for c, text in enumerate(line):
-            ax.text(c, r, text, ha="center", va="center", fontsize="small", color=INK)
-    ax.set_xticks(range(len(columns)), columns)
-    ax.set_yticks(range(len(rows)), rows)
+def heat(ax: Axes, rows, columns, values, texts, source: str, between: tuple[float, float]) -> Axes:
+    """A map of ``values`` (R, C) as cells with texts; the colour is strong at the upper end of a range, in decades."""
+    shades = ListedColormap(to_rgba_array([COLOURS[source]] * 256, np.linspace(0.08, 0.58, 256)))
+    look = dict(annot=np.array(texts), fmt="", annot_kws=dict(color=INK, fontsize="small"), cbar=False)
+    table = pandas.DataFrame(_numpy(values), rows, columns)
+    seaborn.heatmap(table, cmap=shades, norm=LogNorm(*between, clip=True), ax=ax, **look)
+    ax.tick_params(axis="y", rotation=0)
     ax.grid(visible=False)
     return ax
 
@@ -184,23 +202,6 @@ class Table:
         return {"text/plain": plain, "text/markdown": "\n".join(marked)}
 
 
-def rates(ax: Axes, x, rate, low, high, labels, source: str) -> Axes:
-    """Shares with their binomial intervals as bars, one curve per label.
-
-    Args:
-        x: (T,) abscissae.
-        rate, low, high: (K, T) shares and the ends of their intervals.
-        labels: K texts; an empty text keeps a curve out of the legend.
-        source: whose colour.
-    """
-    x, rate, low, high = (_numpy(values) for values in (x, rate, low, high))
-    for k, (colour, label) in enumerate(zip(family(source, len(labels)), labels, strict=True)):
-        bars = np.maximum(np.stack([rate[k] - low[k], high[k] - rate[k]]), 0)
-        look = dict(color=colour, marker=MARKERS[k % 8], capsize=2, elinewidth=1.0)
-        ax.errorbar(x, rate[k], bars, label=label or None, **look)
-    return _legend(ax, labels)
-
-
 def contours(ax: Axes, x, y, height, points, source: str, levels: int = 14) -> Axes:
     """Level lines of a landscape over a plane, evenly spaced in their square root, so that valleys show.
 
@@ -215,22 +216,13 @@ def contours(ax: Axes, x, y, height, points, source: str, levels: int = 14) -> A
     ax.contour(x, y, height, levels=steps, colors=COLOURS[source], linewidths=0.8, alpha=0.8)
     for k, (label, (across, up)) in enumerate(points.items()):
         ax.plot(across, up, MARKERS[k % 8], color=INK, label=label, markersize=6)
-    return _legend(ax, list(points))
-
-
-def bands(ax: Axes, x, samples, labels, source: str, style: str = "-") -> Axes:
-    """Median and the band from the 5th to the 95th percentile, for K labels and ``samples`` (K, X, D) of D draws."""
-    for colour, label, draws in zip(family(source, len(labels)), labels, _numpy(samples), strict=True):
-        low, middle, high = np.nanquantile(draws, [0.05, 0.5, 0.95], axis=-1)
-        ax.fill_between(_numpy(x), low, high, color=colour, alpha=0.25, linewidth=0)
-        ax.plot(_numpy(x), middle, style, color=colour, label=label or None)
-    return _legend(ax, labels)
+    return _legend(ax)
 
 
 def strip(ax: Axes, low: float, high: float, label: str = "") -> Axes:
     """A range of the abscissa, as a grey strip from bottom to top."""
     ax.axvspan(low, high, color=GREY, alpha=0.2, linewidth=0, label=label or None)
-    return _legend(ax, [label])
+    return _legend(ax)
 
 
 def phases(ax: Axes, edges, names) -> Axes:
@@ -240,21 +232,15 @@ def phases(ax: Axes, edges, names) -> Axes:
     where = blended_transform_factory(ax.transData, ax.transAxes + down)
     for k, (name, low, high) in enumerate(zip(names, edges[:-1], edges[1:], strict=True)):
         look = dict(color=GREY, alpha=(0.45, 0.2)[k % 2], linewidth=0, clip_on=False)
-        ax.fill_betweenx([0, 0.09], low, high, transform=where, **look)
+        ax.fill_betweenx([0, 0.09], low, high, transform=where, label=f"_{name}", **look)
         middle = (low * high) ** 0.5 if ax.get_xscale() == "log" else (low + high) / 2
         ax.text(middle, 0.045, name, transform=where, ha="center", va="center", fontsize="small")
     return ax
 
 
-def tolerance(ax: Axes, low: float, high: float, label: str = "") -> Axes:
-    """The band in which a claim holds, as a grey strip across the panel."""
-    ax.axhspan(low, high, color=GREY, alpha=0.2, linewidth=0, label=label or None)
-    return _legend(ax, [label])
-
-
 def floor(ax: Axes, level: float, label: str = "rounding") -> Axes:
     """The numeric floor: a dotted line with its name at the right edge."""
-    ax.axhline(level, color=GREY, linestyle=":", linewidth=1.2)
+    ax.axhline(level, color=GREY, linestyle=":", linewidth=1.2, label=f"_{label}")
     ax.annotate(label, (0.99, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize="small")
     return ax
 
@@ -269,7 +255,7 @@ def row(*panels: Axes, caption: str, alt: list[str] | tuple[str, ...]) -> Row:
     """
     if len(alt) != len(panels):
         raise ValueError(f"{len(panels)} panels need {len(panels)} descriptions; got {len(alt)}.")
-    return Row(caption, tuple(alt), tuple(_svg(ax) for ax in panels))
+    return Row(caption, tuple(alt), tuple(_svg(ax) for ax in panels), plotted.csv(panels))
 
 
 @dataclass(frozen=True)
@@ -279,6 +265,7 @@ class Row:
     caption: str
     alt: tuple[str, ...]
     drawings: tuple[str, ...]
+    data: str = ""
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         parts = []
@@ -288,7 +275,8 @@ class Row:
             drawing = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}", drawing)
             named = f'<svg role="img" aria-label="{html.escape(text, quote=True)}" '
             parts.append(f'<div class="lb-panel">{drawing.replace("<svg", named, 1)}</div>')
-        page = f'<figure class="lb-row">{"".join(parts)}<figcaption>{html.escape(self.caption)}</figcaption></figure>'
+        told = html.escape(self.caption) + (f" {plotted.link(self.data)}" if self.data else "")
+        page = f'<figure class="lb-row">{"".join(parts)}<figcaption>{told}</figcaption></figure>'
         return {"text/plain": f"Figure: {self.caption}", "text/html": page}
 
 
@@ -301,13 +289,21 @@ def _svg(ax: Axes) -> str:
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.S)
     for size in ("width", "height"):
         drawing = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", drawing)
+    short = lambda places: re.sub(r"\d+\.\d+", lambda number: f"{float(number[0]):.2f}", places[0])
+    drawing = re.sub(r'\b(?:d|x|y)="[^"]*"', short, drawing)  # a hundredth of a point is enough
     return re.sub(r"\n\s*", "\n", drawing.replace(INK, "currentColor"))
 
 
-def _legend(ax: Axes, labels) -> Axes:
-    if any(labels):
+def _legend(ax: Axes) -> Axes:
+    if ax.get_legend_handles_labels()[0]:
         ax.legend()
     return ax
+
+
+def _tidy(x, draws) -> pandas.DataFrame:
+    """A row for each draw; ``draws`` (X, D) at ``x`` (X,)."""
+    draws = _numpy(draws)
+    return pandas.DataFrame({"x": np.repeat(_numpy(x), draws.shape[1]), "y": draws.ravel()})
 
 
 def _numpy(values) -> np.ndarray:
