@@ -33,6 +33,7 @@ TEXT = {
     "page.cards",
     "page.claims",
     "page.correspondence",
+    "page.grounds",
     "page.ledger",
     "page.letters",
     "page.lists",

@@ -74,7 +74,7 @@ def curves(ax: Axes, x, measured, labels, source: str, predicted=None, every: in
             _curve(ax, x[k], measured[k], colour, MARKERS[k % 8], label)
         else:
             ax.plot(x[k][::every], measured[k][::every], MARKERS[k % 8], color=colour, label=label or None)
-            _dashed(ax, x[k], _numpy(predicted)[k], "prediction" if k == len(measured) - 1 else "")
+            _dashed(ax, x[k], _numpy(predicted)[k], "prediction" if any(labels) and k == len(measured) - 1 else "")
     return _legend(ax)
 
 

@@ -57,8 +57,9 @@ def _panel(ax: Axes, looks: dict[tuple, str]) -> pandas.DataFrame:
         if on and points[on].isin(tables[-1][on]).all():  # an interval around the curve drawn before it
             tables[-1] = tables[-1].merge(points, how="left")
             continue
-        instead = seen.get(_look(artist)) or ("level" if "y" in points and points["x"].isna().any() else "")
-        names.append(_name(artist, before, names, instead or ax.get_ylabel() or ax.get_title(loc="left")))
+        level = "level" in points or "x" in points and points["x"].isna().any()
+        instead = "level" if level else ax.get_ylabel() or ax.get_title(loc="left")
+        names.append(_name(artist, before, names, seen.get(_look(artist)) or instead))
         tables.append(points.assign(series=names[-1]))
         before = artist
     table = pandas.concat(tables)
@@ -130,7 +131,7 @@ def _name(artist: Artist, before: Artist | None, names: list[str], instead: str)
     label = _label(artist)
     dashed = [isinstance(one, Line2D) and one.get_linestyle() == "--" for one in (artist, before)]
     if dashed[0] and label in ("", "prediction"):
-        return f"{names[-1]}, {len(names)}" if dashed[1] else f"prediction, {names[-1]}"
+        return f"{re.sub(', [0-9]+$', '', names[-1])}, {len(names)}" if dashed[1] else f"prediction, {names[-1]}"
     again = isinstance(artist, Line2D) and instead in names
     return label or (f"{instead}, {len(names)}" if again else instead) or "shown"
 
