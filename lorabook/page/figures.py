@@ -270,7 +270,7 @@ class Row:
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         parts = []
         for number, (text, drawing) in enumerate(zip(self.alt, self.drawings, strict=True)):
-            prefix = f"f{zlib.crc32(self.caption.encode())}-{number}-"
+            prefix = f"f{zlib.crc32(self.caption.encode()) % 16**6:x}-{number}-"
             drawing = re.sub(r'\bid="', f'id="{prefix}', drawing)
             drawing = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}", drawing)
             named = f'<svg role="img" aria-label="{html.escape(text, quote=True)}" '
@@ -289,9 +289,14 @@ def _svg(ax: Axes) -> str:
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.S)
     for size in ("width", "height"):
         drawing = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", drawing)
-    short = lambda places: re.sub(r"\d+\.\d+", lambda number: f"{float(number[0]):.2f}", places[0])
-    drawing = re.sub(r'\b(?:d|x|y)="[^"]*"', short, drawing)  # a hundredth of a point is enough
-    return re.sub(r"\n\s*", "\n", drawing.replace(INK, "currentColor"))
+    return _short(re.sub(r"\n\s*", "\n", drawing.replace(INK, "currentColor")))
+
+
+def _short(drawing: str) -> str:
+    """The same drawing in fewer letters, its points to a hundredth: a book has a hundred of them."""
+    near = lambda number: f"{round(float(number[0]), 2):g}"
+    tight = lambda places: re.sub(r"\d+\.\d+", near, re.sub(r"\s*([A-Za-z])\s*", r"\1", places[0]))
+    return re.sub(r'\b(?:d|x|y)="[^"]*"', tight, drawing).replace("DejaVuSans-", "g")
 
 
 def _legend(ax: Axes) -> Axes:
