@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: claim lists, experiments and published tables travel in the package, as ``lorabook/data``."""
+"""What pyproject.toml cannot say: claim lists, experiments and tables travel in the package, as ``lorabook/data``."""
 
 import tempfile
 

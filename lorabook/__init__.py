@@ -5,7 +5,7 @@
 - ``mallada``, ``lora_one``, ``rushka``, ``kim``: one source each, none of which knows another;
 - ``adapters``: tools for adapters that HF PEFT makes and saves;
 - ``one_dynamics``, ``real_fine_tune``: the chapters of these names;
-- ``experiments``: the sources' own experiments, as data;
+- ``experiments``: the sources' own experiments, as data and as runs;
 - ``sweep``: one notebook, many parameters, on a cluster;
 - ``commands``: what ``lorabook`` does on the command line; ``__main__``: the command itself.
 """
@@ -15,8 +15,8 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 
-# Claim lists, experiments and published tables lie in the package where a wheel was installed, and beside it in a clone.  The place
-# of this very package decides, so a clone on PYTHONPATH reads its own and not those of another one that is installed.
+# Claim lists, experiments and published tables lie in the package where a wheel was installed, beside it in a clone.
+# The place of this very package decides, so a clone on PYTHONPATH reads its own and not those of an installed one.
 DATA = Path(str(files(__name__)), "data")
 if not DATA.is_dir():
     DATA = DATA.parents[1] / "data"

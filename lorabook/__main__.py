@@ -10,10 +10,10 @@ import os
 import sys
 
 import lorabook
-from lorabook.commands import compare, inspect, sweep, truncate
+from lorabook.commands import compare, inspect, run, sweep, truncate
 
 #: Each has ``add(commands)``; see :mod:`lorabook.commands`.
-COMMANDS = (inspect, truncate, compare, sweep)
+COMMANDS = (inspect, truncate, compare, sweep, run)
 
 
 def main(arguments: list[str] | None = None) -> int:

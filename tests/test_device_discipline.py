@@ -24,7 +24,6 @@ f64 = torch.float64
 #: Rooms without tensors, and routines that take and give none.
 TEXT = {
     "exact",
-    "experiments.settings",
     "inputs.published",
     "kim.proofs",
     "lora_one.proofs",
@@ -333,6 +332,7 @@ def public_routines():
         "real_fine_tune",
         "adapters",
         "commands",
+        "experiments",
         "__main__",
     }  # their own tests look after them
     found = set()

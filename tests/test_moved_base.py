@@ -174,3 +174,11 @@ def test_a_second_adapter_is_saved_beside_it_unchanged(tmp_path):
     assert json.loads((tmp_path / "more" / "adapter_config.json").read_text())["r"] == 2
     with pytest.raises(ValueError, match="as safetensors only"):
         model.save_pretrained(tmp_path, safe_serialization=False)
+
+
+def test_a_module_that_calls_a_number_its_scaling_is_no_lora_layer(tmp_path):
+    model = adapted()
+    model.base_model.model[1].scaling = 0.125  # as T5's attention does
+    lora_one_(model, [data()], 0.5, "slides", loss=loss)
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["r"] == 8

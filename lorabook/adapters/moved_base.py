@@ -119,5 +119,5 @@ def _exact(values: dict[str, float], usual: float) -> dict[str, float]:
 
 def _lora_layers(model: nn.Module, adapter: str):
     for name, layer in model.named_modules():
-        if adapter in getattr(layer, "scaling", {}) and adapter in getattr(layer, "lora_A", {}):
+        if adapter in getattr(layer, "lora_A", {}) and adapter in layer.scaling:
             yield name, layer

@@ -50,6 +50,7 @@ class Experiment:
     claims: tuple[str, ...]  # the claims about what came out
     published: tuple[str, ...]  # the tables of data/published it makes
     settings: dict[str, Setting]
+    size: dict[str, Any]  # counts of the network and its data, of those that can be run
 
     def __getitem__(self, name: str) -> Any:
         """The value of a setting."""
@@ -93,8 +94,9 @@ def parse(name: str, text: str) -> Experiment:
         head = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ExperimentError(f"{where} cannot be read: {' '.join(str(error).split())}.") from None
+    size = head.pop("size", {}) if isinstance(head, dict) else {}
     if not isinstance(head, dict) or set(head) != set(HEAD) or not isinstance(head["settings"], dict):
-        raise ExperimentError(f"{where} needs {', '.join(HEAD)}, and nothing else.")
+        raise ExperimentError(f"{where} needs {', '.join(HEAD)}, perhaps size, and nothing else.")
     if head["source"] not in lists.sources():
         raise ExperimentError(f"{where}: there is no source {head['source']!r}.")
     unknown = [claim for claim in head["claims"] if f"{head['source']}.{claim}" not in lists.load(head["source"])]
@@ -106,7 +108,7 @@ def parse(name: str, text: str) -> Experiment:
         raise ExperimentError(f"{where} has no {', '.join(missing)}.")
     settings = {key: _setting(f"{where}, {key}", raw) for key, raw in head["settings"].items()}
     claims = tuple(f"{head['source']}.{claim}" for claim in head["claims"])
-    return Experiment(name, head["title"], head["source"], claims, tuple(head["published"]), settings)
+    return Experiment(name, head["title"], head["source"], claims, tuple(head["published"]), settings, size)
 
 
 def _setting(where: str, raw: Any) -> Setting:

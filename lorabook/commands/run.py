@@ -1,0 +1,88 @@
+"""``lorabook run EXPERIMENT``: an experiment of a source, as it was made.
+
+Exit code 0: every run that was asked for has its record.  1: one could not be done, one sentence on stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from lorabook.commands.options import not_negative, positive
+
+
+def add(commands) -> None:
+    """Add the parser of this command."""
+    parser = commands.add_parser(
+        "run",
+        help="run an experiment of a source as it was made",
+        description="Train as a table or figure of a source was made, and write a record of each run. What has a "
+        "record is skipped, and what was stopped goes on, so the same command goes on where it stopped.",
+    )
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="a file of data/experiments, as glue or sst2")
+    parser.add_argument("--task", help="one of the experiment's tasks")
+    parser.add_argument("--method", help="full, lora, lora_one, proximal, ...")
+    parser.add_argument("--rank", type=positive(int), metavar="R", help="of the adapter")
+    parser.add_argument("--seed", type=not_negative(int), metavar="S", help="default: the experiment's first")
+    parser.add_argument("--rate", type=positive(float), metavar="L", help="learning rate; default: the experiment's")
+    parser.add_argument("--decay", type=not_negative(float), metavar="D", help="lambda of the nuclear norm")
+    parser.add_argument("--start", help="of factored training: zero, small_1, small_2, small_3, large")
+    parser.add_argument("--all", action="store_true", help="every value of what is not given, the rate excepted")
+    parser.add_argument("--out", metavar="FOLDER", help="where the records go, a file for each run")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
+    kind.add_argument(
+        "--rehearse", action="store_true", help="tiny networks and data made by formula, no network; no result"
+    )
+    parser.add_argument("--card", default="A100", help="of the plan: T4, L4, RTX4090, A100, H100, H200")
+    parser.set_defaults(run=run)
+
+
+def run(options) -> str:
+    """The plan, or where the records are."""
+    from lorabook.experiments import ExperimentError, plan, points, settings, shelf
+
+    experiment = settings.load(options.experiment)
+    given = {name: getattr(options, name) for name in ("task", "method", "rank", "seed", "rate", "decay", "start")}
+    runs = points.runs(experiment, options.all, **given)
+    values = points.values(experiment, options.rehearse)
+    if options.dry_run:
+        return plan.told(experiment, runs, values, options.card)
+    if not options.out:
+        raise ExperimentError("Say where the records go: --out FOLDER.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ExperimentError("One process does one run; start other runs beside it, each on a card of its own.")
+    shelf.quiet()
+    out = Path(options.out)
+    if options.rehearse:
+        with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
+            return _rehearse(experiment, runs, values, out, Path(folder))
+    return _run(experiment, runs, values, out)
+
+
+def _rehearse(experiment, runs, values, out, folder: Path) -> str:
+    from lorabook.experiments import made, shelf
+
+    made.shelf(folder, experiment)
+    return _records(runs, values, out, shelf.Shelf(folder)) + " A rehearsal: none of its numbers is a result."
+
+
+def _run(experiment, runs, values, out) -> str:
+    from lorabook.experiments import plan, shelf
+
+    here = shelf.Shelf()
+    here.reach(experiment["model"], experiment["model_revision"])
+    plan.check([plan.need(experiment, run, values) for run in runs], out, shelf.cache())
+    return _records(runs, values, out, here)
+
+
+def _records(runs, values, out, here) -> str:
+    from lorabook.experiments import run
+
+    say = lambda line: print(line, file=sys.stderr, flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    for one in runs:
+        run.record(one, values, out, here, say)
+    return f"{len(runs)} run{'s' if len(runs) > 1 else ''} recorded in {out}."

@@ -1,0 +1,94 @@
+"""A rehearsal's models and data: tiny networks of the real architectures, and rows made by formula, in a folder with
+the layout of the Hub.  Nothing that comes out of a rehearsal is a result.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lorabook import checks
+from lorabook.experiments.settings import Experiment
+from lorabook.experiments.tasks import TASKS, file, prompt
+
+ROWS = {"train": 96, "validation": 40}
+GOOD, BAD = ("fine", "bright", "warm", "clever"), ("dull", "grey", "cold", "clumsy")
+THINGS = ("film", "plot", "score", "cast", "scene", "ending")
+
+
+def shelf(folder: Path, experiment: Experiment) -> None:
+    """Write the model and the data of an experiment, tiny and made by formula, into ``folder``."""
+    rows = {(task, split): made_rows(task, split) for task in experiment["tasks"] for split in ROWS}
+    for (task, split), found in rows.items():
+        write(folder / experiment["data"] / file(task, split), found)
+    texts = [" ".join(prompt(task, row)) for (task, _), found in rows.items() for row in found]
+    place = folder / experiment["model"]
+    kind = "t5" if "t5" in experiment["model"] else "roberta"
+    tokenizer(kind, texts).save_pretrained(place)
+    model(kind, place).save_pretrained(place)
+
+
+def made_rows(task: str, split: str) -> list[dict]:
+    """Rows in the columns of the task; the label follows from the words, so that there is something to learn."""
+    labels, columns = len(TASKS[task].words), TASKS[task].columns
+    rows = []
+    for number in range(ROWS[split]):
+        k = number * 7 + (3 if split == "validation" else 0)
+        label = k // 2 % labels
+        words = (GOOD, BAD, THINGS)[label]
+        phrase = lambda shift: f"the {THINGS[(k + shift) % 6]} is {words[(k + shift) % 4]} and {words[(k // 3) % 4]}"
+        rows.append({name: phrase(place) for place, name in enumerate(columns)} | {"label": label, "idx": number})
+    return rows
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    """A parquet file, its folder made."""
+    checks.package("pyarrow", "experiments")
+    import pyarrow
+    import pyarrow.parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+def tokenizer(kind: str, texts: list[str]):
+    """A tokenizer of whole words, with the marks of the architecture."""
+    transformers = checks.package("transformers", "experiments")
+    tokenizers = checks.package("tokenizers", "experiments")
+    from tokenizers import models, pre_tokenizers, processors
+
+    first = ["<pad>", "</s>", "<unk>"] if kind == "t5" else ["<s>", "<pad>", "</s>", "<unk>"]
+    words = first + sorted({word for text in texts for word in text.split()})
+    numbers = {word: number for number, word in enumerate(words)}
+    one = tokenizers.Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
+    one.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    single, pair = ("$A </s>", "$A </s> $B </s>") if kind == "t5" else ("<s> $A </s>", "<s> $A </s> </s> $B </s>")
+    marks = [(word, numbers[word]) for word in first if word in single]
+    one.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=marks)
+    named = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    if kind == "roberta":
+        named |= {"bos_token": "<s>", "cls_token": "<s>", "sep_token": "</s>"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=one, **named)
+
+
+def model(kind: str, place: Path):
+    """A network of the architecture from a configuration, with two layers of width 32."""
+    transformers = checks.package("transformers", "experiments")
+    known = len(transformers.PreTrainedTokenizerFast.from_pretrained(place))
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        if kind == "t5":
+            config = transformers.T5Config(
+                vocab_size=known, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0
+            )
+            return transformers.T5ForConditionalGeneration(config)
+        config = transformers.RobertaConfig(
+            vocab_size=known,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            max_position_embeddings=132,
+        )
+        return transformers.RobertaForMaskedLM(config)

@@ -1,0 +1,118 @@
+"""The runs of an experiment: each a task, a method, a rank, a seed, a rate; with a nuclear norm a decay or a start.
+
+Not here: what a run does (``run``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lorabook.experiments import ExperimentError
+from lorabook.experiments.methods import ADAPTED, METHODS, STEPPED
+from lorabook.experiments.nuclear import STARTS
+from lorabook.experiments.settings import Experiment, load, names
+
+#: What a rehearsal takes less of: steps and rows in a step.
+REHEARSED = {"epochs": 2, "head_epochs": 2, "warmup_steps": 2, "batch": 16, "monte_carlo": 20}
+STILL = ("pretrained", *STEPPED)  # nothing is drawn
+RANKED = (*ADAPTED, "one_step_low_rank", "factored")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One training, or one measurement without a training."""
+
+    experiment: str
+    task: str
+    method: str
+    seed: int
+    rate: float
+    rank: int | None = None
+    decay: float | None = None
+    start: str | None = None
+
+    def name(self, values: dict[str, Any]) -> str:
+        """A name for files: what it is, and a hash of it with the settings it is run under."""
+        told = json.dumps([asdict(self), values], sort_keys=True)
+        parts = [self.experiment, self.task, self.method][self.experiment == self.task :]
+        parts += [f"r{self.rank}"] if self.rank else []
+        parts += [f"d{self.decay:g}"] if self.decay is not None else []
+        parts += [self.start] if self.start else []
+        return "-".join([*parts, f"s{self.seed}", hashlib.sha256(told.encode()).hexdigest()[:8]])
+
+
+def values(experiment: Experiment, rehearse: bool = False) -> dict[str, Any]:
+    """The settings by name, as a run uses them."""
+    found = {name: one.value for name, one in experiment.settings.items()}
+    return found | {name: min(most, found[name]) for name, most in REHEARSED.items() if rehearse and name in found}
+
+
+def methods(experiment: Experiment) -> tuple[str, ...]:
+    """The methods that can be run: those of the source and, for LoRA-One's tables, further ones of the same kind."""
+    own = tuple(experiment["methods"])
+    return own if "proximal" in own else tuple(dict.fromkeys([*own, *METHODS]))
+
+
+def runs(experiment: Experiment, everything: bool = False, **given: Any) -> list[Point]:
+    """The runs that are asked for.
+
+    Args:
+        experiment: which.
+        everything: all values of what is not given; otherwise its first one, and one task and method have to be named.
+        given: ``task``, ``method``, ``rank``, ``seed``, ``rate``, ``decay``, ``start``; None where not given.
+
+    Raises:
+        ExperimentError: an experiment that has no runner yet, an unknown value, a choice that is missing.
+    """
+    if not experiment.size:
+        able = [name for name in names() if load(name).size]
+        raise ExperimentError(f"{experiment.name} has its settings here and no runner yet; {_or(able)} can be run.")
+    known = methods(experiment)
+    tasks = _chosen("task", experiment["tasks"], given.get("task"), everything)
+    found = []
+    for method in _chosen("method", known, given.get("method"), everything, experiment["methods"]):
+        axes = {
+            "seed": (experiment["seeds"], method not in STILL),
+            "rate": (_rates(experiment), False),
+            "rank": (experiment["ranks"], method in RANKED),
+            "decay": (experiment["decays"] if method == "proximal" else [], method == "proximal"),
+            "start": (STARTS, method == "factored"),
+        }
+        lists = []
+        for name, (usual, counts) in axes.items():
+            asked = given.get(name)
+            if not counts and name not in ("rate", "seed"):
+                lists.append([None])
+            elif asked is not None:
+                if name in ("decay", "start") and asked not in usual:
+                    raise ExperimentError(f"{name} {asked!r} is not one of {_or(usual)}.")
+                lists.append([asked])
+            else:
+                lists.append(list(usual) if everything and counts else list(usual)[:1])
+        for task, one in itertools.product(tasks, itertools.product(*lists)):
+            found.append(Point(experiment.name, task, method, **dict(zip(axes, one))))
+    return found
+
+
+def _rates(experiment: Experiment) -> list[float]:
+    """The rate of a run that names none: the configuration's, or the first of the grid."""
+    return [experiment["rate"]] if "rate" in experiment.settings else experiment["rates"]
+
+
+def _chosen(what: str, known: Any, asked: Any, everything: bool, usual: Any = None) -> list:
+    if asked is not None:
+        if asked not in known:
+            raise ExperimentError(f"There is no {what} {asked!r}; there are {', '.join(map(str, known))}.")
+        return [asked]
+    if everything or len(known) == 1:
+        return list(usual or known)
+    raise ExperimentError(f"Name a {what} (--{what}): {', '.join(map(str, known))}; or --all.")
+
+
+def _or(names: Any) -> str:
+    *first, last = map(str, names)
+    return f"{', '.join(first)} or {last}" if first else last

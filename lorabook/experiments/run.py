@@ -1,0 +1,308 @@
+"""One run: a model from its shelf, a method, transformers' Trainer, and a record of what came out.
+
+A run that was stopped goes on from its last checkpoint and ends with the same numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lorabook import checks
+from lorabook.device import default_device, describe
+from lorabook.experiments import ExperimentError, methods, nuclear, tasks
+from lorabook.experiments.points import Point
+from lorabook.experiments.settings import load
+from lorabook.experiments.shelf import Shelf
+from lorabook.sweep.engine import write
+
+FORMAT = 1  # of a record
+CHECKPOINTS = 10  # in a run
+PACKAGES = ("lorabook", "torch", "transformers", "peft", "accelerate", "numpy")
+CURVE = ("epoch", "step", "loss", "learning_rate", "eval_loss", "eval_accuracy", "rank", "first_value_rank", "norm")
+HEARD = {"loss", "eval_loss", "rank"}  # an entry of the Trainer's history with none of these says nothing of the run
+Say = Callable[[str], None]
+
+
+def record(run: Point, values: dict[str, Any], out: Path, shelf: Shelf, say: Say = lambda line: None) -> Path:
+    """Do one run, or the rest of it, and write its record; what has a record is left as it is.
+
+    Args:
+        run: which.
+        values: the settings, of :func:`lorabook.experiments.points.values`.
+        out: a folder; the record is ``<name>.json`` there, and checkpoints lie in ``<name>/`` until it is written.
+        shelf: where model and data are from.
+
+    Raises:
+        ExperimentError: model or data cannot be had, or checkpoints there are of another run.
+        ImportError: a package of the extra ``experiments`` is missing.
+    """
+    name = run.name(values)
+    place, folder = out / f"{name}.json", out / name
+    if place.is_file():
+        return place
+    claim = {"run": asdict(run), "settings": json.loads(json.dumps(values)), "rehearsed": shelf.folder is not None}
+    folder.mkdir(parents=True, exist_ok=True)
+    told = folder / "run.json"
+    if told.is_file() and json.loads(told.read_text(encoding="utf-8")) != claim:
+        raise ExperimentError(f"{folder} holds checkpoints of another run: take another --out, or remove it.")
+    write(told, json.dumps(claim, indent=1))
+    say(name)
+    found = (_text if load(run.experiment).source == "lora_one" else _classified)(run, values, folder, shelf)
+    write(place, json.dumps({"format": FORMAT, **claim, **found, **_circumstances()}, indent=1) + "\n")
+    shutil.rmtree(folder)
+    return place
+
+
+def _text(run: Point, values: dict[str, Any], folder: Path, shelf: Shelf) -> dict:
+    """T5 on one of GLUE's tasks."""
+    transformers = checks.package("transformers", "experiments")
+    with _seeded(run.seed):
+        pinned = values["model"], values["model_revision"]
+        tokenizer = shelf.pretrained(transformers.AutoTokenizer, *pinned)
+        model = shelf.pretrained(transformers.AutoModelForSeq2SeqLM, *pinned).to(default_device())
+        sets, data = _sets(run, values, shelf, lambda rows: tasks.AsText(rows, run.task, tokenizer, values["length"]))
+        collate = tasks.text_batch(tokenizer)
+        first = lambda count: [collate([sets["train"][k]]) for k in range(min(count, len(sets["train"])))]
+        origin, clock = state_hash(model), _Clock()
+        ready = methods.ready(run.method, model, values, run.rank, run.rate, first)
+        clock("start")
+        words = tasks.label_tokens(run.task, tokenizer)
+        scores = lambda logits, labels: (logits[0] if isinstance(logits, tuple) else logits)[:, 0, words]
+        trainer = _trainer(run, values, folder, ready.model, sets, collate, ready.optimizer, ready.callbacks, scores)
+        if ready.trains:
+            _train(trainer, folder)
+        clock("train")
+        labels = [row["label"] for row in data.pop("rows")]
+        predictions = {"labels": labels, "scores": _predict(trainer, sets["validation"])}
+        clock("evaluate")
+    curve = trainer.state.log_history
+    return _found(run, data, origin, curve, predictions, clock, ready.notes, ready.model)
+
+
+def _classified(run: Point, values: dict[str, Any], folder: Path, shelf: Shelf) -> dict:
+    """RoBERTa on SST-2: the head first, then the query and value matrices or factors beside them."""
+    transformers = checks.package("transformers", "experiments")
+    with _seeded(run.seed):
+        pinned = values["model"], values["model_revision"]
+        tokenizer = shelf.pretrained(transformers.AutoTokenizer, *pinned)
+        off: dict[str, Any] = dict.fromkeys(
+            ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"), 0.0
+        )
+        count = len(tasks.TASKS[run.task].words)
+        model = shelf.pretrained(transformers.AutoModelForSequenceClassification, *pinned, num_labels=count, **off).to(
+            default_device()
+        )
+        make = lambda rows: tasks.AsSentence(rows, run.task, tokenizer, values["length"])
+        sets, data = _sets(run, values, shelf, make)
+        collate = transformers.DataCollatorWithPadding(tokenizer)
+        scores, clock = lambda logits, labels: logits, _Clock()
+        _probe(run, values, folder, model, sets, collate, scores)
+        origin = state_hash(model)
+        clock("probe")
+        notes: dict[str, Any] = {}
+        if run.method == "factored":
+            model = nuclear.factored(model, values, run.rank, run.start, run.seed)
+            factors = [one for one in model.parameters() if one.requires_grad]
+            optimizer = torch.optim.SGD(
+                factors, lr=run.rate, momentum=values["momentum"], weight_decay=values["factored_decay"]
+            )
+            course = nuclear.Course(lambda: nuclear.products(model), values["rank_cut"])
+        elif run.method == "proximal":
+            weights = nuclear.tuned(model, values["modules"])
+            proximal = nuclear.ProximalSGD(weights, run.rate, run.decay, values["momentum"])
+            optimizer, course = proximal.optimizer, nuclear.Course(proximal.values, values["rank_cut"])
+        else:
+            optimizer = course = None
+        callbacks = [course.callback()] if course else []
+        trainer = _trainer(run, values, folder, model, sets, collate, optimizer, callbacks, scores, each_epoch=True)
+        if course:
+            _train(trainer, folder)
+            notes["singular_values"] = {name: s.tolist() for name, s in course.values().items()}
+        clock("train")
+        labels = [row["label"] for row in data.pop("rows")]
+        predictions = {"labels": labels, "scores": _predict(trainer, sets["validation"])}
+        clock("evaluate")
+    return _found(run, data, origin, trainer.state.log_history, predictions, clock, notes, model)
+
+
+def _probe(run: Point, values: dict, folder: Path, model: Any, sets: dict, collate: Any, scores: Any) -> None:
+    """Train the head alone, and freeze it; a head that was trained before is read."""
+    from safetensors.torch import load_file, save_file
+
+    place, head = folder / "head.safetensors", model.classifier
+    for one in model.parameters():
+        one.requires_grad_(False)
+    for one in head.parameters():
+        one.requires_grad_(True)
+    if place.is_file():
+        head.load_state_dict(load_file(place))
+    else:
+        own = values | {"epochs": values["head_epochs"], "schedule": "constant", "warmup_steps": 0}
+        optimizer = torch.optim.AdamW(head.parameters(), lr=values["head_rate"], weight_decay=0.0)
+        trainer = _trainer(run, own, folder / "head", model, sets, collate, optimizer, [], scores)
+        _train(trainer, folder / "head")
+        save_file({name: one.contiguous() for name, one in head.state_dict().items()}, place)
+    for one in head.parameters():
+        one.requires_grad_(False)
+
+
+def _sets(run: Point, values: dict, shelf: Shelf, make: Callable) -> tuple[dict, dict]:
+    """Training and validation set, and which files they are; ``rows`` are those of the validation set."""
+    sets, files, rows = {}, {}, []
+    for split in ("train", "validation"):
+        name = tasks.file(run.task, split)
+        rows, digest = shelf.rows(values["data"], values["data_revision"], name)
+        files[split] = {"file": name, "rows": len(rows), "sha256": digest}
+        sets[split] = make(rows)
+    return sets, {"files": files, "rows": rows}
+
+
+def _trainer(
+    run: Point,
+    values: dict,
+    folder: Path,
+    model: nn.Module,
+    sets: dict,
+    collate: Any,
+    optimizer: Any,
+    callbacks: list,
+    scores: Callable,
+    each_epoch: bool = False,
+) -> Any:
+    """transformers' Trainer under the settings."""
+    transformers = checks.package("transformers", "experiments")
+    total = math.ceil(len(sets["train"]) / values["batch"]) * values["epochs"]
+    arguments = transformers.TrainingArguments(
+        str(folder),
+        num_train_epochs=values["epochs"],
+        per_device_train_batch_size=values["batch"],
+        per_device_eval_batch_size=values["batch"],
+        learning_rate=run.rate,
+        optim="adamw_torch",
+        weight_decay=values.get("weight_decay", 0.0),
+        lr_scheduler_type=values["schedule"],
+        warmup_steps=values["warmup_steps"],
+        max_grad_norm=values["clipping"],
+        bf16=values["precision"] == "bfloat16",
+        use_cpu=default_device().type == "cpu",
+        seed=run.seed,
+        data_seed=run.seed,
+        save_strategy="steps",
+        save_steps=max(1, total // CHECKPOINTS),
+        save_total_limit=1,
+        eval_strategy="epoch" if each_epoch else "no",
+        logging_steps=max(1, total // 200),
+        label_names=["labels"],
+        remove_unused_columns=False,
+        dataloader_pin_memory=default_device().type == "cuda",
+        disable_tqdm=True,
+        report_to=[],
+    )
+    return transformers.Trainer(
+        model,
+        arguments,
+        data_collator=collate,
+        train_dataset=sets["train"],
+        eval_dataset=sets["validation"],
+        optimizers=(optimizer, None),
+        callbacks=callbacks,
+        preprocess_logits_for_metrics=scores,
+        compute_metrics=(lambda found: {"accuracy": float((found[0].argmax(-1) == found[1]).mean())})
+        if each_epoch
+        else None,
+    )
+
+
+def _train(trainer: Any, folder: Path) -> None:
+    """Train, or go on from the last checkpoint."""
+    from transformers.trainer_callback import PrinterCallback
+    from transformers.trainer_utils import get_last_checkpoint
+
+    trainer.remove_callback(PrinterCallback)
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+
+
+def _predict(trainer: Any, examples: Any) -> list[list[float]]:
+    """The score of each label for each example."""
+    return trainer.predict(examples).predictions.tolist()
+
+
+def _found(run, data, origin, curve, predictions, clock, notes, model) -> dict:
+    """The part of a record that says what came out."""
+    right = sum(
+        label == max(range(len(scores)), key=scores.__getitem__)
+        for label, scores in zip(predictions["labels"], predictions["scores"])
+    )
+    total = len(predictions["labels"])
+    value = right / total
+    if not all(math.isfinite(one) for scores in predictions["scores"] for one in scores):
+        raise ExperimentError(f"{run.method} ended in numbers that are not finite: take a smaller --rate.")
+    return {
+        "data": data["files"],
+        "model": {"sha256": origin, "trained": sum(one.numel() for one in model.parameters() if one.requires_grad)},
+        "curve": [kept for entry in curve if set(kept := {key: entry[key] for key in CURVE if key in entry}) & HEARD],
+        "predictions": predictions,
+        "metric": {"name": "accuracy", "value": value, "error": math.sqrt(value * (1 - value) / total)},
+        "seconds": clock.seconds,
+        "notes": notes,
+    }
+
+
+class _Clock:
+    """Seconds since the last call, by what they were spent on."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def __call__(self, what: str) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.seconds[what], self.last = now - self.last, now
+
+
+def _circumstances() -> dict:
+    """Versions, device and the most memory that was in use, in bytes."""
+    import resource
+
+    home = default_device()
+    memory = (
+        torch.cuda.max_memory_allocated(home)
+        if home.type == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"versions": versions, "device": describe(), "peak_memory": memory}
+
+
+def state_hash(model: nn.Module) -> str:
+    """SHA-256 of all weights, in the order of their names."""
+    total = hashlib.sha256()
+    for name, one in sorted(model.state_dict().items()):
+        total.update(name.encode())
+        total.update(one.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Everything that draws, from one seed; what it was before is put back afterwards."""
+    transformers = checks.package("transformers", "experiments")
+    with torch.random.fork_rng():
+        transformers.set_seed(seed)
+        yield
