@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from lorabook import kim, lora_one, mallada, rushka
 from lorabook.lora_one import alignment
 
 KINDS = ["rushka", "mallada", "lora_one", "kim"]
+CHAPTER = {"rushka": "rushka_closed_forms", "kim": "kim_landscape"}
 LARGEST = 10_000  # bytes of a script
+MOST = 15_000  # bytes of the scripts that a chapter has of its own
 VISIBLE = 3.0  # WCAG AA for graphics
 LOW, HIGH = 0, 10**6  # positions of a slider; the browser stops at its last one
 
@@ -455,7 +458,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("kind, script, right, wrong", WRONG)
-def test_a_wrong_formula_is_caught(site, browser, tmp_path, kind, script, right, wrong):
+def test_a_wrong_formula_is_caught(site, root, browser, tmp_path, kind, script, right, wrong):
     (tmp_path / "_static").mkdir(), (tmp_path / "notebooks").mkdir()
     for path in site.glob("_static/explore*"):
         shutil.copy(path, tmp_path / "_static")
@@ -468,7 +471,7 @@ def test_a_wrong_formula_is_caught(site, browser, tmp_path, kind, script, right,
     (tmp_path / "notebooks/explore.html").write_text(
         "<!DOCTYPE html><meta charset=utf-8><title>t</title>" + "".join(parts)
     )
-    text = (site / "_static" / script).read_text()
+    text = (root / "book/_static" / script).read_text()  # with its blanks
     assert text.count(right) == 1
     (tmp_path / "_static" / script).write_text(text.replace(right, wrong))
     for page in opened(browser, (tmp_path / "notebooks/explore.html").as_uri()):
@@ -776,3 +779,78 @@ def test_each_script_is_small_plain_and_asks_no_other_place(root):
             r"https?://(?!www\.w3\.org/2000/svg)|\bimport\b|\bexport\b|\bfetch\(|XMLHttpRequest|innerHTML", text
         )
         assert f"_static/{path.name}" in (root / "notebooks/explore.md").read_text()
+
+
+GHOSTS = """kind => [...document.querySelectorAll(`[data-explore="${kind}"] .lb-panels > div`)].map(panel => ({
+  now: panel.querySelector(".lb-first[data-name]").getAttribute("d"),
+  before: [...panel.querySelectorAll('[data-name="ghost"]')].map(node => node.getAttribute("d")),
+  key: [...panel.querySelectorAll(".lb-key li")].map(entry => entry.textContent)}))"""
+MOVED = dict(rushka="sigma", mallada="alpha", lora_one="alpha", kim="y")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_curve_before_the_last_move_stays_as_a_ghost(address, browser, kind):
+    for page in opened(browser, address):
+        seen = lambda: page.evaluate(GHOSTS, kind)
+        slider = page.locator(f'[data-explore="{kind}"] input[name="{MOVED[kind]}"]')
+        first = seen()
+        assert not any(panel["before"] for panel in first)
+        for _ in range(2):  # each press of a key is a move
+            before = seen()
+            slider.press("ArrowRight")
+            after = seen()
+            assert [panel["before"] for panel in after] == [[panel["now"]] for panel in before]
+            assert all(panel["now"] != panel["before"][0] for panel in after)
+            assert all("before the last move" in panel["key"] for panel in after)
+        held = seen()
+        for position in ("3", "4", "5"):  # a drag is one move, however many positions it passes
+            slider.evaluate(
+                "(node, to) => { node.value = to; node.dispatchEvent(new Event('input', {bubbles: true})); }", position
+            )
+        assert [panel["before"] for panel in seen()] == [[panel["now"]] for panel in held]
+        page.locator(f'[data-explore="{kind}"] button').press("Enter")
+        page.wait_for_function("kind => !document.querySelector(`[data-explore=${kind}] [data-name=ghost]`)", arg=kind)
+        assert seen() == first
+
+
+@pytest.mark.parametrize("kind", CHAPTER)
+def test_an_explorable_stands_in_its_chapter_and_draws_what_the_page_explore_draws(site, browser, page, kind):
+    Shown(page, kind, default(page, kind))
+    wanted = Shown(page, kind)
+    for chapter in opened(browser, (site / f"notebooks/{CHAPTER[kind]}.html").as_uri()):
+        shown = Shown(chapter, kind)
+        assert shown.settings == wanted.settings and shown.words == wanted.words
+        HOLD[kind](shown)
+        fold = chapter.locator("details.lb-fixed")
+        assert fold.locator("figure.lb-row").count() == fold.locator("table").count() == 1
+        link = chapter.locator('article a[href="explore.html"]').first
+        sentence, mount = link.bounding_box(), chapter.locator(".lb-explore").bounding_box()
+        assert 0 < mount["y"] - sentence["y"] < 250, "it stands beside its sentence"
+
+
+@pytest.mark.parametrize("kind", CHAPTER)
+def test_without_script_a_chapter_keeps_the_fixed_figure_and_the_table(site, browser, kind):
+    for chapter in opened(browser, (site / f"notebooks/{CHAPTER[kind]}.html").as_uri(), java_script_enabled=False):
+        mount = chapter.locator(".lb-explore")
+        assert mount.count() == 1 and mount.inner_text().strip() == ""
+        figure = chapter.locator("xpath=//div[contains(@class, 'lb-explore')]/../preceding-sibling::*[1]//figure")
+        table = chapter.locator("xpath=//div[contains(@class, 'lb-explore')]/../following-sibling::*[1]//table")
+        assert figure.is_visible() and table.is_visible()
+
+
+@pytest.mark.parametrize("kind", CHAPTER)
+def test_a_chapters_own_scripts_are_small(site, kind):
+    text = (site / f"notebooks/{CHAPTER[kind]}.html").read_text()
+    names = re.findall(r'<script[^>]*_static/(explore\w*\.js)"', text)
+    assert len(names) == len(set(names)) >= 3
+    assert sum((site / "_static" / name).stat().st_size for name in names) < MOST
+
+
+def test_a_script_loses_its_comments_and_blanks_and_nothing_else(root):
+    sys.path.insert(0, str(root / "book/_ext"))
+    import offline
+
+    sys.path.remove(str(root / "book/_ext"))
+    text = '/* words, with "quotes" */\n  const a = b + {c: 1}; // why\n\n  // a line\n'
+    text += '  say("a // b, c", d, `x = ${e}`);\n'
+    assert offline.lean(text) == 'const a=b +{c:1};\nsay("a // b, c", d, `x = ${e}`);\n'

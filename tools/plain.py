@@ -54,7 +54,7 @@ def cells(notebook, page):
 def block(page, kind, title, body):
     """A directive: a theorem, a warning or an exercise as a quotation, a solution as a fold, raw HTML as a pointer to
     the page where it works."""
-    if kind == "raw":
+    if kind in ("raw", "explorable"):
         return MOVING.format(address(page))
     if kind == "solution":
         return f"<details>\n<summary>Solution</summary>\n\n{OPTION.sub('', body).strip()}\n\n</details>"

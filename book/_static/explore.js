@@ -21,8 +21,8 @@ const Explore = (() => {
   }
 
   /** A native slider over a list of values; `show` writes one, `most` bounds it by the other sliders. */
-  function slider(form, kind, {name, label, values, start, show = Axes.short}) {
-    const id = `explore-${kind}-${name}`, row = html(form, "div", {class: "lb-slider"});
+  function slider(form, place, {name, label, values, start, show = Axes.short}) {
+    const id = `explore-${place}-${name}`, row = html(form, "div", {class: "lb-slider"});
     html(row, "label", {for: id}, label);
     const output = html(row, "output", {for: id, "aria-live": "off"}); // the sentence below is the one that speaks
     const input = html(row, "input", {type: "range", id, name, min: 0, max: values.length - 1, step: 1});
@@ -47,18 +47,19 @@ const Explore = (() => {
 
   /** Set up every explorable of one kind.  `build(settings)` gives {name, sliders, panels, draw}. */
   function start(kind, build) {
-    for (const mount of document.querySelectorAll(`.lb-explore[data-explore="${kind}"]`)) {
+    document.querySelectorAll(`.lb-explore[data-explore="${kind}"]`).forEach((mount, k) => { // the book in one file has two
       const {name, sliders, panels = 1, draw} = build(JSON.parse(mount.dataset.settings));
       mount.setAttribute("role", "group");
       mount.setAttribute("aria-label", name);
       const form = html(mount, "form", {class: "lb-sliders"});
-      const controls = sliders.map(about => ({...about, ...slider(form, kind, about)}));
+      const controls = sliders.map(about => ({...about, ...slider(form, k ? `${kind}-${k}` : kind, about)}));
       html(form, "button", {type: "reset"}, "Start again");
       const row = html(mount, "div", {class: "lb-panels"});
       const frames = Array.from({length: panels}, () => html(row, "div"));
       const said = html(mount, "p", {class: "lb-said", role: "status", "aria-live": "polite"});
-      let spoken = "";
-      const set = wanted => (controls.forEach(control => control.name in wanted && control.set(wanted[control.name])), redraw());
+      let spoken = "", settled = true;
+      const keep = () => settled && (settled = false, frames.forEach(frame => frame.ghosts = frame.lines)); // one movement, one ghost
+      const set = wanted => (keep(), settled = true, controls.forEach(control => control.name in wanted && control.set(wanted[control.name])), redraw());
 
       function redraw() {
         const values = {};
@@ -70,12 +71,13 @@ const Explore = (() => {
       }
       redraw();
       fold(mount);
-      form.addEventListener("input", redraw);
-      form.addEventListener("reset", () => setTimeout(redraw));
+      form.addEventListener("input", () => (keep(), redraw()));
+      form.addEventListener("change", () => settled = true);
+      form.addEventListener("reset", () => setTimeout(() => (frames.forEach(frame => frame.ghosts = []), redraw())));
       form.addEventListener("submit", event => event.preventDefault());
       let width = mount.clientWidth;
       new ResizeObserver(() => mount.clientWidth !== width && ((width = mount.clientWidth), redraw())).observe(mount);
-    }
+    });
   }
 
   return {start};

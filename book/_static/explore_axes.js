@@ -101,6 +101,7 @@ const Axes = (() => {
         pen = "L";
       });
       key(`lb-line lb-${kind}`, "M1 7h32", text);
+      if (kind === "first") panel.lines.push([xs, ys]);
       return svg(area, "path", {class: `lb-line lb-${kind}`, d, "data-name": name});
     }
 
@@ -122,6 +123,8 @@ const Axes = (() => {
       });
       key("lb-phase lb-phase-1", "M1 1h32v12h-32z", `bar: ${names.join(", then ")}`);
     }
+    panel.lines = []; // what a slider moves stays as a ghost
+    for (const [xs, ys] of panel.ghosts ?? []) line(xs, ys, "ghost", "ghost", "before the last move");
     return {root, area, across, up, key, line, mark, phases};
   }
 
