@@ -284,11 +284,8 @@ def _svg(ax: Axes) -> str:
     """The panel's SVG without prologue, date or size, with the page's ink."""
     buffer = io.StringIO()
     ax.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    drawing = buffer.getvalue()
-    drawing = drawing[drawing.index("<svg") :]
-    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.S)
-    for size in ("width", "height"):
-        drawing = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", drawing)
+    outside = r'\A.*?(?=<svg)| (?:width|height)="[\d.]+pt"|<metadata>.*?</metadata>'
+    drawing = re.sub(outside, "", buffer.getvalue(), flags=re.S)
     return _short(re.sub(r"\n\s*", "\n", drawing.replace(INK, "currentColor")))
 
 
