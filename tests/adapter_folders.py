@@ -12,6 +12,8 @@ from transformers import (
     GPT2Config,
     GPT2ForSequenceClassification,
     PreTrainedTokenizerFast,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 from lorabook import device
@@ -104,6 +106,14 @@ class Mixture(torch.nn.Module):
 
     def forward(self, ids):
         return self.experts(self.query(torch.sin(ids.double() @ torch.arange(32.0).double().view(4, 8)).float()))
+
+
+def mixture_of_experts():
+    """Three experts, which transformers saves one by one."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 10, "hidden_size": 8, "intermediate_size": 12, "moe_intermediate_size": 6, "num_experts": 3}
+    sizes |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 4}
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, num_experts_per_tok=2, decoder_sparse_step=1))
 
 
 def tokenizer(path=None):

@@ -8,17 +8,17 @@ import struct
 
 import pytest
 import torch
-from adapter_folders import bert, files, folder, pair, run
-from peft import LoraConfig, PeftModel, get_peft_model
+from adapter_folders import adapted, bert, files, folder, pair, run
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, LoraConfig, PeftModel, PeftType, convert_to_lora, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lorabook import device
-from lorabook.adapters import AdapterError, inspect_folder
+from lorabook.adapters import AdapterError, inspect_folder, truncate_folder
 from lorabook.adapters.folder import read
 from lorabook.adapters.inspect import measure
-from lorabook.adapters.peft_config import Patterns, pattern
+from lorabook.adapters.peft_config import CONVERTIBLE, Patterns, pattern
 
 f64 = torch.float64
 ATTENTION = [f"model.layers.{k}.self_attn.q_proj" for k in range(6)]
@@ -348,6 +348,89 @@ def test_the_direction_part_of_dora_is_measured_and_said_to_be_that(tmp_path, ca
     assert "direction part" in said(tmp_path, capsys)
     with pytest.raises(AdapterError, match="magnitude vectors"):
         read(tmp_path)
+
+
+def test_a_direction_part_without_its_magnitudes_is_said_and_peft_leaves_those_of_the_base(tmp_path, capsys):
+    """NVIDIA-NeMo/Megatron-Bridge 6031: an exporter left the magnitudes out."""
+    adapted(bert(), target_modules=["query"], use_dora=True).save_pretrained(tmp_path)
+    assert "no magnitudes" not in said(tmp_path, capsys)
+    path = tmp_path / "adapter_model.safetensors"
+    save_file({key: value for key, value in load_file(path).items() if "magnitude" not in key}, path)
+    assert "no magnitudes are stored for 2 modules" in said(tmp_path, capsys)
+    with pytest.warns(UserWarning, match="missing adapter keys"):
+        again = PeftModel.from_pretrained(bert(), tmp_path)
+    layer = again.base_model.model.bert.encoder.layer[0].attention.self.query
+    rows = layer.get_base_layer().weight.norm(dim=1)
+    # float32
+    assert torch.allclose(layer.lora_magnitude_vector["default"].weight, rows, rtol=1e-5)
+
+
+# ---------------------------------------------------------------- what is saved whole
+
+
+def whole(path, value):
+    """An adapter of two sound modules, and a head that was saved whole."""
+    return folder(path, {f"layers.{k}.q": pair(6, 5, 2, k) for k in range(2)}, more={"base_model.model.head": value})
+
+
+def test_a_whole_weight_that_is_empty_is_a_partitioned_save_and_peft_cannot_load_it(tmp_path, capsys):
+    """huggingface/peft 2450: the factors were gathered, what modules_to_save holds was not."""
+    path = whole(tmp_path / "a", torch.zeros(0))
+    out = said(path, capsys)
+    assert "not measured, empty tensors, as ZeRO-3 leaves them" in out and "(1): head" in out
+    assert len(inspect_folder(path)[1]) == 2
+    for refusing in (read, lambda path: truncate_folder(path, tmp_path / "b", rank=1)):
+        with pytest.raises(AdapterError, match="head is empty, of the shape"):
+            refusing(path)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_whole_weight_that_is_no_number_is_said(tmp_path, capsys, value):
+    head = torch.ones(4, 5)
+    assert "cannot be measured" not in said(whole(tmp_path / "a", head), capsys)
+    head[1, 2] = value
+    assert "head has entries that are NaN or infinite (1 of 20)." in said(whole(tmp_path / "a", head), capsys)
+
+
+def test_a_file_without_a_tensor_is_that_of_a_partitioned_save(tmp_path, capsys):
+    """huggingface/trl 4416: 40 bytes."""
+    assert "holds no tensor at all. Under ZeRO-3, save again" in refused(folder(tmp_path / "a", {}), capsys)
+
+
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        ("LOHA", "convert_to_lora makes a LoRA adapter of it"),
+        ("VERA", "convert_to_lora makes a LoRA adapter of it"),
+        ("ADALORA", "a diagonal stands between them"),
+        ("IA3", "only LORA has the factors B and A."),
+    ],
+)
+def test_another_kind_of_adapter_is_named_with_what_can_be_done(tmp_path, capsys, kind, words):
+    """huggingface/peft 1539."""
+    assert words in refused(folder(tmp_path / "a", {"x": pair(5, 6, 2)}, {"peft_type": kind}), capsys)
+
+
+def test_peft_converts_the_kinds_that_are_said_to_be_convertible_and_no_other_of_those_named():
+    for kind in ("LOHA", "LOKR", "VERA", "OFT", "IA3", "ADALORA"):
+        options = {"target_modules": ["0"]} | ({"feedforward_modules": []} if kind == "IA3" else {})
+        options |= {"total_step": 10} if kind == "ADALORA" else {"oft_block_size": 4} if kind == "OFT" else {}
+        made = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)](**options)
+        model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(8, 8)), made)
+        if kind in CONVERTIBLE:
+            assert convert_to_lora(model, rank=2)[0].r == 2
+        else:
+            with pytest.raises(TypeError, match="not support LoRA conversion"):
+                convert_to_lora(model, rank=2)
+
+
+def test_factors_of_a_grouped_convolution_in_the_first_releases_of_peft_are_named(tmp_path, capsys):
+    """huggingface/peft 276: enable_lora adapted parts of a fused projection."""
+    halves = {"A": torch.ones(4, 6), "B": torch.ones(8, 2, 1)}
+    more = {f"base_model.model.x.lora_{half}.weight": value for half, value in halves.items()}
+    config = {"r": 2, "lora_alpha": 2, "enable_lora": [True, False, True]}
+    assert "sets enable_lora" in refused(folder(tmp_path / "a", {}, config, more=more), capsys)
 
 
 # ---------------------------------------------------------------- PEFT's names

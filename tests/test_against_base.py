@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from adapter_folders import adapted, base, bert, files, folder, pair, run
+from adapter_folders import adapted, base, bert, files, folder, mixture_of_experts, pair, run
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2Model
@@ -188,6 +188,74 @@ def test_a_layer_stands_for_itself_alone(tmp_path):
     assert not isinstance(found["m.layers.1.q"], str) and not isinstance(found["a.text.layers.0.q"], str)
 
 
+def test_fused_experts_stand_beside_the_weights_that_the_files_hold_apart(tmp_path):
+    """huggingface/peft 3112, vllm-project/vllm 52194: one parameter in memory, a weight for each expert in files."""
+    model = mixture_of_experts()
+    model.save_pretrained(tmp_path / "base")
+    stored = load_file(tmp_path / "base" / "model.safetensors")
+    assert "model.layers.0.mlp.experts.0.gate_proj.weight" in stored
+    parameters = [f"mlp.experts.{name}" for name in ("gate_up_proj", "down_proj")]
+    lora = adapted(model, target_modules=["q_proj"], target_parameters=parameters, task_type=None)
+    lora.save_pretrained(tmp_path / "a")
+    found = beside(tmp_path / "a", tmp_path / "base")
+    norms = {one.name: one for one in inspect_folder(tmp_path / "a")[1]}
+    experts = mixture_of_experts().model.layers[0].mlp.experts
+    for name in ("gate_up_proj", "down_proj"):
+        for expert in range(3):
+            label = f"model.layers.0.mlp.experts.{name}[{expert}]"
+            W0 = getattr(experts, name)[expert].detach().double()
+            assert tuple(W0.shape) == norms[label].shape
+            assert found[label].ratio == pytest.approx(norms[label].norm / float(W0.norm()), rel=1e-12)
+            # the halves in their order: the largest singular value and the spaces are those of the joined weight
+            top = float(torch.linalg.matrix_norm(W0, 2))
+            assert found[label].spectral_ratio == pytest.approx(norms[label].largest / top, rel=1e-9)
+
+
+def test_halves_of_fused_experts_are_joined_in_the_order_that_transformers_gives_them(tmp_path):
+    mixture_of_experts().save_pretrained(tmp_path)
+    base = BaseWeights(tmp_path)
+    W = base.weight("model.layers.0.mlp.experts.gate_up_proj", (12, 8), 1, False)
+    assert torch.equal(W.matrix, mixture_of_experts().model.layers[0].mlp.experts.gate_up_proj[1])
+    assert base.weight("model.layers.0.mlp.experts.gate_up_proj", (12, 8), 3, False) == (
+        "the base has no weight of this name"
+    )
+
+
+def test_an_output_layer_that_shares_its_weight_stands_beside_the_embedding_and_a_merge_is_warned_of(tmp_path, capsys):
+    """huggingface/peft 2018."""
+    E = normal(9, 6).float()
+    model = weights(tmp_path / "b", {"model.embed_tokens.weight": E, "model.layers.0.q.weight": normal(5, 6)})
+    path = folder(tmp_path / "a", {"lm_head": pair(9, 6, 2), "model.layers.0.q": pair(5, 6, 2)})
+    found, norms = beside(path, model), {one.name: one.norm for one in inspect_folder(path)[1]}
+    assert found["lm_head"].tied and not found["model.layers.0.q"].tied
+    assert found["lm_head"].ratio == pytest.approx(norms["lm_head"] / float(E.double().norm()), rel=1e-12)
+    assert run(path, "--model", model) == 0
+    assert "lm_head shares its weight with the embedding (model.embed_tokens.weight)" in capsys.readouterr().out
+    weights(model, {"model.embed_tokens.weight": normal(8, 6), "model.layers.0.q.weight": normal(5, 6)})
+    assert beside(path, model)["lm_head"] == "the base has no weight of this name"
+
+
+@pytest.mark.parametrize("own, there", [("layers.0.q", "model.layers.0.q"), ("bert.layers.0.q", "layers.0.q")])
+def test_a_base_of_another_class_is_measured_and_said_to_be_that(tmp_path, capsys, own, there):
+    """huggingface/peft 1579, vllm-project/vllm 39278: PEFT finds no place for such an adapter."""
+    path = folder(tmp_path / "a", {own: pair(5, 6, 2)})
+    for name, word in ((there, True), (own, False)):
+        model = weights(tmp_path / "b", {f"{name}.weight": normal(5, 6)})
+        assert run(path, "--model", model) == 0
+        out = capsys.readouterr().out
+        assert ("the base's files name 1 module otherwise" in out) == word
+
+
+@pytest.mark.parametrize("end", ["qweight", "weight_packed", "W_q"])
+def test_a_quantised_base_is_told_from_one_that_lacks_the_module(tmp_path, end):
+    """huggingface/peft 2586, and the formats of GPTQ, AWQ, compressed-tensors and HQQ."""
+    (tmp_path / "b").mkdir()
+    save_file({f"layers.0.q.{end}": torch.ones(5, 3, dtype=torch.int32)}, tmp_path / "b" / "model.safetensors")
+    path = folder(tmp_path / "a", {"layers.0.q": pair(5, 6, 2)})
+    with pytest.raises(AdapterError, match="layers.0.q: the base's weight is quantised"):
+        beside(path, tmp_path / "b")
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -296,6 +364,19 @@ def test_a_base_that_cannot_be_read_gets_one_sentence(home, capsys, kind):
     assert run(home / "a", "--model", home / "b", "--plot", home / "x.svg") == 1
     out, err = capsys.readouterr()
     assert not out and sentence in err and err.count("\n") == 1 and err.endswith(".\n") and files(home) == before
+
+
+@pytest.mark.parametrize("names, left", [(["1.q"], [1]), (["q"], [0, 1]), (["layers.0*", "k"], [0]), (["*0.q"], [0])])
+def test_modules_are_chosen_by_the_ends_of_their_names_or_by_patterns(home, capsys, names, left):
+    assert run(home / "a", "--model", home / "b", "--json", "--modules", *names) == 0
+    rows = json.loads(capsys.readouterr().out)["modules"]
+    assert len(rows) == 2 and [one["name"] for one in rows if one["base"]] == [f"layers.{k}.q" for k in left]
+
+
+def test_no_module_of_that_name_is_one_sentence_and_without_a_base_there_is_nothing_to_choose(home, capsys):
+    assert run(home / "a", "--model", home / "b", "--modules", "layers", "w") == 1
+    assert "No module has a name that fits layers or w." in capsys.readouterr().err
+    assert run(home / "a", "--modules", "q") == 2
 
 
 def test_a_threshold_that_is_no_cosine_is_refused(home):

@@ -584,3 +584,25 @@ def test_code_that_comes_with_a_base_model_does_not_run(plain, tmp_path, capsys,
         "cannot be loaded as a base model" in refusal(capsys, plain, model=tmp_path / "base")
         and not (tmp_path / "executed").exists()
     )
+
+
+def test_a_base_without_the_tokens_that_were_added_is_to_be_resized(tmp_path, capsys):
+    """huggingface/peft 1457: the embeddings were resized and saved whole."""
+    grown = llama()
+    grown.resize_token_embeddings(len(WORDS) + 3)
+    path = home(tmp_path, grown, task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+    llama().save_pretrained(path / "base")
+    assert "resize its embeddings to 13 tokens and save it" in refusal(capsys, path)
+
+
+@pytest.mark.parametrize("begin, words", [("", "but model.layers.0"), ("other.", "so it is of another model")])
+def test_an_adapter_of_the_model_without_its_head_is_told_from_one_of_another_model(tmp_path, capsys, begin, words):
+    """huggingface/peft 1579."""
+    path = home(tmp_path, llama(), task_type="CAUSAL_LM", target_modules=["q_proj"])
+    weights = path / "adapter" / "adapter_model.safetensors"
+    prefix = "base_model.model.model."
+    renamed = {f"base_model.model.{begin}{key.removeprefix(prefix)}": one for key, one in load_file(weights).items()}
+    if "other" in begin:
+        renamed = {key.replace("layers", "blocks"): one for key, one in renamed.items()}
+    save_file(renamed, weights)
+    assert words in refusal(capsys, path)

@@ -7,6 +7,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -315,6 +316,8 @@ def test_long_work_is_shown_on_a_terminal_as_a_bar_and_elsewhere_as_lines(monkey
         progress("1 of 9 modules")
         assert not sys.stderr.text  # short work stays silent
         progress.begun, progress.last = progress.begun - 5, progress.last - 5
+        if not terminal:
+            progress.since = progress.since[0], progress.since[1] - 5, 1
         progress("2 of 9 modules")
         progress("against the base: 3 of 4 modules")
         progress("pass 1 of 2, batch 3")
@@ -323,7 +326,28 @@ def test_long_work_is_shown_on_a_terminal_as_a_bar_and_elsewhere_as_lines(monkey
         assert "2/9" in text and "against the base: modules:  75%" in text and "pass 1 of 2, batch 3" in text
         assert "\n" not in text and text.endswith("\r")  # the bar is taken away
     else:
-        assert text == "2 of 9 modules\n"
+        assert text == "2 of 9 modules, about 35 s left\n"
+
+
+def test_the_time_left_is_that_of_the_work_of_the_same_kind(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal(False))
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = Progress()
+    lines = ["3 of 6 modules", "6 of 6 modules", "beside: 0 of 9 modules", "beside: 1 of 9 modules", "pass 1, batch 3"]
+    for line, at in zip(
+        [*lines, "beside: 8 of 9 modules", "beside: 9 of 9 modules"], (0, 3, 6, 1206, 1300, 9606, 9700)
+    ):
+        now[0] = at
+        progress(line)
+    assert sys.stderr.text.splitlines() == [
+        "6 of 6 modules",
+        "beside: 0 of 9 modules",
+        "beside: 1 of 9 modules, about 3 h left",
+        "pass 1, batch 3",
+        "beside: 8 of 9 modules, about 20 min left",
+        "beside: 9 of 9 modules",
+    ]
 
 
 # ---------------------------------------------------------------- bad input

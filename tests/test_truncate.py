@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from adapter_folders import Mixture, Picture, adapted, bert, files, folder, gpt2, pair
+from adapter_folders import Mixture, Picture, adapted, bert, files, folder, gpt2, mixture_of_experts, pair
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
@@ -214,6 +214,24 @@ def test_fused_experts_are_cut_one_by_one_to_a_common_rank(tmp_path, names, shar
     # it can be cut once more
     truncate_folder(tmp_path / "b", tmp_path / "c", rank=1)
     PeftModel.from_pretrained(Mixture(*names), tmp_path / "c")
+
+
+def test_peft_uses_the_pattern_of_experts_that_it_says_to_ignore(tmp_path, capsys):
+    linear, parameters = ["q_proj", "k_proj", "v_proj"], ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    options = {"target_modules": linear, "target_parameters": parameters, "rank_pattern": dict.fromkeys(linear, 1)}
+    old = adapted(mixture_of_experts(), r=4, lora_alpha=6, task_type=None, **options)
+    old.save_pretrained(tmp_path / "a")
+    assert main(["truncate", str(tmp_path / "a"), "--rank", "2", "--out", str(tmp_path / "b")]) == 0
+    assert "experts' keys in rank_pattern and alpha_pattern were ignored" in " ".join(capsys.readouterr().out.split())
+    config = json.loads((tmp_path / "b" / CONFIG).read_text())
+    assert any("experts" in key for key in config["rank_pattern"])
+    with pytest.warns(RuntimeWarning, match="rank_pattern keys did not match any targeted module and were ignored"):
+        new = PeftModel.from_pretrained(mixture_of_experts(), tmp_path / "b")
+    for name, layer in lora_layers(new).items():
+        assert layer.r["default"] == (2 if "experts" in name else 1)
+        assert layer.scaling["default"] == pytest.approx(lora_layers(old)[name].scaling["default"], rel=1e-14)
+    assert main(["truncate", str(tmp_path / "a"), "--rank", "1"]) == 0
+    assert "were ignored" not in capsys.readouterr().out
 
 
 def test_experts_without_their_target_parameters_are_refused_because_peft_would_not_load_them(tmp_path, capsys):

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lorabook.adapters.base_weights import BaseWeights
+from lorabook.adapters.base_weights import BaseWeights, Weight
 from lorabook.adapters.folder import Adapter
 from lorabook.adapters.parts import EXPERT, Part
 from lorabook.adapters.peft_config import AdapterError, printable
@@ -45,6 +46,8 @@ class AgainstBase:
     lost: float | None  # ||round(W0 + X) - (W0 + X)||_F / ||X||_F
     unchanged: float  # share of entries that a merge leaves as they are
     dtype: str  # of the base
+    key: str  # of W0 in the base's files
+    tied: bool  # W0 is that of the embedding, too
 
 
 def against_base(
@@ -53,6 +56,7 @@ def against_base(
     *,
     top: int = TOP,
     threshold: float = THRESHOLD,
+    only: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> list[dict[str, AgainstBase | str]]:
     """For each adapter its modules beside their base weights; where a module has none, the reason.
@@ -62,13 +66,18 @@ def against_base(
         model_folder: the base model's safetensors, in one file or several.
         top: how many singular vectors are looked at; 0 leaves out all decompositions, which take the time.
         threshold: on the largest cosine of an intruder, between 0 and 1.
+        only: ends of names, such as ``q_proj``, as PEFT's target_modules take them, or patterns with ``*``; all modules
+            where empty.
 
     Raises:
-        AdapterError: the base cannot be read, or fits no module.
+        AdapterError: the base cannot be read, or fits no module; no module has such a name.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"The threshold on the cosine must lie in (0, 1]; got {threshold:g}.")
     base = BaseWeights(model_folder)
+    adapters = [_chosen(one, only) for one in adapters]
+    if not any(one.parts for one in adapters):
+        raise AdapterError(f"No module has a name that fits {' or '.join(map(printable, only))}.")
     found: list[dict[str, AgainstBase | str]] = [{} for _ in adapters]
     for name, row in together(adapters, progress, "against the base: "):
         updates: dict[str, list[tuple[int, Part, Tensor, Tensor]]] = {}
@@ -92,15 +101,25 @@ def against_base(
     return found
 
 
+def _chosen(adapter: Adapter, only: Sequence[str]) -> Adapter:
+    """The adapter with those modules alone whose names fit."""
+    if not only:
+        return adapter
+    fits = lambda name: any(fnmatchcase(name, one) or fnmatchcase(name, f"*.{one}") for one in only)
+    pairs = {name: pair for name, pair in adapter.pairs.items() if fits(name)}
+    others = {name: part for name, part in adapter.others.items() if fits(name)}
+    return replace(adapter, pairs=pairs, others=others, faults={})
+
+
 class _Frame:
     """One W0 (m, n) with what is needed of its singular vectors."""
 
-    def __init__(self, W0: Tensor, top: int):
-        self.stored = W0
+    def __init__(self, weight: Weight, top: int):
+        self.stored, self.key, self.tied = weight
         self.home = default_device()
-        self.W0 = W0.to(self.home, torch.float64)
+        self.W0 = self.stored.to(self.home, torch.float64)
         self.size = float(self.W0.norm())
-        self.top = min(top, *W0.shape)
+        self.top = min(top, *self.stored.shape)
         if self.top and self.size:
             self.U, self.s, self.V = left_singular(self.W0, self.top)
 
@@ -123,7 +142,8 @@ class _Frame:
                 said[3] = (float((B @ (A @ self.V)).norm()) / norm) ** 2
         ratio = norm / self.size if self.size else math.inf
         dtype = str(self.stored.dtype).removeprefix("torch.")
-        return AgainstBase(ratio, said[0], said[1], self.top, said[2], said[3], lost, unchanged, dtype)
+        where = dtype, self.key, self.tied
+        return AgainstBase(ratio, said[0], said[1], self.top, said[2], said[3], lost, unchanged, *where)
 
 
 def intruders(known: Tensor, leading: Tensor, threshold: float) -> int:

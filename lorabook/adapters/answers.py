@@ -13,7 +13,7 @@ from lorabook.adapters.compare import Compared, Comparison
 from lorabook.adapters.folder import Adapter
 from lorabook.adapters.formats import PREFIX
 from lorabook.adapters.merges import Checked, Merge
-from lorabook.adapters.parts import modules
+from lorabook.adapters.parts import EXPERT, modules
 from lorabook.adapters.peft_config import printable
 from lorabook.adapters.tables import (
     WIDTH,
@@ -72,7 +72,18 @@ def truncated_text(adapter: Adapter, found: Sequence[Truncated], out: str | Path
     carried = grouped(
         {key.removeprefix(PREFIX): f"carried along as it is, {adapter.skipped[key]}" for key in _rest(adapter)}
     )
-    return "\n".join([*lines, *wrapped([*carried, *(f"note: {note}" for note in adapter.notes)])])
+    return "\n".join([*lines, *wrapped([*carried, *(f"note: {note}" for note in _truncated_notes(adapter, found))])])
+
+
+def _truncated_notes(adapter: Adapter, found: Sequence[Truncated]) -> list[str]:
+    """The adapter's, and a warning of PEFT's (read in 0.21.2) that is wrong: it looks for modules alone."""
+    notes = list(adapter.notes)
+    if any(one.kind == EXPERT for one in found) and len({one.kept for one in found}) > 1:
+        notes.append(
+            "PEFT may warn on loading that the experts' keys in rank_pattern and alpha_pattern were ignored; it uses "
+            "them all the same."
+        )
+    return notes
 
 
 def truncated_json(adapter: Adapter, found: Sequence[Truncated], out: str | Path | None) -> str:
@@ -84,7 +95,7 @@ def truncated_json(adapter: Adapter, found: Sequence[Truncated], out: str | Path
             "total": _truncated_total(found),
             "modules": [asdict(one) | {"relative": one.relative} for one in found],
             "carried": _rest(adapter),
-            "notes": list(adapter.notes),
+            "notes": _truncated_notes(adapter, found),
         }
     )
 

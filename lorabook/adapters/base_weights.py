@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from lorabook.adapters.folder import opened
@@ -13,6 +15,20 @@ from lorabook.adapters.parts import DTYPES
 from lorabook.adapters.peft_config import AdapterError, load, printable
 
 FILES = ("model", "diffusion_pytorch_model")
+#: Fused parameters of experts, and what the file has for each expert in their place, under two sets of names.
+APART = {"gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")), "down_proj": (("down_proj",), ("w2",))}
+#: Ends of keys beside which there is no plain weight.
+QUANTISED = ("qweight", "weight_packed", "W_q", "_blocks")
+#: An output layer that is not in the files shares its weight with the embedding of one of these names.
+HEADS, EMBEDDINGS = ("lm_head", "embed_out"), ("embed_tokens", "wte", "shared", "word_embeddings", "embed_in")
+
+
+class Weight(NamedTuple):
+    """A base weight, and where it is."""
+
+    matrix: Tensor  # (m, n), as it is stored
+    key: str  # in the files; of several that stand for one, the first
+    tied: bool = False  # it is the embedding's, which the layer shares
 
 
 class BaseWeights:
@@ -36,7 +52,7 @@ class BaseWeights:
                 self.ends.setdefault(key.rpartition(".")[0].rpartition(".")[2], []).append(key)
                 self.ends.setdefault(key.rpartition(".")[2], []).append(key)
 
-    def weight(self, name: str, shape: tuple[int, int], expert: int | None, swapped: bool) -> Tensor | str:
+    def weight(self, name: str, shape: tuple[int, int], expert: int | None, swapped: bool) -> Weight | str:
         """The weight (m, n) of a module in the dtype in which it is stored, or why there is none.
 
         Args:
@@ -44,20 +60,55 @@ class BaseWeights:
             expert: which of several fused ones.
             swapped: PEFT's ``fan_in_fan_out``, which decides for a square weight.
         """
-        key = self._key(name, expert)
-        if key is None:
-            return "the base has no weight of this name"
+        keys, tied = self._keys(name, expert), False
+        if not keys and name.rpartition(".")[2] in HEADS:
+            keys, tied = self._embedding(shape), True
+        if not keys:
+            return self._missing(name)
+        parts = [self._read(key, expert) for key in keys]
+        reason = next((part for part in parts if isinstance(part, str)), None)
+        if reason is not None:
+            return reason
+        matrices = [part for part in parts if isinstance(part, Tensor)]
+        W = matrices[0] if len(matrices) == 1 else torch.cat(matrices)
+        if W.ndim != 2 or tuple(W.shape) not in (shape, shape[::-1]):
+            return f"the base's weight is {self.header[keys[0]][1]}, the update {shape}"
+        W = W.mT if tuple(W.shape) != shape or swapped and shape[0] == shape[1] and not tied else W
+        return Weight(W, keys[0], tied)
+
+    def _read(self, key: str, expert: int | None) -> Tensor | str:
         path, size, dtype = self.header[key]
         if dtype not in DTYPES:
             return f"the base's weight is quantised, stored as {dtype}"
-        if expert is not None and len(size) == 3 and not expert < size[0]:
-            return f"the base has {size[0]} experts"
-        stored = opened(path)
-        W = stored.get_slice(key)[expert] if expert is not None and len(size) == 3 else stored.get_tensor(key)
-        W = W.flatten(1) if W.ndim > 2 else W
-        if W.ndim != 2 or tuple(W.shape) not in (shape, shape[::-1]):
-            return f"the base's weight is {size}, the update {shape}"
-        return W.mT if tuple(W.shape) != shape or swapped and shape[0] == shape[1] else W
+        if expert is None or len(size) != 3:
+            W = opened(path).get_tensor(key)
+            return W.flatten(1) if W.ndim > 2 else W
+        return opened(path).get_slice(key)[expert] if expert < size[0] else f"the base has {size[0]} experts"
+
+    def _keys(self, name: str, expert: int | None) -> list[str]:
+        """The keys whose rows, one below the other, are the weight of a module."""
+        key = self._key(name, expert)
+        if key is not None:
+            return [key]
+        room, _, parameter = bare(name).replace(".base_layer", "").rpartition(".")
+        for parts in APART.get(parameter, ()) if expert is not None else ():
+            for inside in (room, room.replace(".mlp.experts", ".block_sparse_moe.experts")):
+                found = [self._key(f"{inside}.{expert}.{part}", None) for part in parts]
+                if None not in found:
+                    return [key for key in found if key]
+        return []
+
+    def _embedding(self, shape: tuple[int, int]) -> list[str]:
+        keys = [key for word in EMBEDDINGS for key in self.ends.get(word, []) if key.endswith(f"{word}.weight")]
+        keys = [key for key in keys if self.header[key][1] == shape]
+        return keys if len(keys) == 1 else []
+
+    def _missing(self, name: str) -> str:
+        end = bare(name).replace(".base_layer", "")
+        near = (key for key in self.header if key.endswith(QUANTISED))
+        if any(f".{end}" in f".{key}" for key in near):
+            return "the base's weight is quantised"
+        return "the base has no weight of this name"
 
     def _key(self, name: str, expert: int | None) -> str | None:
         """The key of a module: its name, or the longest end of it that one weight alone has.

@@ -159,9 +159,12 @@ def _base(folder: Path, task: str, adapter: Adapter):
         if not isinstance(old, Tensor):
             raise AdapterError(f"The base model has no {printable(name)}: the adapter belongs to another model.")
         if old.shape != value.shape:
-            raise AdapterError(
-                f"{printable(name)} is {tuple(value.shape)} in the adapter and {tuple(old.shape)} in the base model."
-            )
+            sizes = f"{tuple(value.shape)} in the adapter and {tuple(old.shape)} in the base model"
+            # transformers' resize_token_embeddings changes these two alone
+            ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+            grown = modules[room] in ends and old.shape[1:] == value.shape[1:]
+            advice = f"; resize its embeddings to {len(value)} tokens and save it with the tokenizer of the training"
+            raise AdapterError(f"{printable(name)} is {sizes}{advice if grown else ''}.")
         setattr(modules[room], last, nn.Parameter(value) if isinstance(old, nn.Parameter) else value)
     return model, tokenizer
 
@@ -172,7 +175,10 @@ def _insert(model: nn.Module, adapter: Adapter) -> dict[str, Target]:
     for name, B, A, scale in adapter.factors():
         module, shape = modules.get(name), (B.shape[0], A.shape[1])
         if module is None:
-            raise AdapterError(f"The base model has no module {printable(name)}: the adapter belongs to another model.")
+            # the root has no name
+            near = next((one for one in modules if one and (one.endswith(f".{name}") or name.endswith(f".{one}"))), "")
+            why = f"but {near}: the adapter was trained on another class of it" if near else "so it is of another model"
+            raise AdapterError(f"The base model has no module {printable(name)}, {why}.")
         turned = type(module).__name__ == "Conv1D"
         if type(module) is not nn.Linear and not turned:
             raise AdapterError(

@@ -29,6 +29,10 @@ from lorabook.adapters.peft_config import (
 from lorabook.adapters.peft_keys import sort_peft
 
 POINTER = b"version https://git-lfs.github.com/spec/"
+GATHER = (
+    "Under ZeRO-3, save again with the weights gathered (stage3_gather_16bit_weights_on_model_save), or gather the "
+    "checkpoint with zero_to_fp32.py."
+)
 MAPPED = 2**23  # bytes read before a file is opened anew, which returns the memory of what was read
 
 
@@ -129,6 +133,8 @@ def survey(path: str | Path) -> Adapter:
         for key in stored.keys():
             part = stored.get_slice(key)
             header[key], home[key] = (tuple(part.get_shape()), part.get_dtype()), one
+    if not header:
+        raise AdapterError(f"{files[0].name} holds no tensor at all. {GATHER}")
     layout = recognised(list(header), peft)
     if not peft and (layout is None or any(PREFIX in key for key in header)):
         if config is not None:
@@ -207,16 +213,18 @@ def _small(home: dict[str, Path], header: dict) -> Iterator:
     return zip(keys, tensors(home, keys))
 
 
+def none_of(faults: dict[str, Fault]) -> str:
+    """Of modules none of which can be measured: the first sentence, and how many more there are."""
+    first, more = next(iter(faults.values())).sentence, len(faults) - 1
+    return f"{first[:-1]}; nor can any of the other {modules(more)} be measured." if more else first
+
+
 def _nothing(found: Sorting) -> str:
     """Why nothing can be measured, in the most telling sentence."""
     number = len(found.faults)
     if number and all(fault.reason == EMPTY for fault in found.faults.values()):
-        return (
-            f"The factors of {modules(number)} are {EMPTY}: save again with the weights gathered "
-            "(stage3_gather_16bit_weights_on_model_save), or gather the checkpoint with zero_to_fp32.py."
-        )
+        return f"The factors of {modules(number)} are {EMPTY}. {GATHER}"
     if number:
-        first = next(iter(found.faults.values())).sentence
-        return first if number == 1 else f"{first[:-1]}; nor can any of the other {modules(number - 1)} be measured."
+        return none_of(found.faults)
     kinds = sorted(set(found.skipped.values()))
     return f"{WEIGHTS} holds no LoRA factors{' (' + '; '.join(kinds) + ')' if kinds else ''}."

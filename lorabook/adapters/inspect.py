@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lorabook.adapters.folder import Adapter, read, survey, tensors, unsound
+from lorabook.adapters.folder import Adapter, none_of, read, survey, tensors, unsound
 from lorabook.adapters.formats import PREFIX, WEIGHTS
-from lorabook.adapters.parts import EXPERT, REPLACED, WHOLE, Fault
+from lorabook.adapters.parts import EXPERT, FAULTY, REPLACED, WHOLE, Fault
 from lorabook.adapters.peft_config import CONFIG, LARGEST_NUMBER, MOVES_BASE, AdapterError, printable
 from lorabook.linalg import balance
 
@@ -77,7 +77,15 @@ def inspect_folder(path: str | Path, progress: Callable[[str], None] | None = No
         if progress:
             progress(f"{place} of {len(parts)} modules")
     if not found:
-        raise AdapterError(next(iter(faults.values())).sentence)
+        raise AdapterError(none_of(faults))
+    known = {key for part in parts.values() for key in (part.key_A, part.key_B)}
+    rest = [(key,) for key, why in adapter.skipped.items() if key not in known and why != FAULTY]
+    for (key,), (value,) in zip(rest, tensors(adapter.files, rest)):
+        bad = value.numel() - int(value.isfinite().sum()) if value.dtype.itemsize > 1 else 0
+        if bad:
+            name = key.removeprefix(PREFIX)
+            sentence = f"{printable(name)} has entries that are NaN or infinite ({bad} of {value.numel()})."
+            faults[name] = Fault("NaN or infinite", sentence)
     return replace(adapter, faults=faults), found
 
 

@@ -18,7 +18,9 @@ CONFIG = "adapter_config.json"
 LARGEST_FILE, LARGEST_NUMBER, MOST_EXPRESSIONS = 2**24, 1e100, 2000
 MOST_STEPS = 5e9  # of a search that tries every way, which real names are far from
 #: Switches under which nothing that is stored is the update of one weight matrix.
-OTHER_KINDS = "use_qalora use_bdlora kasa_config monteclora_config arrow_config".split()
+OTHER_KINDS = "use_qalora use_bdlora kasa_config monteclora_config arrow_config enable_lora".split()
+#: Kinds that PEFT's convert_to_lora takes.
+CONVERTIBLE = "C3A DELORA FOURIERFT GRALORA HIRA LOHA LOKR MISS RANDLORA SHIRA VBLORA VERA WAVEFT".split()
 #: Starts that also change the base weights.
 MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -44,10 +46,14 @@ def check(config: dict) -> None:
     """Raise AdapterError unless this is PEFT's configuration of a LoRA adapter whose factors mean something."""
     if not isinstance(config.get("peft_type"), str):
         raise AdapterError(f"{CONFIG} does not name a kind of adapter (peft_type).")
-    if config["peft_type"] != "LORA":
-        raise AdapterError(
-            f"The adapter is of the kind {printable(config['peft_type'])}; only LORA has the factors B and A."
-        )
+    kind = config["peft_type"]
+    if kind != "LORA":
+        more = ""
+        if kind == "ADALORA":
+            more = " alone: here a diagonal stands between them, and a count of ranks that the folder does not hold"
+        elif kind in CONVERTIBLE:
+            more = "; PEFT's convert_to_lora makes a LoRA adapter of it"
+        raise AdapterError(f"The adapter is of the kind {printable(kind)}; only LORA has the factors B and A{more}.")
     for switch in OTHER_KINDS:
         if config.get(switch):
             raise AdapterError(f"The adapter sets {switch}, so its update is not scale * B A of one weight matrix.")

@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterable
 
 from lorabook.adapters.formats import PEFT_KEY, PREFIX, bare
-from lorabook.adapters.parts import DIRECTION, EMBEDDING, EXPERT, PLAIN, REPLACED, WHOLE, Sorting, modules
-from lorabook.adapters.peft_config import CONFIG, Patterns
+from lorabook.adapters.parts import DIRECTION, EMBEDDING, EMPTY, EXPERT, PLAIN, REPLACED, WHOLE, Sorting, modules
+from lorabook.adapters.peft_config import CONFIG, Patterns, printable
 
 
 def sort_peft(header: dict, config: dict) -> Sorting:
@@ -46,6 +46,8 @@ def sort_peft(header: dict, config: dict) -> Sorting:
             found.skipped[key] = "bias of an adapter"
         else:
             found.skipped[key] = REPLACED if ".original_module." in name else WHOLE
+        if key in found.skipped and not (match or table) and 0 in shape:
+            found.fault(name, (key,), EMPTY, f"{printable(name)} is empty, of the shape {shape}: {EMPTY}.")
     targets = config.get("target_parameters") or []
     scale, named = _Scale(config), _parameters(halves["A"], targets)
     for name, key_A, key_B in found.both(halves):
@@ -111,6 +113,12 @@ def _switches(found: Sorting, config: dict, targets: list[str], magnitudes: set[
             "DoRA: what is measured is the direction part, scale * B A; the weight in use is W0 + scale * B A with "
             "its rows scaled to the stored magnitudes."
         )
+        bare = len(found.parts.keys() - magnitudes) if config.get("use_dora") else 0
+        if bare:
+            found.notes.append(
+                f"DoRA: no magnitudes are stored for {modules(bare)}. PEFT leaves them at the norms of the rows of W0, "
+                "whatever was trained."
+            )
     experts = [part for part in found.parts.values() if part.kind == EXPERT]
     if targets:
         found.strict = "The adapter sets target_parameters, so its update is not scale * B A of one weight matrix."

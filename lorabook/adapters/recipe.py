@@ -121,6 +121,7 @@ class StartBeforeTraining:
                 model, batches, loss=self._mean, adapter=self.adapter, seed=self.seed, **self.options
             )
         same_everywhere(factor for pair in found.values() for factor in pair[:2])
+        same_everywhere(one for name, one in model.named_parameters() if "lora_magnitude_vector" in name)
         self._started = weakref.ref(model)
 
     def _batches(self, loader):

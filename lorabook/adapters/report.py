@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict
 
@@ -12,6 +11,7 @@ from lorabook.adapters.against_base import AgainstBase
 from lorabook.adapters.certificate import LayerVerdict
 from lorabook.adapters.findings import findings
 from lorabook.adapters.folder import Adapter
+from lorabook.adapters.formats import bare
 from lorabook.adapters.inspect import Measured
 from lorabook.adapters.movement import Series
 from lorabook.adapters.parts import modules
@@ -189,13 +189,32 @@ def _base_lines(measured, base: dict[str, AgainstBase | str], begin: str, thresh
     yield ""
     yield LEGEND_BASE.format(top=top, threshold=threshold)
     yield from grouped({name: f"no base weight, {why}" for name, why in base.items() if name not in beside})
+    yield from wrapped([f"note: {note}" for note in _base_notes(beside)])
+
+
+def _base_notes(beside: dict[str, AgainstBase]) -> Iterable[str]:
     gone = sum((one.lost or 0) > 0.5 for one in beside.values())
     if gone:
-        yield from textwrap.wrap(
-            f"note: a merge would lose more than half of X to rounding in {gone} of {modules(len(beside))}: keep the "
-            "adapter apart, or merge into float32.",
-            WIDTH,
-            subsequent_indent="  ",
+        yield (
+            f"a merge would lose more than half of X to rounding in {gone} of {modules(len(beside))}: keep the "
+            "adapter apart, or merge into float32."
+        )
+    # the key of one expert stands for another name
+    plain = {name: one.key for name, one in beside.items() if "[" not in name and not one.tied}
+    named = {bare(name).replace(".base_layer", ""): key for name, key in plain.items()}
+    other = [(name, key) for name, key in named.items() if key != f"{name}.weight"]
+    if other:
+        name, key = other[0]
+        yield (
+            f"the base's files name {modules(len(other))} otherwise, as {printable(key)} for {printable(name)}: usual "
+            "where a class of the model has, or lacks, a head. PEFT loads an adapter into the class whose modules have "
+            "the adapter's names, and finds no place for it in any other."
+        )
+    tied = [(name, one.key) for name, one in beside.items() if one.tied]
+    if tied:
+        yield (
+            f"{printable(tied[0][0])} shares its weight with the embedding ({printable(tied[0][1])}): a merge changes "
+            "both, unless they are untied before."
         )
 
 

@@ -6,10 +6,11 @@ gradient is a sum over batches, and so is what a matrix of few columns sees of i
     first sweep    Y = G Omega = sum_b w_b D^T (X Omega),   Omega (n, width) Gaussian,   Q = orth(Y)
     second sweep   C = Q^T G   = sum_b w_b (D Q)^T X
 
-and ``G ~ Q C``.  Of the layer's work in forming G this takes ``width * (m + n) / (m n)`` a sweep, and of memory
-``(m + n) * width``; a layer whose gradient is no larger than that is summed whole, in the first sweep.  On
-all-MiniLM-L6-v2, width 128, a sweep takes 0.82 to 0.91 of forward and backward with the gradients of the same weights,
-and the start with all that belongs to it 1.80 to 1.93 (``python -m benchmarks.start time``).
+and ``G ~ Q C``.  A parameter that no linear layer holds, as of fused experts, lets backward form ``G_b``, one parameter
+at a time, and takes of it what it needs.  Of the layer's work in forming G this takes ``width * (m + n) / (m n)`` a
+sweep, and of memory ``(m + n) * width``; a layer whose gradient is no larger than that is summed whole, in the first
+sweep.  On all-MiniLM-L6-v2, width 128, a sweep takes 0.82 to 0.91 of forward and backward with the gradients of the
+same weights, and the start with all that belongs to it 1.80 to 1.93 (``python -m benchmarks.start time``).
 
 Since C is exact, so is the energy ``sum_i sigma_i(C)^2`` that a start of rank r keeps.  What is missing follows from
 the residual ``||G - Q C||_F^2 = kappa * width``, which the first sweep tells (each column against the others): of a
@@ -97,7 +98,8 @@ def sketched(
     Raises:
         ValueError: as :func:`lorabook.adapters.full_gradient.reduced`.
     """
-    small = {name for name, one in layers.items() if one.weight.numel() <= widths[name] * sum(one.weight.shape)}
+    sizes = {name: (len(one.B), one.A.shape[1]) for name, one in layers.items()}
+    small = {name for name, (m, n) in sizes.items() if m * n <= widths[name] * (m + n)}
     wide = [name for name in layers if name not in small]
     read = repeated(batches, 2 if wide else 1)
     drawn: dict[tuple, Tensor] = {}
@@ -115,7 +117,9 @@ def sketched(
 
     say = lambda number: (lambda line: progress(f"sweep {number}, {line}")) if progress else None
     keep = lambda name, X: X if name in small else project(name, X)
-    sums = _summed(model, layers, read, keep, lambda name, D: D, loss, say(1))
+    # a gradient that backward forms all the same, of a parameter that no linear layer holds
+    seen = lambda name, G: G if name in small else project(name, G)
+    sums = _summed(model, layers, read, keep, lambda name, D: D, seen, loss, say(1))
     last.clear(), drawn.clear()
     lost = _lost(layers, sums)
     found = {name: Sketch(None, sums[name]) for name in layers if name in small and name not in lost}
@@ -125,17 +129,37 @@ def sketched(
     if bases:
         again = {name: layers[name] for name in bases}
         turn = lambda name, D: D @ bases[name].to(D.dtype)
-        cores = _summed(model, again, read, lambda name, X: X, turn, loss, say(2))
+        seen = lambda name, G: bases[name].to(G.dtype).mT @ G
+        cores = _summed(model, again, read, lambda name, X: X, turn, seen, loss, say(2))
         lost |= _lost(again, cores)
         found |= {name: Sketch(bases[name], cores[name], kappa[name]) for name in again if name not in lost}
     left |= {name: lost[name] for name in layers if name in lost}
     return {name: found[name] for name in layers if name in found}
 
 
-def _summed(model, layers, batches, keep, turn, loss, progress) -> dict[str, Tensor]:
-    """``sum_b w_b turn(D_b)^T keep(X_b)`` by layer, over the sum of the weights, in one sweep; what is reached."""
+def _summed(model, layers, batches, keep, turn, seen, loss, progress) -> dict[str, Tensor]:
+    """``sum_b w_b turn(D_b)^T keep(X_b)`` by layer, over the sum of the weights, in one sweep; what is reached.
+
+    Of a parameter that no linear layer holds ``seen(G_b)`` in its place.
+    """
     sums: dict[str, Tensor] = {}
     now = {"weight": 0.0, "total": 0.0}
+    inner: dict[nn.Parameter, list[str]] = {}
+    for name, one in layers.items():
+        if one.parameter:
+            inner.setdefault(one.weight, []).append(name)
+
+    def watch(names):
+        def hook(weight):
+            gradient, weight.grad = weight.grad, None
+            for name in names:
+                part = seen(name, layers[name].matrix(gradient))
+                if name not in sums:
+                    exact = weight.dtype == torch.float64
+                    sums[name] = part.new_zeros(part.shape, dtype=torch.float64 if exact else torch.float32)
+                sums[name].add_(part, alpha=now["weight"])
+
+        return hook
 
     def add(name, kept, D):
         part = turn(name, D.reshape(-1, D.shape[-1])).mT
@@ -160,9 +184,10 @@ def _summed(model, layers, batches, keep, turn, loss, progress) -> dict[str, Ten
 
         return hook
 
-    bases = {name: one.layer.get_base_layer() for name, one in layers.items()}
-    with frozen(model):
+    bases = {name: one.layer.get_base_layer() for name, one in layers.items() if not one.parameter}
+    with frozen(model, inner):
         hooks = [base.register_forward_hook(tap(name), with_kwargs=True) for name, base in bases.items()]
+        hooks += [weight.register_post_accumulate_grad_hook(watch(names)) for weight, names in inner.items()]
         try:
             for now["weight"], _, now["total"] in sweep(model, batches, loss, progress):
                 pass

@@ -75,8 +75,9 @@ def lora_one_(
     """Set every pair of factors of a PEFT LoRA model to LoRA-One's start, in place.
 
     The gradient is taken without the adapter and with dropout off.  The optimiser must be made afterwards, or hold no
-    state yet.  If anything fails, the model is as it was.  A module that cannot be started, or whose gradient is 0 or
-    not finite, keeps PEFT's start; a warning names it with the reason.
+    state yet.  Fused experts are started one by one, and DoRA's magnitudes set so that its weight is that of LoRA.  If
+    anything fails, the model is as it was.  A module that cannot be started, or whose gradient is 0 or not finite,
+    keeps PEFT's start; a warning names it with the reason.
 
     Args:
         model: PEFT model with one LoRA adapter, on the pretrained weights.
@@ -110,8 +111,11 @@ def lora_one_(
     checks.positive(gamma, "gamma")
     if width is not None:
         checks.count(width, "width", 1)
-    found, left = sort_out(model, adapter)
+    found, left = sort_out(model, adapter, start=True)
     refuse_moved(model)
+    if form == "slides":
+        left |= {name: "adapts a parameter, which slides does not move" for name in found if found[name].parameter}
+        found = {name: target for name, target in found.items() if not target.parameter}
     for name, target in list(found.items()):
         rank, least = target.B.shape[1], min(len(target.B), target.A.shape[1])
         if rank > least:
@@ -129,9 +133,7 @@ def lora_one_(
     reading: Any = {"loss": loss, "progress": progress, "left": left}
     with without_adapters(model):
         if exact or passes is not None or length(batches) == 1:
-            weights = {name: target.weight for name, target in found.items()}
-            whole = lambda name, G: start(name, found[name].matrix(G))
-            ready = reduced(model, weights, batches, whole, passes=passes, **reading)
+            ready = _exactly(model, found, batches, start, passes, reading)
         else:
             widths = {name: max(rank, width or WIDTH + PER_RANK * rank) for name, rank in ranks.items()}
             parts = sketched(model, found, batches, widths, seed=seed, **reading)
@@ -155,6 +157,20 @@ def lora_one_(
             f"{100 * started.kept[worst]:.1f} % in {worst}"
         )
     return started
+
+
+def _exactly(model, found: dict[str, Target], batches, start, passes, reading) -> dict[str, tuple]:
+    """``start(name, G)`` of every gradient; the experts of one parameter share theirs."""
+    rooms: dict[int, list[str]] = {}
+    for name, target in found.items():
+        rooms.setdefault(id(target.weight), []).append(name)
+    names = {room[0]: room for room in rooms.values()}
+    every = lambda first, G: {name: start(name, found[name].matrix(G)) for name in names[first]}
+    reading["left"], left = {}, reading["left"]
+    weights = {first: found[first].weight for first in names}
+    ready = reduced(model, weights, batches, every, passes=passes, **reading)
+    left |= {name: why for first, why in reading["left"].items() for name in names[first]}
+    return {name: one for room in ready.values() for name, one in room.items()}
 
 
 @contextmanager
@@ -181,7 +197,7 @@ def put_in(model: Any, adapter: str | None, targets: dict[str, Target], ready: d
     for name, target in targets.items():
         B, A, _ = ready[name]
         # the base weight may be stored more coarsely
-        moved = offset(target, B, A) if offset_too else target.weight
+        moved = offset(target, B, A) if offset_too else target.matrix(target.weight)
         if not all(bool(part.isfinite().all() and part.any()) for part in (B, A)) or not moved.isfinite().all():
             raise ValueError(f"{name}: the start does not fit into {target.B.dtype}; choose another gamma.")
     for name, target in targets.items():
@@ -189,6 +205,10 @@ def put_in(model: Any, adapter: str | None, targets: dict[str, Target], ready: d
         target.A.copy_(ready[name][1])
     if offset_too:
         take_off(model, adapter or model.base_model.active_adapters[0], targets)
+    for target in targets.values():
+        if target.magnitudes is not None:
+            W = target.matrix(target.weight).double() + target.scale * (target.B.double() @ target.A.double())
+            target.magnitudes.copy_(W.norm(dim=1))
 
 
 def drop_zeros(ready: dict[str, tuple[Tensor, Tensor, Tensor]], left: dict[str, str], found: dict) -> None:

@@ -2,10 +2,15 @@
 
 ``nn.Linear`` and transformers' ``Conv1D``, which stores its weight transposed.  Every other layer is named with the
 reason: its update is not ``scale * B @ A`` beside a weight whose gradient is this layer's.
+
+A start asks for less, since it is taken where the adapter is off.  It also takes parameters (``target_parameters``),
+fused experts one by one, and DoRA beside a linear layer: with its magnitudes at the norms of the rows of
+``W0 + scale * B @ A`` its weight is ``W0 + scale * B @ A``, and this is how PEFT makes them.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -25,9 +30,13 @@ class Target(NamedTuple):
     A: Tensor  # (r, n)
     scale: float
     transposed: bool = False  # the weight is stored as (n, m)
+    parameter: bool = False  # the weight is no linear layer's own
+    expert: int | None = None  # which of the matrices that the weight (E, m, n) holds; B and A are then views
+    magnitudes: nn.Parameter | None = None  # (m,) of DoRA
 
     def matrix(self, stored: Tensor) -> Tensor:
-        """(m, n) of what is stored like the weight, as its gradient is; the same turns it back."""
+        """(m, n) of what is stored like the weight, as its gradient is; of a layer alone the same turns it back."""
+        stored = stored if self.expert is None else stored[self.expert]
         return stored.mT if self.transposed else stored
 
 
@@ -39,12 +48,15 @@ def targets(model: nn.Module, adapter: str | None = None) -> dict[str, Target]:
     return found
 
 
-def sort_out(model: nn.Module, adapter: str | None = None) -> tuple[dict[str, Target], dict[str, str]]:
+def sort_out(
+    model: nn.Module, adapter: str | None = None, start: bool = False
+) -> tuple[dict[str, Target], dict[str, str]]:
     """The adapted layers of a PEFT model, by the name of the module in it.
 
     Args:
         model: what ``peft.get_peft_model`` returns.
         adapter: name of the adapter; default the active one.
+        start: also what only a start can be taken of; experts by the name of their parameter and a number in brackets.
 
     Returns:
         Those that can be used, and of the others the reason.
@@ -77,12 +89,17 @@ def sort_out(model: nn.Module, adapter: str | None = None) -> tuple[dict[str, Ta
         if not isinstance(layer, LoraLayer) or adapter not in {**layer.lora_A, **layer.lora_embedding_A}:
             continue
         name = name.removeprefix("base_model.model.")
-        left[name] = _trouble(layer, adapter, uses)
-        if not left[name]:
-            del left[name]
+        trouble = _trouble(layer, adapter, uses, start)
+        if trouble:
+            left[name] = trouble
+        elif getattr(layer, "parameter_name", None):
+            found |= _matrices(name, layer, adapter)
+        else:
             B, A, base = layer.lora_B[adapter].weight, layer.lora_A[adapter].weight, layer.get_base_layer()
             turned = type(base) is not nn.Linear
-            found[name] = Target(layer, base.weight, B, A, float(layer.scaling[adapter]), turned)
+            vector = layer.lora_magnitude_vector[adapter].weight if layer.use_dora.get(adapter) else None
+            scale = float(layer.scaling[adapter])
+            found[name] = Target(layer, base.weight, B, A, scale, turned, magnitudes=vector)
     if not found and not left:
         raise ValueError(f"The adapter {adapter!r} has no LoRA layer.")
     return found, left
@@ -99,27 +116,50 @@ def describe(left: dict[str, str]) -> str:
     )
 
 
-def _trouble(layer: Any, adapter: str, uses: Counter) -> str:
+def _matrices(name: str, layer: Any, adapter: str) -> dict[str, Target]:
+    """A parameter that is adapted, as one matrix or expert by expert.
+
+    PEFT's A holds one expert after the other, and the columns of its B change the expert fastest.
+    """
+    label = re.sub(r"(\.base_layer)+$", "", name) + f".{layer.parameter_name}"
+    weight, scale = layer.get_param(), float(layer.scaling[adapter])
+    B, A = (half[adapter].weight.detach() for half in (layer.lora_B, layer.lora_A))
+    if weight.ndim == 2:
+        return {label: Target(layer, weight, B, A, scale, parameter=True)}
+    count = len(weight)
+    Bs, As = B.view(len(B), -1, count).permute(2, 0, 1), A.view(count, -1, A.shape[1])
+    turned = bool(getattr(layer.get_base_layer(), "is_transposed", False))
+    return {f"{label}[{k}]": Target(layer, weight, Bs[k], As[k], scale, turned, True, k) for k in range(count)}
+
+
+def _trouble(layer: Any, adapter: str, uses: Counter, start: bool) -> str:
     """Why a layer cannot be used; empty if it can."""
     from peft.tuners.lora import Linear
     from transformers.pytorch_utils import Conv1D
 
-    base = layer.get_base_layer()
+    base, parameter = layer.get_base_layer(), getattr(layer, "parameter_name", None)
     if adapter in layer.lora_variant or layer.use_dora.get(adapter):
-        variant = type(layer.lora_variant.get(adapter)).__name__.removesuffix("LinearVariant")
-        return f"uses the variant {variant or 'DoRA'}, not plain LoRA"
-    if getattr(layer, "parameter_name", None):
+        variant = type(layer.lora_variant.get(adapter)).__name__.removesuffix("Variant")
+        if not (start and variant == "DoraLinear"):
+            return f"uses the variant {variant.removesuffix('Linear') or 'DoRA'}, not plain LoRA"
+    if parameter and not start:
         return "adapts a parameter (target_parameters), as of fused experts, not a linear layer"
-    if type(layer) is not Linear or type(base) not in (nn.Linear, Conv1D):
+    if parameter:
+        weight = layer.get_param()
+        if weight.ndim > 3 or weight.ndim == 3 and len(weight) == 1:
+            return f"adapts a parameter of the shape {tuple(weight.shape)}"
+    elif type(layer) is not Linear or type(base) not in (nn.Linear, Conv1D):
         return f"adapts a layer of type {type(base).__name__}, not a linear one"
-    if not all(part.numel() for part in (base.weight, layer.lora_B[adapter].weight, layer.lora_A[adapter].weight)):
+    else:
+        weight = base.weight
+    if not all(part.numel() for part in (weight, layer.lora_B[adapter].weight, layer.lora_A[adapter].weight)):
         return "has no entries in this process: ZeRO-3 keeps its weights in parts, which must be gathered first"
-    if not base.weight.is_floating_point() or base.weight.dtype.itemsize < 2 or base.weight.is_meta:
-        return f"has a base weight of type {base.weight.dtype} without gradients"
+    if not weight.is_floating_point() or weight.dtype.itemsize < 2 or weight.is_meta:
+        return f"has a base weight of type {weight.dtype} without gradients"
     if layer.merged:
         return "is merged into its base weight (call unmerge_adapter first)"
     if layer.lora_bias.get(adapter):
         return "has a bias in its adapter"
-    if uses[id(base.weight)] > 1:
+    if uses[id(weight)] > 1:
         return "has a weight that is shared with another layer, so that its gradient is not this layer's alone"
     return ""

@@ -38,6 +38,8 @@ def together(
     """
     parts, streams = [one.parts for one in adapters], [stored(one) for one in adapters]
     names = sorted({name for one in adapters for name in (*one.parts, *one.faults)}, key=natural)
+    if progress:
+        progress(f"{doing}0 of {len(names)} modules")
     for place, name in enumerate(names, 1):
         heads = [next(stream) if name in own else None for own, stream in zip(parts, streams)]
         yield name, [(head[1], list(products_of(*head))) if head else None for head in heads]

@@ -21,6 +21,8 @@ def add(commands) -> None:
     base.add_argument("--top", type=not_negative(int), metavar="K", default=10, help=text)
     text = "a cosine below this makes an intruder dimension (default 0.5)"
     base.add_argument("--threshold", type=positive(float), metavar="T", default=0.5, help=text)
+    text = "of these modules alone: ends of names, such as q_proj, or patterns with *"
+    base.add_argument("--modules", metavar="NAME", nargs="+", default=[], help=text)
     certificate = parser.add_argument_group(
         "certificate", "with --model and both of these: is every module stationary, rank-saturated, or neither?"
     )
@@ -54,6 +56,8 @@ def _check(parser, options) -> None:
         parser.error("--decoupled belongs to the certificate: give --model, --data and --weight-decay too")
     if options.weight_decay == 0 and not options.decoupled:
         parser.error("argument --weight-decay: as a penalty it must be positive (for AdamW give --decoupled)")
+    if options.modules and not options.model:
+        parser.error("--modules chooses what stands beside the base: give --model too")
     if options.threshold > 1:
         parser.error("argument --threshold: a cosine is at most 1")
 
@@ -74,8 +78,8 @@ def run(options) -> str:
         if options.model:
             from lorabook.adapters.against_base import against_base
 
-            chosen = {"top": options.top, "threshold": options.threshold, "progress": progress}
-            bases = against_base(series.adapters, options.model, **chosen)
+            chosen = {"top": options.top, "threshold": options.threshold, "only": options.modules}
+            bases = against_base(series.adapters, options.model, progress=progress, **chosen)
     one = len(paths) == 1
     if options.json and one:
         text = report.as_json(series.adapters[0], series.measured[0], verdicts[0], bases[0])

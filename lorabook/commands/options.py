@@ -49,11 +49,15 @@ def add_report(parser, drawn: str) -> None:
 
 
 class Progress:
-    """Long work on stderr: a bar of tqdm on a terminal, else a line every two seconds; short work stays silent."""
+    """Long work on stderr: a bar of tqdm on a terminal, else a line every two seconds; short work stays silent.
+
+    Both say how much time is left, if what is left goes on as what was done.
+    """
 
     def __init__(self):
         self.begun = self.last = time.monotonic()
         self.bar = self.label = None
+        self.since: tuple[str, float, int] | None = None  # what is counted, from when on, and what was done then
         self.tqdm = None
         if sys.stderr.isatty():
             try:
@@ -67,14 +71,36 @@ class Progress:
         now = time.monotonic()
         if self.tqdm and now - self.begun >= 2:
             self._draw(line)
-        elif not self.tqdm and now - self.last >= 2:
-            self.last = now
-            print(line, file=sys.stderr, flush=True)
+        elif not self.tqdm:
+            left = self._left(line, now)
+            if now - self.last >= 2:
+                self.last = now
+                print(line + left, file=sys.stderr, flush=True)
+
+    def _left(self, line: str, now: float) -> str:
+        """The time that is left, from the pace since the first line of the same kind."""
+        place = self._place(line)
+        if not place:
+            return ""
+        done, total, label = place
+        if self.since is None or self.since[0] != label:
+            self.since = label, now, done
+        _, begun, before = self.since
+        if done <= before or done == total:
+            return ""
+        seconds = (now - begun) / (done - before) * (total - done)
+        unit, size = next((one for one in (("h", 3600), ("min", 60)) if seconds >= 2 * one[1]), ("s", 1))
+        return f", about {seconds / size:.0f} {unit} left"
+
+    @staticmethod
+    def _place(line: str) -> tuple[int, int, str] | None:
+        place = re.fullmatch(r"(.*?)(\d+) of (\d+) (\w+)", line)
+        return (int(place[2]), int(place[3]), place[1] + place[4]) if place else None
 
     def _draw(self, line: str) -> None:
         """A line ``3 of 12 modules`` is a bar's place; any other stands in front of it."""
-        place = re.fullmatch(r"(.*?)(\d+) of (\d+) (\w+)", line)
-        done, total, label = (int(place[2]), int(place[3]), place[1] + place[4]) if place else (0, None, line)
+        place = self._place(line)
+        done, total, label = place or (0, None, line)
         if self.bar is None or self.bar.total != total or place and self.label != label:
             self.close()
             self.bar = self.tqdm(total=total, file=sys.stderr, leave=False)
