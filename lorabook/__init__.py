@@ -4,7 +4,7 @@
 - ``page``: what a page is made of; ``inputs``: what is read from outside;
 - ``mallada``, ``lora_one``, ``rushka``, ``kim``: one source each, none of which knows another;
 - ``adapters``: tools for adapters that HF PEFT makes and saves;
-- ``one_dynamics``, ``real_fine_tune``: the chapters of these names;
+- ``one_dynamics``, ``maps``, ``real_fine_tune``: the chapters of these names;
 - ``experiments``: the sources' own experiments, as data and as runs;
 - ``sweep``: one notebook, many parameters, on a cluster;
 - ``commands``: what ``lorabook`` does on the command line; ``__main__``: the command itself.

@@ -328,6 +328,7 @@ def public_routines():
         "mallada",
         "lora_one",
         "kim",
+        "maps",
         "one_dynamics",
         "real_fine_tune",
         "adapters",

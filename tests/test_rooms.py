@@ -14,7 +14,7 @@ import lorabook
 PACKAGE = Path(lorabook.__file__).parent
 SHARED = {"checks", "descent", "device", "exact", "flow", "linalg", "linear_phase", "measure", "riccati"}
 SOURCES = {"kim", "lora_one", "mallada", "rushka"}
-CHAPTERS = {"one_dynamics", "real_fine_tune"}
+CHAPTERS = {"maps", "one_dynamics", "real_fine_tune"}
 # What each room may import, beside itself.
 MAY = (
     {room: SHARED for room in ("page", "inputs")}

@@ -34,9 +34,12 @@ def card(verdict: Verdict, issues: str = "", run: str = "") -> str:
     claim = verdict.claim
     word = f"{SIGNS.get(verdict.verdict, '✓')} {verdict.verdict}" + ", proved" * bool(verdict.proof)
     name = claim.id.replace(".", "-")
+    links = f"[[{claim.id}](#row-{name})]{{.lb-claim}}"
+    if claim.map:
+        links += f" [[where it holds](#claim-maps-{claim.map})]{{.lb-claim}}"
     parts = [
         f"````{{div}} lb-says\n{typeset(sentence(claim.statement))}\n````",
-        f"[{word}]{{.lb-badge}} [{typeset(whose(claim))}]{{.lb-where}} [[{claim.id}](#row-{name})]{{.lb-claim}}",
+        f"[{word}]{{.lb-badge}} [{typeset(whose(claim))}]{{.lb-where}} {links}",
     ]
     if verdict.verdict == FAILS and claim.right:
         grave = f" ({claim.grade})" if claim.grade else ""

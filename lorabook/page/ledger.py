@@ -23,7 +23,7 @@ MARKS = {
     claims.FAILS: "✗ fails as printed",
     claims.UNTESTABLE: "– not testable here",
 }
-CHAPTERS = "mallada lora_one rushka kim one_dynamics real_fine_tune".split()  # in the order of the book
+CHAPTERS = "mallada lora_one rushka kim one_dynamics maps real_fine_tune".split()  # in the order of the book
 HOLDING = (claims.HOLDS, claims.CONSTANT, claims.RANGE)
 
 
@@ -97,7 +97,8 @@ def table(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
             name = f"[[{claim.id.split('.', 1)[1]}](#{target(claim)})]{{#{target(claim, 'row')}}}"
             word = f"[{mark}](#{target(claim, 'erratum')})" if verdict.verdict == claims.FAILS else mark
             needs = f" *Hypotheses:* {typeset(sentence(claim.hypotheses))}" if claim.hypotheses else ""
-            said, where = typeset(claim.statement) + needs, typeset(capital(claim.where))
+            region = f" [Where it holds.](#claim-maps-{claim.map})" if claim.map else ""
+            said, where = typeset(claim.statement) + needs + region, typeset(capital(claim.where))
             rows.append([name, short(source), claim.kind, word, said, where, verdict.value])
     return figures.table(["claim", "source", "kind", "verdict", "statement", "where", "measured"], rows)
 

@@ -53,6 +53,7 @@ class Claim:
     reason: str = ""  # why it cannot be tested here
     rests_on: tuple[str, ...] = ()  # ids of the claims that its proof, here or in the source, uses
     border: str = ""  # an expression in its notebook's parameters that is 0 where the claim is predicted to change
+    map: str = ""  # the map of the region in which it holds: maps.<map> is a claim about that region's border
     floor: float = 1e-12  # numbers below are rounding and are not told apart
     ceiling: float = math.inf  # numbers above differ between processors and are not told apart
 

@@ -1,0 +1,112 @@
+"""Maps on Kim, Kim & Ryu: for which decays, ranks and conditions a start beside their family's candidate is trapped."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lorabook import flow, kim
+from lorabook.device import generator, normal
+from lorabook.maps.chart import Axis, Chart, Panel
+
+
+def follow(problems: list, B: Tensor, A: Tensor, horizon: float) -> Tensor:
+    """Products (P, S, n, n) at the end of the flow with decay of P problems of one size from S starts each."""
+    H, M = (torch.stack([getattr(one, name) for one in problems]) for name in ("H", "M"))
+    lam = torch.tensor([one.lam for one in problems], dtype=H.dtype, device=H.device)
+    P, S = B.shape[:2]
+    spread = lambda x: x[:, None].expand(P, S, *x.shape[1:]).reshape(P * S, *x.shape[1:])
+
+    def velocity(state, H, M, lam):
+        B, A = state
+        G = (H @ (B @ A - M).flatten(1)[..., None]).reshape(M.shape)
+        return -G @ A.mT - lam * B, -B.mT @ G - lam * A
+
+    start = B.flatten(0, 1).contiguous(), A.flatten(0, 1).contiguous()
+    parameters = spread(H), spread(M), spread(lam[:, None, None])
+    B, A = flow.integrate(velocity, start, [horizon], rtol=1e-6, atol=1e-9, parameters=parameters).states
+    return (B @ A)[0].reshape(P, S, *M.shape[-2:])
+
+
+def beside(problem, draws: int, size: float = 1e-3) -> tuple[Tensor, Tensor]:
+    """Starts (S, n, r), (S, r, n) beside the known candidate of a member of the family."""
+    B, A = problem.spurious_factors()
+    source = generator(4)
+    return B + size * normal((draws, *B.shape), source, B.device), A + size * normal(
+        (draws, *A.shape), source, B.device
+    )
+
+
+def stays(problems: list, draws: int) -> Tensor:
+    """Share (P,) of starts beside the candidate that still have less than half of the truth after a long flow."""
+    B, A = (torch.stack(x) for x in zip(*(beside(one, draws) for one in problems)))
+    X = follow(problems, B, A, 400.0)
+    return (X[..., 0, 0] < 0.5 * problems[0].solution[0, 0]).to(X.dtype).mean(-1)
+
+
+def decay_trap(panel: Panel, rank: Tensor, lam: Tensor, draws: int) -> Tensor:
+    """:func:`stays` (X, Y) on members with as many decoys as ranks; NaN where the decay is above their pull c."""
+    found = torch.full((len(rank), len(lam)), torch.nan, dtype=lam.dtype, device=lam.device)
+    for i, r in enumerate(map(int, rank.tolist())):
+        low = [each for each in lam.tolist() if each < 0.98 * pull(r)]
+        if low:
+            some = [kim.decoy_family(r + 1, r, panel.value, 1.0, pull(r), 6.0, each, device=lam.device) for each in low]
+            found[i, : len(low)] = stays(some, draws)
+    return found
+
+
+def pull(rank: float) -> float:
+    """c of the members, so that the block of truth and decoys is as near to singular at every rank."""
+    return 0.8 / math.sqrt(rank)
+
+
+def decay_border(panel: Panel, rank: float) -> float:
+    """The decay above which the candidate is no trap, ``c - a b / (r c + h)``."""
+    return pull(rank) - panel.value / (rank * pull(rank) + 6.0)
+
+
+def family_trap(panel: Panel, rank: Tensor, ratio: Tensor, draws: int) -> Tensor:
+    """:func:`stays` (X, Y) on the member with alpha = 1 and beta = ratio that comes closest to having a trap."""
+    found = []
+    for r in map(int, rank.tolist()):
+        some = [kim.laboratory.tightest(r, float(each), device=ratio.device) for each in ratio.tolist()]
+        found.append(stays(some, draws))
+    return torch.stack(found)
+
+
+CHARTS = (
+    Chart(
+        name="decay-and-traps",
+        source="kim",
+        says="a start beside the family's candidate leaves it for the truth",
+        x=Axis("rank r", 1, 5, 5, 8, log=False, whole=True),
+        y=Axis("weight decay λ", 0.01, 0.76, 16, 51, log=False),
+        panels=(Panel("a = 1", 1.0), Panel("a = 2", 2.0)),
+        run=decay_trap,
+        level=0.5,
+        above=False,
+        spread=0.5,
+        ratio=False,
+        draws=(4, 16),
+        predicted=(decay_border,),
+        false=(lambda panel, r: (decay_border(panel, r) + pull(r)) / 2,),
+    ),
+    Chart(
+        name="family-trap",
+        source="kim",
+        says="no start beside the candidate stays there",
+        x=Axis("rank r", 1, 6, 6, 8, log=False, whole=True),
+        y=Axis("β / α", 1.5, 8, 20, 53, log=False),
+        panels=(Panel("", 0.0),),
+        run=family_trap,
+        level=0.5,
+        above=False,
+        spread=0.5,
+        ratio=False,
+        draws=(4, 16),
+        predicted=(lambda panel, r: 1 + 2 * math.sqrt(r),),
+        false=(lambda panel, r: 2.0,),
+    ),
+)
