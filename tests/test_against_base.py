@@ -6,8 +6,9 @@ import pytest
 import torch
 from adapter_folders import adapted, base, bert, files, folder, mixture_of_experts, pair, run
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2Model
+from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaForCausalLM
 
 from lorabook import device
 from lorabook.adapters import AdapterError, inspect_folder
@@ -254,6 +255,29 @@ def test_a_quantised_base_is_told_from_one_that_lacks_the_module(tmp_path, end):
     path = folder(tmp_path / "a", {"layers.0.q": pair(5, 6, 2)})
     with pytest.raises(AdapterError, match="layers.0.q: the base's weight is quantised"):
         beside(path, tmp_path / "b")
+
+
+def test_a_layer_that_peft_repeats_stands_beside_the_one_that_it_is(tmp_path, capsys):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 10, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=2))
+    model.save_pretrained(tmp_path / "b")
+    ranges = [[0, 1], [0, 2], [1, 2]]
+    lora = adapted(model, target_modules=["q_proj"], task_type="CAUSAL_LM", layer_replication=ranges)
+    lora.save_pretrained(tmp_path / "a")
+    found = beside(tmp_path / "a", tmp_path / "b")
+    assert len(found) == 4
+    for name, layer in lora.named_modules():
+        if isinstance(layer, LoraLayer):
+            one, W0 = found[name.removeprefix("base_model.model.")], layer.get_base_layer().weight
+            X = layer.get_delta_weight("default")
+            # PEFT forms the product in float32
+            assert one.ratio == pytest.approx(float(X.norm() / W0.norm()), rel=1e-5), name
+    config = tmp_path / "a" / "adapter_config.json"
+    for wrong in (["x"], [[0, "1"]], [3]):
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"layer_replication": wrong}))
+        assert run(tmp_path / "a", "--model", tmp_path / "b") == 1
+        assert "layer_replication must be a list of ranges" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- the command

@@ -13,6 +13,7 @@ For every module ``W0`` (m, n) is read from the base model's safetensors, one at
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -24,12 +25,13 @@ from torch import Tensor
 from lorabook.adapters.base_weights import BaseWeights, Weight
 from lorabook.adapters.folder import Adapter
 from lorabook.adapters.parts import EXPERT, Part
-from lorabook.adapters.peft_config import AdapterError, printable
+from lorabook.adapters.peft_config import CONFIG, AdapterError, printable, short
 from lorabook.adapters.products import singular_values
 from lorabook.adapters.updates import together, trouble
 from lorabook.device import default_device
 
 TOP, THRESHOLD = 10, 0.5  # the paper's, and those of PEFT's reduce_intruder_dimension
+MOST_LAYERS = 10_000  # of a base
 DENSE, STEPS = 512, 16  # up to this size all singular vectors come from one decomposition; most Lanczos steps
 
 
@@ -91,7 +93,8 @@ def against_base(
                 shape = len(B), A.shape[1]
                 if shape not in frames:
                     expert = int(label.rpartition("[")[2][:-1]) if part.kind == EXPERT else None
-                    weight = base.weight(name, shape, expert, bool(adapters[k].config.get("fan_in_fan_out")))
+                    own = _replicated(name, adapters[k].config)
+                    weight = base.weight(own, shape, expert, bool(adapters[k].config.get("fan_in_fan_out")))
                     frames[shape] = weight if isinstance(weight, str) else _Frame(weight, top)
                 frame = frames[shape]
                 found[k][label] = frame if isinstance(frame, str) else frame.beside(B, A, part.scale, threshold)
@@ -109,6 +112,19 @@ def _chosen(adapter: Adapter, only: Sequence[str]) -> Adapter:
     pairs = {name: pair for name, pair in adapter.pairs.items() if fits(name)}
     others = {name: part for name, part in adapter.others.items() if fits(name)}
     return replace(adapter, pairs=pairs, others=others, faults={})
+
+
+def _replicated(name: str, config: dict) -> str:
+    """The name of a module in the base, whose layers PEFT's ``layer_replication`` repeats by ranges."""
+    ranges = config.get("layer_replication") or []
+    try:
+        layers = [k for begin, end in ranges for k in range(max(begin, 0), min(end, MOST_LAYERS))]
+    except (TypeError, ValueError):
+        raise AdapterError(f"layer_replication must be a list of ranges; {CONFIG} says {short(ranges)}.") from None
+    number = re.search(r"(?<=\.)\d+(?=\.)", f".{name}") if layers else None
+    if not number or int(number[0]) >= len(layers):
+        return name
+    return f".{name}"[1 : number.start()] + str(layers[int(number[0])]) + f".{name}"[number.end() :]
 
 
 class _Frame:

@@ -157,7 +157,8 @@ def survey(path: str | Path) -> Adapter:
     inner = [] if file else inner_adapters(path)
     if inner:
         names = ", ".join(one.name for one in inner[:3]) + (", ..." if len(inner) > 3 else "")
-        notes.append(f"{len(inner)} more adapters lie in it ({printable(names)}): give them to see how modules move.")
+        lie = "1 more adapter lies" if len(inner) == 1 else f"{len(inner)} more adapters lie"
+        notes.append(f"{lie} in it ({printable(names)}): give them to see how modules move.")
     parts = {name: found.parts[name] for name in sorted(found.parts, key=natural)}
     plain = {} if layout else {name: part for name, part in parts.items() if part.kind == PLAIN}
     if not found.parts:
