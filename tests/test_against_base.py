@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from adapter_folders import adapted, base, bert, files, folder, mixture_of_experts, pair, run
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
@@ -220,6 +221,48 @@ def test_halves_of_fused_experts_are_joined_in_the_order_that_transformers_gives
     assert base.weight("model.layers.0.mlp.experts.gate_up_proj", (12, 8), 3, False) == (
         "the base has no weight of this name"
     )
+
+
+@pytest.mark.parametrize("family", "Mixtral Qwen2Moe DeepseekV3 GptOss GraniteMoe Ernie4_5_Moe Qwen3Next".split())
+def test_experts_are_found_in_the_files_of_many_families(tmp_path, family):
+    sizes = dict.fromkeys("num_hidden_layers moe_layer_start_index num_experts_per_tok n_group topk_group".split(), 1)
+    sizes |= dict.fromkeys("num_experts num_local_experts n_routed_experts moe_num_experts".split(), 3)
+    sizes |= dict.fromkeys("moe_intermediate_size shared_expert_intermediate_size head_dim".split(), 8)
+    sizes |= dict.fromkeys("kv_lora_rank q_lora_rank qk_rope_head_dim qk_nope_head_dim v_head_dim".split(), 4)
+    sizes |= {"vocab_size": 16, "hidden_size": 16, "intermediate_size": 24, "layer_types": ["full_attention"]}
+    sizes |= {
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "moe_layer_start_index": 0,
+        "first_k_dense_replace": 0,
+    }
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**sizes, pad_token_id=0, eos_token_id=1, bos_token_id=1)
+    model = getattr(transformers, f"{family}ForCausalLM")(config)
+    model.save_pretrained(tmp_path)
+    base, seen = BaseWeights(tmp_path), 0
+    for name, parameter in model.named_parameters():
+        room, _, own = name.rpartition(".")
+        if own in ("gate_up_proj", "down_proj") and parameter.ndim == 3:
+            turned = getattr(model.get_submodule(room), "is_transposed", False)
+            for expert in range(3):
+                W = parameter[expert].mT if turned else parameter[expert]
+                found = base.weight(name, tuple(W.shape), expert, False)
+                assert torch.equal(found.matrix, W), (name, found)
+                seen += 1
+    assert seen == 6
+
+
+@pytest.mark.parametrize("inputs_first", [False, True])
+@pytest.mark.parametrize("width, inner", [(6, 6), (6, 3)])
+def test_square_experts_are_turned_as_the_others_of_their_module_are(tmp_path, inputs_first, width, inner):
+    """As in gpt-oss, whose down_proj is square and stored with its inputs first, and as in Qwen3-MoE, with outputs."""
+    stored = {"gate_up_proj": normal(2, 2 * inner, width), "down_proj": normal(2, width, inner, seed=1)}
+    turn = lambda W: W.mT if inputs_first else W
+    weights(tmp_path, {f"layers.0.mlp.experts.{name}": turn(W) for name, W in stored.items()})
+    for name, W in stored.items():
+        found = BaseWeights(tmp_path).weight(f"layers.0.mlp.experts.{name}", tuple(W.shape[1:]), 1, False)
+        assert torch.equal(found.matrix, W[1].float())
 
 
 def test_an_output_layer_that_shares_its_weight_stands_beside_the_embedding_and_a_merge_is_warned_of(tmp_path, capsys):

@@ -73,8 +73,19 @@ class BaseWeights:
         W = matrices[0] if len(matrices) == 1 else torch.cat(matrices)
         if W.ndim != 2 or tuple(W.shape) not in (shape, shape[::-1]):
             return f"the base's weight is {self.header[keys[0]][1]}, the update {shape}"
-        W = W.mT if tuple(W.shape) != shape or swapped and shape[0] == shape[1] and not tied else W
-        return Weight(W, keys[0], tied)
+        turned = tuple(W.shape) != shape
+        if shape[0] == shape[1] and not tied:
+            turned = swapped or expert is not None and self._inputs_first(keys[0])
+        return Weight(W.mT if turned else W, keys[0], tied)
+
+    def _inputs_first(self, key: str) -> bool:
+        """Whether the experts of a square parameter are stored as (n, m), by the shape of the other parameter.
+
+        The one has twice as many rows as the other has columns, so that both cannot be square.
+        """
+        room, _, parameter = key.rpartition(".")
+        other = self.header.get(f"{room}.{'down_proj' if parameter == 'gate_up_proj' else 'gate_up_proj'}")
+        return other is not None and len(other[1]) == 3 and other[1][1] < other[1][2]
 
     def _read(self, key: str, expert: int | None) -> Tensor | str:
         path, size, dtype = self.header[key]
@@ -96,7 +107,9 @@ class BaseWeights:
                 found = [self._key(f"{inside}.{expert}.{part}", None) for part in parts]
                 if None not in found:
                     return [key for key in found if key]
-        return []
+        linear = {"gate_up_proj": "input_linear", "down_proj": "output_linear"}.get(parameter)  # GraniteMoe
+        key = self._key(f"{room.removesuffix('.experts')}.{linear}", None) if linear and expert is not None else None
+        return [key] if key else []
 
     def _embedding(self, shape: tuple[int, int]) -> list[str]:
         keys = [key for word in EMBEDDINGS for key in self.ends.get(word, []) if key.endswith(f"{word}.weight")]

@@ -49,6 +49,8 @@ ZERO = "the gradient is 0: there is nothing to start from"
 class Started(dict):
     """By module that was started, the leading r singular values of the gradient, float64.
 
+    Of fused experts each counts, by the name of their parameter and its number: ``mlp.experts.down_proj[3]``.
+
     left: by module that keeps PEFT's start, the reason.
     kept: by module that was started, the share of the exact start's first-order fall of the loss, estimated where a
         sketch was taken and 1 elsewhere.
