@@ -158,6 +158,8 @@ def test_a_gap_stays_and_a_band_of_no_curve_and_a_panel_without_anything_do_no_h
 
 
 def test_columns_are_named_by_the_axes_and_a_panel_leaves_the_others_empty():
+    table = told(figures.reference(a_panel(r"$2 \omega c\,(t - T)$", "y"), X, X, r"M = $\Sigma$"))
+    assert list(table) == ["panel", "series", "2 omega c(t - T)", "y"] and set(table["series"]) == {"M = Sigma"}
     table = told(
         figures.reference(a_panel("t", "t"), X, X, "a"), figures.reference(a_panel("", "sine\nto G"), X, X, "b")
     )

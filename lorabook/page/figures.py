@@ -293,7 +293,9 @@ def _short(drawing: str) -> str:
     """The same drawing in fewer letters, its points to a hundredth: a book has a hundred of them."""
     near = lambda number: f"{round(float(number[0]), 2):g}"
     tight = lambda places: re.sub(r"\d+\.\d+", near, re.sub(r"\s*([A-Za-z])\s*", r"\1", places[0]))
-    return re.sub(r'\b(?:d|x|y)="[^"]*"', tight, drawing).replace("DejaVuSans-", "g")
+    drawing = re.sub(r'\b(?:d|x|y)="[^"]*"', tight, drawing).replace("DejaVuSans-", "g")
+    drawing = re.sub(r' id="[A-Za-z.]+(?:2d)?_\d+"|<!--.*?-->\n', "", drawing)  # names that nothing refers to
+    return re.sub(r'style="[^"]*"', lambda style: re.sub("(?<=[:;]) ", "", style[0]), drawing)
 
 
 def _legend(ax: Axes) -> Axes:

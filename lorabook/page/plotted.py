@@ -2,7 +2,7 @@
 
 A row is a point. ``panel`` is the letter on the page, ``series`` the name in the legend; the other columns are named
 by the axes, with ``..., low`` and ``..., high`` for a band or an interval. A series without a name has that of the
-one that looks the same, in an earlier panel where no curve of its own panel has one; a prediction has that of the
+one that looks the same, in another panel where no curve of its own panel has one; a prediction has that of the
 series it is drawn on.
 Streamlines are not in it: they guide the eye along a formula.
 """
@@ -32,10 +32,10 @@ def csv(panels) -> str:
 
     Seven digits: enough to draw the figure again, and the same on most processors.
     """
-    looks: dict[tuple, str] = {}
+    looks = _named(line for ax in panels for line in ax.lines)
     tables = [_panel(ax, looks).assign(panel=letter) for ax, letter in zip(panels, "abcdefghijkl")]
     table = pandas.concat(tables, ignore_index=True).set_index(["panel", "series"])
-    return table.to_csv(float_format="%.7g", lineterminator="\n")
+    return table.rename(columns=_plain).to_csv(float_format="%.7g", lineterminator="\n")
 
 
 def link(text: str) -> str:
@@ -44,13 +44,12 @@ def link(text: str) -> str:
     return f'<a class="lb-data" download="figure.csv" href="data:text/csv;charset=utf-8,{held}">data (CSV)</a>'
 
 
-def _panel(ax: Axes, looks: dict[tuple, str]) -> pandas.DataFrame:
-    """The points of one panel; ``looks`` has the names of the series of earlier panels, and gets these."""
+def _panel(ax: Axes, looks: dict[tuple | None, str]) -> pandas.DataFrame:
+    """The points of one panel; ``looks`` has the names of the series of all panels."""
     drawn = [(artist, points) for artist in ax.get_children() if len(points := _points(artist, ax))]
-    own = {_look(artist): _label(artist) for artist, _ in reversed(drawn) if _label(artist)}
+    own = _named(ax.lines)
     curves = [one for one, _ in drawn if isinstance(one, Line2D) and one.get_linestyle() not in ("--", ":")]
     seen = looks | own if len(curves) > 1 and not any(map(_label, curves)) else own
-    looks |= own | looks
     names, tables, before = [""], [pandas.DataFrame(columns=["x", "y"], dtype=float)], None
     for artist, points in drawn:
         on = next((name for name, end in (("x", "low"), ("y", "left")) if end in points), None)
@@ -58,14 +57,14 @@ def _panel(ax: Axes, looks: dict[tuple, str]) -> pandas.DataFrame:
             tables[-1] = tables[-1].merge(points, how="left")
             continue
         level = "level" in points or "x" in points and points["x"].isna().any()
-        instead = "level" if level else ax.get_ylabel() or ax.get_title(loc="left")
+        instead = "level" if level else _plain(ax.get_ylabel() or ax.get_title(loc="left"))
         names.append(_name(artist, before, names, seen.get(_look(artist)) or instead))
         tables.append(points.assign(series=names[-1]))
         before = artist
     table = pandas.concat(tables)
     for axis in (ax.xaxis, ax.yaxis):
         table[axis.axis_name] = _worded(table[axis.axis_name], axis)
-    x, y = " ".join(ax.get_xlabel().split()) or "column", " ".join(ax.get_ylabel().split()) or "row"
+    x, y = ax.get_xlabel() or "column", ax.get_ylabel() or "row"
     y = f"{y}, up" if y == x else y
     words = {"x": x, "y": y, "left": f"{x}, low", "right": f"{x}, high", "low": f"{y}, low", "high": f"{y}, high"}
     return table.rename(columns=words)
@@ -114,16 +113,26 @@ def _placed(points: pandas.DataFrame, transform, ax: Axes) -> pandas.DataFrame:
     return points if all(placed) else points.drop_duplicates()
 
 
+def _plain(text: str) -> str:
+    """A label on one line, its TeX as letters."""
+    return " ".join(re.sub(r"\$|\\[,;]|\\(?=[A-Za-z])", "", text).split())
+
+
 def _label(artist: Artist) -> str:
-    label = str(artist.get_label())
+    label = _plain(str(artist.get_label()))
     return "" if NAMELESS.fullmatch(label) else label.removeprefix("_")
 
 
-def _look(artist: Artist) -> tuple:
-    """By what a reader tells one series from another."""
-    if isinstance(artist, Line2D):
-        return to_hex(artist.get_color()), artist.get_marker(), artist.get_linestyle()
-    return type(artist), *map(to_hex, np.atleast_2d(artist.get_facecolor()))
+def _look(artist: Artist) -> tuple | None:
+    """By what a reader tells one curve from another."""
+    if not isinstance(artist, Line2D):
+        return None
+    return to_hex(artist.get_color()), artist.get_marker(), artist.get_linestyle()
+
+
+def _named(lines) -> dict[tuple | None, str]:
+    """The first name of each look."""
+    return {_look(line): _label(line) for line in reversed(list(lines)) if _label(line)}
 
 
 def _name(artist: Artist, before: Artist | None, names: list[str], instead: str) -> str:
