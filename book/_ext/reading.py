@@ -25,7 +25,8 @@ WORDS_A_MINUTE = 200
 FORMULA, FIGURE = 15, 60  # worth so many words of reading
 STORY = "book/story.yml"
 AIDS = {"book/notation": "Notation", "book/glossary": "Glossary"}
-LOOK_UP = {"notebooks/ledger", "notebooks/errata", "book/references", *AIDS}  # nobody reads these from end to end
+# nobody reads these from end to end
+LOOK_UP = {"notebooks/ledger", "notebooks/errata", "book/grounds", "book/references", *AIDS}
 DATA = re.compile(r'(?<=<a class="lb-data" )download="figure.csv" href="data:text/csv;charset=utf-8,([^"]*)"')
 CAPTION = re.compile(r'<figure class="lb-row">(.*?)<figcaption>(.*?)(<a class="lb-data".*?)?(?=</figcaption>)', re.S)
 PANEL = '<div class="lb-panel">'
