@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 
 from docutils import nodes
-from programs import found
+from programs import found, untexed
 
 PAGE = "book/notation"
 ROW = re.compile(r"^\| \$([^$|]+)\$[^|]*\| `(\w+)`[^|]*\| ([^|]+?) \| ([^|]+?) \|$", re.M)
@@ -25,6 +25,7 @@ PAGES = {
     "all": "",
 }
 LINKED = re.compile(r'href="[^"#]*#((?:claim|letter)-[\w-]+)"')
+SYMBOL = re.compile(r'<a class="lb-symbol ([^>]*#(letter-[\w-]+)")>(<span class="math[^>]*>(.*?)</span>)', re.S)
 SHORT = 30  # letters of TeX in a formula that may be a link
 BESIDE = {"notebooks/ledger"}  # pages on which the statement stands beside the link
 NO_CHAPTER = {"notebooks/explore", "notebooks/ledger", "notebooks/errata"}
@@ -103,6 +104,17 @@ def claims(app):
     return app.lb_previews
 
 
+def named(app, body):
+    """Letters that are links say aloud the formula and what the letter means; a drawn formula alone says nothing."""
+
+    def label(found):
+        signs, meaning, _ = letters(app.confdir)[found[2]]
+        words = untexed(f"{found[4]}; ${signs[0]}$: {meaning}").replace("`", "")
+        return f'<a class="lb-symbol {found[1]} aria-label="{escape(words)}">{found[3]}'
+
+    return SYMBOL.sub(label, body)
+
+
 def hold(app, page, template, context, tree):
     """Put what a page links to at its end."""
     if page not in app.env.found_docs or page in BESIDE:
@@ -117,6 +129,7 @@ def hold(app, page, template, context, tree):
         elif name in claims(app):
             shown.append((name, claims(app)[name]))
     if shown:
+        body = named(app, body)
         parts = "".join(f'<div data-of="{name}">{html}</div>' for name, html in shown)
         context["body"] = f'{body}\n<template class="lb-previews">{parts}</template>\n'
         app.add_js_file("preview.js", defer="defer")
