@@ -6,7 +6,7 @@ import sys
 import pytest
 from bs4 import BeautifulSoup
 
-PAGE, OWN = "notebooks/lora_one_alignment.html", 15_000  # bytes of the scripts of a page that are the book's own
+PAGE = "notebooks/lora_one_alignment.html"
 LINK = "a[href='#claim-rushka-half-time']"
 
 
@@ -145,10 +145,3 @@ def test_a_preview_has_no_fault_that_axe_knows(opened, root):
     page.evaluate((Path(find_spec("axe_playwright_python").origin).parent / "axe.min.js").read_text())
     found = page.evaluate("() => axe.run('#lb-preview', {resultTypes: ['violations']})")
     assert [one["id"] for one in found["violations"] if one["impact"] in ("serious", "critical")] == []
-
-
-def test_a_chapters_own_scripts_are_small(site, root):
-    own = {path.name: path.stat().st_size for path in (root / "book/_static").glob("*.js")}
-    for path in site.glob("notebooks/*_*.html"):
-        used = set(re.findall(r"_static/(\w+\.js)", path.read_text(encoding="utf-8"))) & set(own)
-        assert "preview.js" in used and sum(own[name] for name in used) < OWN, (path.stem, used)
