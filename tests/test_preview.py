@@ -70,7 +70,7 @@ def test_a_page_holds_what_it_links_to_and_each_letter_once(site):
             assert set(links) <= set(held) and len(held) == len(set(held)), path.stem
         symbols = [link["href"].partition("#")[2] for link in page.select("a.lb-symbol")]
         assert len(symbols) == len(set(symbols)) and set(symbols) <= set(held), path.stem
-        assert all(re.search(r"\w; .+: ", link.get("aria-label", "")) for link in page.select("a.lb-symbol")), path.stem
+        assert all(re.search(r".; .+: ", link.get("aria-label", "")) for link in page.select("a.lb-symbol")), path.stem
 
 
 def test_the_pointer_opens_a_preview_that_stays_under_it_and_escape_closes_it(opened):
@@ -96,7 +96,7 @@ def test_the_focus_opens_a_preview_and_leaving_closes_it(opened):
     light = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours]
     assert light[0] - light[1] > 300  # light on dark
     page.keyboard.press("Tab")
-    page.locator("h1").first.click()
+    page.locator(".bd-article h1").click()
     assert box.is_hidden()
 
 
