@@ -96,5 +96,21 @@ def test_without_an_address_there_is_no_link(verdicts):
     assert "Dispute" not in cards.card(verdicts[0]) and f">{cards.DISPUTE}</a>" in cards.card(verdicts[0], ISSUES)
 
 
+def test_several_verdicts_share_a_table_and_lose_nothing(verdicts):
+    several = [v for v in verdicts if v.verdict != claims.FAILS][::9]
+    table = cards.together(several, ISSUES)
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == len(several) > 10
+    for row, verdict in zip(rows, several):
+        cells = re.split(r"(?<!\\)\|", row)[1:-1]
+        whole = [cell.replace("\\|", "|") for cell in cells]
+        assert len(cells) == 3 and typeset(verdict.claim.statement) in whole[0]
+        assert typeset(cards.whose(verdict.claim)) in whole[0] and verdict.verdict in whole[1]
+        assert verdict.claim.id in whole[2] and cards.dispute(verdict, ISSUES).replace("&", "&amp;") in whole[2]
+        assert all(line in table for line in cards.folded(verdict) if not verdict.claim.reason)
+        assert not verdict.claim.reason or "**Why not.**" in whole[0]
+    assert "wanted" in table and "wanted" not in open_part(cards.together(several))
+
+
 def test_a_star_of_a_letter_stays_a_star():
     assert cards._starless("r* and $r^*$ and `r*`") == r"r\* and $r^*$ and `r*`"

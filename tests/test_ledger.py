@@ -176,7 +176,7 @@ def test_errata_are_counted_by_grade_beside_what_is_no_longer_called_one(collect
 
 def test_the_table_links_each_claim_to_its_anchor_each_failure_to_its_erratum_and_keeps_its_columns(collected):
     table = ledger.table(collected)
-    rows = columns(table._repr_mimebundle_()["text/markdown"])
+    rows = columns(table._repr_mimebundle_()[ledger.SITE])
     assert {len(row) for row in rows} == {7} and len(rows) == 2 + 4
     first, second, wrong = rows[2], rows[3], rows[4]
     assert first[0].strip() == "[[first](#claim-demo-first)]{#row-demo-first}"
@@ -216,7 +216,7 @@ def test_a_source_is_not_mistaken_for_another_of_a_longer_name(collected):
 def test_errata_say_what_is_printed_what_is_right_the_numbers_what_was_ruled_out_and_what_follows(collected):
     errata = ledger.Errata(collected, "demo")
     assert [verdict.claim.id for verdict in errata.entries] == ["demo.wrong"]
-    text = errata._repr_mimebundle_()["text/markdown"]
+    text = errata._repr_mimebundle_()[ledger.SITE]
     for part in (
         "**Version read.** v1, first print. Read on 2026-01-01.",
         "1 statement does not hold as printed.",
@@ -231,12 +231,12 @@ def test_errata_say_what_is_printed_what_is_right_the_numbers_what_was_ruled_out
         "**Consequence.** The theorem stands.",
     ):
         assert part in text, part
-    none = ledger.Errata(collected, "empty")._repr_mimebundle_()["text/markdown"]
+    none = ledger.Errata(collected, "empty")._repr_mimebundle_()[ledger.SITE]
     assert "0 statements do not" in none
 
 
 def test_a_reply_of_the_authors_stands_whole_in_the_entry_that_it_answers(collected, monkeypatch):
-    said = lambda shown: shown._repr_mimebundle_()["text/markdown"]
+    said = lambda shown: shown._repr_mimebundle_()[ledger.SITE]
     assert said(ledger.Replies()) == "No author has replied yet."
     reply = {"id": "demo.wrong", "date": "2026-02-03", "by": "A. Author", "text": "We meant\n  the other one."}
     monkeypatch.setattr(lists, "replies", lambda source: [reply] if source == "demo" else [])
@@ -249,7 +249,7 @@ def test_a_reply_of_the_authors_stands_whole_in_the_entry_that_it_answers(collec
 def test_what_is_no_quote_is_not_called_printed():
     claim = dataclasses.replace(lists.find("kim.loudness"), quote="")
     verdict = claims.Verdict(claim, claims.FAILS, value="1")
-    text = ledger.Errata([("page", verdict)], claim.id.split(".")[0])._repr_mimebundle_()["text/markdown"]
+    text = ledger.Errata([("page", verdict)], claim.id.split(".")[0])._repr_mimebundle_()[ledger.SITE]
     assert "**Read as.** " + claim.statement in text and "**Printed.**" not in text
 
 
@@ -294,7 +294,7 @@ def test_a_failure_without_its_correction_is_a_loose_end():
 
 
 def test_the_table_of_the_reference_outputs_keeps_its_columns():
-    rows = columns(ledger.table(ledger.collect(NOTEBOOKS))._repr_mimebundle_()["text/markdown"])
+    rows = columns(ledger.table(ledger.collect(NOTEBOOKS))._repr_mimebundle_()[ledger.SITE])
     assert {len(row) for row in rows} == {7}
     for row in rows:
         # a TeX command outside dollars would be read as it stands
@@ -313,3 +313,15 @@ def test_the_pages_that_collect_run_from_every_folder(name, at_the_root, root, t
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ClaimError, match="There is no folder .*gone: clone the repository"):
         ledger.collect(tmp_path / "gone")
+
+
+def test_outside_the_site_a_notebook_shows_the_same_words_without_anchors_and_links(collected):
+    for made in (ledger.table(collected), ledger.coverage("demo"), ledger.Errata(collected, "demo"), ledger.Replies()):
+        bundle = made._repr_mimebundle_()
+        plain = bundle["text/markdown"]
+        assert not re.search(r"\]\{#|\]\(#|\{dropdown\}", plain) and bundle["text/plain"] == plain
+        bare = lambda text: re.sub(r"\]\{#[^}]*\}|\]\(#[^)]*\)|\{dropdown\}|`{4}|[\[\]*\s]", "", text)
+        assert bare(plain) == bare(bundle[ledger.SITE]) and len(bare(plain)) > 20
+    assert ledger.shown("[[a](#claim-a)]{#row-a} and [out](https://example.org)")["text/plain"] == (
+        "a and [out](https://example.org)"
+    )

@@ -1,16 +1,19 @@
 """Sphinx extension: the verdict cards of a page, drawn from the records that its notebook holds.
 
 Each output with a record becomes a card in MyST (lorabook.page.cards), so that its mathematics, links and fold are
-those of the page.  Code that is neither shown on purpose (the parameters) nor folded by the notebook is folded.
+those of the page.  Where the text says nothing between two claims that hold, their cells are one on the page, and they
+share a table.  Code that is neither shown on purpose (the parameters) nor folded by the notebook is folded.
 """
 
 import json
+import re
 
 from sphinx.util import logging
 
 SHOWN = {"parameters", "injected-parameters"}
 FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
-RECORD = "lorabook"
+RECORD, SITE = "lorabook", "text/x-lorabook"  # of claims and of the ledger
+ANCHOR = re.compile(r"^\([^()\s]+\)=\s*$", re.M)
 TALK = logging.getLogger(__name__)
 
 
@@ -38,30 +41,78 @@ def draw(app, page, source):
     if not str(app.env.doc2path(page)).endswith(".ipynb"):
         return
     notebook = json.loads(source[0])
+    notebook["cells"] = joined(notebook["cells"])
+    address, run = issues(app.config), made_by(page, notebook)
     for cell in notebook["cells"]:
         tags = cell["metadata"].setdefault("tags", [])
         if cell["cell_type"] == "code" and not {*tags} & (SHOWN | FOLDED):
             tags.append("hide-input")
         for output in cell.get("outputs", []):
-            record = output.get("metadata", {}).get(RECORD)
-            if record:
-                output["data"] = {"text/markdown": drawn(record, issues(app.config), made_by(page, notebook), page)}
+            if SITE in output.get("data", {}):
+                output["data"]["text/markdown"] = output["data"].pop(SITE)
+        held = [output for output in cell.get("outputs", []) if recorded(output)]
+        if held:
+            verdicts = [verdict for output in held if (verdict := known(recorded(output), page))]
+            rest = [output for output in cell["outputs"] if output not in held]
+            drawn = {"metadata": {}, "data": {"text/markdown": cards_of(verdicts, address, run)}}
+            cell["outputs"] = [*rest, held[0] | drawn]
     source[0] = json.dumps(notebook)
 
 
-def drawn(record, address, run, page):
-    """One card; a record of a claim that no list has is a warning, and so stops the book."""
-    from lorabook.page import cards, claims, lists
+def recorded(output):
+    """The record of a verdict in an output, or None."""
+    return output.get("metadata", {}).get(RECORD)
+
+
+def joined(cells):
+    """The cells of a page, those with verdicts joined where only anchors stand between them.
+
+    What fails as printed keeps a card of its own, and so a cell.
+    """
+    kept = []
+    for cell in cells:
+        between = bool(kept) and only_anchors(kept[-1])
+        last = kept[-1 - between] if len(kept) > between else {}
+        if not (routine(cell) and routine(last)):
+            kept.append(dict(cell))
+            continue
+        if between:  # the anchors go before the cell that both become
+            kept.insert(-1, kept.pop())
+        last["source"] = "".join(last["source"]) + "\n\n" + "".join(cell["source"])
+        last["outputs"] = [*last["outputs"], *cell["outputs"]]
+    return kept
+
+
+def only_anchors(cell):
+    return cell["cell_type"] == "markdown" and not ANCHOR.sub("", "".join(cell["source"])).strip()
+
+
+def routine(cell):
+    """Whether a cell shows verdicts, none of them a failure."""
+    found = [recorded(output)["verdict"] for output in cell.get("outputs", []) if recorded(output)]
+    return bool(found) and "fails as printed" not in found
+
+
+def known(record, page):
+    """The verdict that a record holds; one on a claim that no list has is a warning, and so stops the book."""
+    from lorabook.page import claims, lists
 
     record = dict(record)
     try:
-        verdict = claims.Verdict(lists.find(record.pop("id")), **record)
+        return claims.Verdict(lists.find(record.pop("id")), **record)
     except (lists.ClaimError, KeyError, TypeError) as error:
         TALK.warning("%s holds a verdict that cannot be shown: %s", page, error)
-        return ""
-    return cards.card(verdict, address, run)
+
+
+def cards_of(verdicts, address, run):
+    """A card, or one table for several."""
+    from lorabook.page import cards
+
+    if len(verdicts) > 1:
+        return cards.together(verdicts, address, run)
+    return "".join(cards.card(verdict, address, run) for verdict in verdicts)
 
 
 def setup(app):
-    app.connect("source-read", draw)
+    app.connect("source-read", draw, priority=550)  # after the page has taken its prose
     return {"parallel_read_safe": True, "parallel_write_safe": True}

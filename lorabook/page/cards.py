@@ -3,7 +3,8 @@
 First the claim, in words; then whose it is and what the run says; where it fails, the statement that holds instead and
 how grave the failure is.  Numbers, counter-probe and range are folded below, one click away, and a link opens an issue
 in which the verdict can be disputed.  A notebook holds the record of a verdict alone: the card is drawn from it and
-from the claim list when the book is built, so that a word can change without a new run.
+from the claim list when the book is built, so that a word can change without a new run.  Claims between which the
+text says nothing share one table (:func:`together`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from lorabook.page.lists import Claim
 
 SIGNS = {FAILS: "✗", UNTESTABLE: "–"}
 FOLDED = "Numbers, counter-probe and range"
+SHARED = "Numbers, counter-probes and ranges"
 DISPUTE = "Dispute this verdict"
 PLACED = re.compile(r"(beside|beyond|after)\b")
 
@@ -32,14 +34,10 @@ def card(verdict: Verdict, issues: str = "", run: str = "") -> str:
         run: the notebook and what it ran on.
     """
     claim = verdict.claim
-    word = f"{SIGNS.get(verdict.verdict, '✓')} {verdict.verdict}" + ", proved" * bool(verdict.proof)
-    name = claim.id.replace(".", "-")
-    links = f"[[{claim.id}](#row-{name})]{{.lb-claim}}"
-    if claim.map:
-        links += f" [[where it holds](#claim-maps-{claim.map})]{{.lb-claim}}"
+    word = _word(verdict)
     parts = [
         f"````{{div}} lb-says\n{typeset(sentence(claim.statement))}\n````",
-        f"[{word}]{{.lb-badge}} [{typeset(whose(claim))}]{{.lb-where}} {links}",
+        f"[{word}]{{.lb-badge}} [{typeset(whose(claim))}]{{.lb-where}} {_links(claim)}",
     ]
     if verdict.verdict == FAILS and claim.right:
         grave = f" ({claim.grade})" if claim.grade else ""
@@ -54,10 +52,53 @@ def card(verdict: Verdict, issues: str = "", run: str = "") -> str:
         lines = "\n".join(f"- {line}" for line in folded(verdict))
         parts.append(f"````{{dropdown}} {FOLDED}\n:class-container: lb-numbers\n\n{lines}\n````")
     if issues:
-        # as HTML, since a link in Markdown has its ampersand escaped twice
-        link = html.escape(dispute(verdict, issues, run))
-        parts.append(f'<span class="lb-dispute"><a class="reference external" href="{link}">{DISPUTE}</a></span>')
+        parts.append(_disputed(verdict, issues, run, DISPUTE))
     return f"`````{{div}} lb-verdict lb-{VERDICTS[verdict.verdict]}\n\n" + "\n\n".join(parts) + "\n`````\n"
+
+
+def together(verdicts: list[Verdict], issues: str = "", run: str = "") -> str:
+    """Several verdicts, none of them a failure, as the rows of one table; their numbers are folded below it.
+
+    Args:
+        verdicts: in the order of the page.
+        issues, run: as for :func:`card`.
+    """
+    rows, numbers = ["| claim | verdict | |", "|:--|:--|:--|"], []
+    for verdict in verdicts:
+        claim = verdict.claim
+        said = [typeset(sentence(claim.statement))]
+        said += [f"**Why not.** {typeset(sentence(claim.reason))}"] if claim.reason else []
+        said += [f"**What is missing.** {typeset(verdict.note)}"] if verdict.note else []
+        cells = [
+            " ".join([*said, f"[{typeset(whose(claim))}]{{.lb-where}}"]),
+            f"[{_word(verdict)}]{{.lb-badge .lb-{VERDICTS[verdict.verdict]}}}",
+            _links(claim) + (f" {_disputed(verdict, issues, run, 'Dispute')}" if issues else ""),
+        ]
+        rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        if not claim.reason:
+            numbers.append(f"- `{claim.id}`\n" + "\n".join(f"  - {line}" for line in folded(verdict)))
+    parts = ["\n".join(rows)]
+    if numbers:
+        lines = "\n".join(numbers)
+        parts.append(f"````{{dropdown}} {SHARED}\n:class-container: lb-numbers\n\n{lines}\n````")
+    return "`````{div} lb-verdict lb-together\n\n" + "\n\n".join(parts) + "\n`````\n"
+
+
+def _links(claim: Claim) -> str:
+    """The name of a claim, which leads to its row in the ledger, and its map where it has one."""
+    links = f"[[{claim.id}](#row-{claim.id.replace('.', '-')})]{{.lb-claim}}"
+    return links + (f" [[where it holds](#claim-maps-{claim.map})]{{.lb-claim}}" if claim.map else "")
+
+
+def _word(verdict: Verdict) -> str:
+    """The verdict with its sign."""
+    return f"{SIGNS.get(verdict.verdict, '✓')} {verdict.verdict}" + ", proved" * bool(verdict.proof)
+
+
+def _disputed(verdict: Verdict, issues: str, run: str, words: str) -> str:
+    """The link that opens an issue, as HTML, since a link in Markdown has its ampersand escaped twice."""
+    link = html.escape(dispute(verdict, issues, run))
+    return f'<span class="lb-dispute"><a class="reference external" href="{link}">{words}</a></span>'
 
 
 def whose(claim: Claim) -> str:

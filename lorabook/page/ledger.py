@@ -1,12 +1,14 @@
 """The ledger: verdicts collected from executed notebooks, and the tables that show them.
 
 The ledger and errata pages are notebooks themselves.  They read the notebooks beside them, so what
-they say is what the last run found.
+they say is what the last run found.  What they show has anchors and links that the site alone knows; another viewer of
+the notebook gets the same words without them (:func:`shown`).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -25,6 +27,32 @@ MARKS = {
 }
 CHAPTERS = "mallada lora_one rushka kim one_dynamics maps real_fine_tune".split()  # in the order of the book
 HOLDING = (claims.HOLDS, claims.CONSTANT, claims.RANGE)
+SITE = "text/x-lorabook"  # the form of an output that the site takes in the place of plain Markdown
+PLAIN = (  # an anchor, a link within the site, a fold
+    (re.compile(r"\[((?:\[[^\[\]]*\]\([^()]*\)|[^\[\]])*)\]\{#[^{}]*\}"), r"\1"),
+    (re.compile(r"\[([^\[\]]*)\]\(#[^()]*\)"), r"\1"),
+    (re.compile(r"^````\{dropdown\} (.*)\n(.*?)\n````$", re.M | re.S), r"**\1**\n\n\2"),
+)
+
+
+def shown(text: str) -> dict:
+    """An output for the site and, without what only the site knows, for every other viewer."""
+    plain = text
+    for pattern, new in PLAIN:
+        plain = pattern.sub(new, plain)
+    return {"text/plain": plain, "text/markdown": plain, SITE: text}
+
+
+class Linked(figures.Table):
+    """A table with anchors and links of the site."""
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        return shown(super()._repr_mimebundle_()["text/markdown"])
+
+
+def linked(header: list[str], rows: list[list]) -> Linked:
+    """:func:`figures.table` with anchors and links of the site in its cells."""
+    return Linked(**vars(figures.table(header, rows)))
 
 
 def collect(folder: str | Path = "") -> list[tuple[str, Verdict]]:
@@ -88,7 +116,7 @@ def printed(verdict: Verdict) -> bool:
     return verdict.claim.kind != "beyond"
 
 
-def table(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
+def table(verdicts: list[tuple[str, Verdict]]) -> Linked:
     """All verdicts in the order of the book: a name leads to its place in a notebook, a failure to its erratum."""
     rows = []
     for source in in_order():
@@ -100,16 +128,16 @@ def table(verdicts: list[tuple[str, Verdict]]) -> figures.Table:
             region = f" [Where it holds.](#claim-maps-{claim.map})" if claim.map else ""
             said, where = typeset(claim.statement) + needs + region, typeset(capital(claim.where))
             rows.append([name, short(source), claim.kind, word, said, where, verdict.value])
-    return figures.table(["claim", "source", "kind", "verdict", "statement", "where", "measured"], rows)
+    return linked(["claim", "source", "kind", "verdict", "statement", "where", "measured"], rows)
 
 
-def coverage(source: str) -> figures.Table:
+def coverage(source: str) -> Linked:
     """Every statement of a source with the claims that treat it, or with the reason why none does."""
     rows = []
     for item in lists.items(source):
         links = [f"[{name}](#{target(lists.find(f'{source}.{name}'))})" for name in item.get("claims", [])]
         rows.append([item["item"], ", ".join(links) or f"– {item['reason']}"])
-    return figures.table(["in the source", "claims"], rows)
+    return linked(["in the source", "claims"], rows)
 
 
 class Errata:
@@ -149,8 +177,7 @@ class Errata:
             if code:
                 blocks.append(f"````{{dropdown}} Check it without this book\n```python\n{code.strip()}\n```\n````")
         blocks += _withdrawn(self.source)
-        text = "\n\n".join(blocks)
-        return {"text/plain": text, "text/markdown": text}
+        return shown("\n\n".join(blocks))
 
 
 class Replies:
@@ -162,8 +189,7 @@ class Replies:
             for source in in_order()
             for reply in lists.replies(source)
         ]
-        text = f"Replies: {', '.join(found)}." if found else "No author has replied yet."
-        return {"text/plain": text, "text/markdown": text}
+        return shown(f"Replies: {', '.join(found)}." if found else "No author has replied yet.")
 
 
 def _reply(claim: Claim) -> str:
