@@ -191,7 +191,7 @@ def test_one_module_that_is_wrong_stops_none_of_the_others(tmp_path, capsys, cha
 
 def test_a_rank_that_is_not_the_configuration_s_is_said(tmp_path, capsys):
     path = folder(tmp_path / "a", {name: pair(12, 8, 8) for name in ATTENTION[:2]}, {"r": 4})
-    assert "have rank 8, but adapter_config.json says 4; nor can any of the other 1 module" in refused(path, capsys)
+    assert "have rank 8, but adapter_config.json says 4; nor can the other module be" in refused(path, capsys)
 
 
 # ---------------------------------------------------------------- kinds of modules
@@ -564,6 +564,22 @@ FORMATS = {
     ),
     "MLX": (lambda B, A: {"model.q.lora_a": A.mT.contiguous(), "model.q.lora_b": B.mT.contiguous()}, 1.0, "MLX"),
     "torchtune": (lambda B, A: {"layers.0.q.lora_a.weight": A, "layers.0.q.lora_b.weight": B}, 1.0, "torchtune"),
+    "XLabs": (
+        lambda B, A: {
+            "double_blocks.0.processor.qkv_lora1.down.weight": A,
+            "double_blocks.0.processor.qkv_lora1.up.weight": B,
+        },
+        1.0,
+        "XLabs (Flux)",
+    ),
+    "NeMo": (
+        lambda B, A: {
+            "model.decoder.layers.0.self_attention.linear_qkv.adapter.linear_in.weight": A,
+            "model.decoder.layers.0.self_attention.linear_qkv.adapter.linear_out.weight": B,
+        },
+        1.0,
+        "NeMo (Megatron)",
+    ),
     "loralib": (lambda B, A: {"layers.0.q.lora_A": A, "layers.0.q.lora_B": B}, 1.0, "loralib"),
 }
 

@@ -217,7 +217,8 @@ def _small(home: dict[str, Path], header: dict) -> Iterator:
 def none_of(faults: dict[str, Fault]) -> str:
     """Of modules none of which can be measured: the first sentence, and how many more there are."""
     first, more = next(iter(faults.values())).sentence, len(faults) - 1
-    return f"{first[:-1]}; nor can any of the other {modules(more)} be measured." if more else first
+    rest = "the other module" if more == 1 else f"any of the other {modules(more)}"
+    return f"{first[:-1]}; nor can {rest} be measured." if more else first
 
 
 def _nothing(found: Sorting) -> str:

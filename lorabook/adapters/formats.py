@@ -53,6 +53,20 @@ LAYOUTS = (
         "PEFT does not load it; diffusers' load_lora_weights does, and save_lora_adapter then writes PEFT's format",
     ),
     Layout(
+        "XLabs (Flux)",
+        re.compile(r"(.+_lora\d)\.(down|up)\.weight"),
+        DOWN_UP,
+        False,
+        "PEFT does not load it; diffusers' load_lora_weights does",
+    ),
+    Layout(
+        "NeMo (Megatron)",
+        re.compile(r"(.+)\.adapter\.linear_(in|out)\.weight"),
+        {"in": "A", "out": "B"},
+        False,
+        "PEFT does not load it; Megatron Bridge exports adapters in PEFT's format",
+    ),
+    Layout(
         "diffusers",
         re.compile(r"(.+)\.lora_([AB])(?:\.[^.]+)?\.weight"),
         {"A": "A", "B": "B"},
