@@ -200,7 +200,7 @@ def task_site():
     """build the site from the executed notebooks and the prose, with the book in one file and as a PDF"""
     code = closure.closure(["tools/editions.py", *closure.files("book/**/*.py")])
     # the cards and the settings are drawn with the pages
-    code += closure.files("data/claims/*.yml", "data/experiments/*.yml")
+    code += closure.files("data/claims/*.yml", "data/experiments/*.yml", "data/results/*.json")
     return {
         **step(build_site),
         "file_dep": [f"{PAGES}/{path}" for path in PROSE] + [f"{PAGES}/notebooks/{name}.ipynb" for name in NOTEBOOKS],

@@ -280,7 +280,7 @@ def test_hypotheses_with_pipes_keep_their_columns():
         {"floor": "low"},
         {"ceiling": "high"},
         {"mesured": "a typing error"},
-        {"reason": "none", "band": [0, 1]},
+        {"reason": "none", "probe": None},  # beside a band, all that a verdict needs
         {"grade": "slip"},
         *(JUDGED | {field: None} for field in JUDGED if field != "right"),
         JUDGED | {"grade": "grave"},
@@ -384,7 +384,7 @@ def treated(folder):
         text = page.read_text(encoding="utf-8")
         for anchor in re.findall(r"^\(claim-([\w-]+)\)=$", text, flags=re.M):
             anchors.setdefault(anchor, []).append(page.stem)
-        for call in re.findall(r"claims\.(?:check|not_testable)\(\s*([^\s,)]+)", text):
+        for call in re.findall(r"claims\.(?:check|not_testable|from_runs)\(\s*([^\s,)]+)", text):
             checks.setdefault(call.strip("\"'"), []).append(page.stem)
     return anchors, checks
 

@@ -1,11 +1,15 @@
 """What a run reads: rows from a shelf, and what an example becomes, beside transformers' own collator and example."""
 
+import io
+
+import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 from sklearn.metrics import accuracy_score
 
-from lorabook.experiments import ExperimentError, made, settings, tasks
+from lorabook.experiments import ExperimentError, images, made, settings, tasks
 from lorabook.experiments.shelf import Shelf, _missing
 
 
@@ -120,3 +124,31 @@ def test_why_something_cannot_be_had_is_told_in_one_sentence(cause, said):
     outer.__cause__ = cause
     message = str(_missing("a/b", "637a748546", outer))
     assert message.startswith(said) and "\n" not in message
+
+
+# ---------------------------------------------------------------- pictures
+
+
+@pytest.mark.parametrize("task", images.SETS)
+def test_a_picture_is_read_with_its_label_and_made_large_as_transformers_does(tmp_path, task):
+    experiment = settings.load(task)
+    made.shelf(tmp_path, experiment)
+    rows, _ = Shelf(tmp_path).rows(experiment["data"], "any", images.file(task, "validation"))
+    found = images.Pictures(rows, task)
+    assert len(found) == made.ROWS["validation"] and found.pixels.dtype == torch.uint8
+    assert found.labels == [row[images.SETS[task][0]] for row in rows]
+    batch = images.picture_batch(64)([found[k] for k in range(4)])
+    pictures = [Image.open(io.BytesIO(row["img"]["bytes"])) for row in rows[:4]]
+    assert torch.equal(found.pixels[0], torch.from_numpy(np.array(pictures[0])).permute(2, 0, 1))
+    # ViTImageProcessor: bilinear with PIL, which rounds to bytes, then (x / 255 - 0.5) / 0.5; a byte is 2 / 255
+    large = [torch.from_numpy(np.array(one.resize((64, 64), Image.Resampling.BILINEAR))) for one in pictures]
+    wanted = torch.stack(large).permute(0, 3, 1, 2) / 255 * 2 - 1
+    assert float((batch["pixel_values"] - wanted).abs().max()) < 2.01 / 255
+    assert batch["labels"].tolist() == found.labels[:4]
+
+
+def test_a_picture_that_cannot_be_read_is_one_sentence():
+    with pytest.raises(ExperimentError, match=r"A picture of the data set cannot be read\."):
+        images.Pictures([{"img": {"bytes": b"no picture"}, "label": 0}], "cifar10")
+    with pytest.raises(ExperimentError, match="There is no task 'svhn'; there are cifar10, cifar100"):
+        images.file("svhn", "train")

@@ -80,7 +80,9 @@ def test_ranks_are_relative_to_the_largest_and_that_of_nothing_is_zero():
     assert nuclear.ranks(values, 1e-6) == {"a": 3, "b": 0}
 
 
-@pytest.mark.parametrize("start, size", [("small_1", 0.01), ("small_2", 0.03), ("small_3", 0.1), ("large", 1.0)])
+@pytest.mark.parametrize(
+    "start, size", [("small_1", 0.01), ("small_2", 0.03), ("small_3", 0.1), ("large", 1.0), ("0.001", 0.001)]
+)
 def test_gaussian_starts_have_their_size_and_their_seed(start, size):
     big = lambda: nn.ModuleDict({"query": nn.Linear(200, 200)})
     model = nuclear.factored(big(), VALUES, 8, start, seed=3)

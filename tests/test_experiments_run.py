@@ -29,7 +29,7 @@ def quiet(monkeypatch):
 @pytest.fixture(scope="module")
 def shelves(tmp_path_factory):
     found = {}
-    for name in ("glue", "sst2"):
+    for name in ("glue", "sst2", "cifar100", "cifar10"):
         folder = tmp_path_factory.mktemp(name)
         made.shelf(folder, settings.load(name))
         found[name] = Shelf(folder)
@@ -81,6 +81,8 @@ CASES = [
     pytest.param("glue", {"task": "mrpc", "method": "lora_plus"}, marks=slow),
     pytest.param("glue", {"task": "mrpc", "method": "full"}, marks=slow),
     pytest.param("sst2", {"method": "factored", "start": "large"}, marks=slow),
+    pytest.param("cifar100", {"method": "proximal", "decay": 0.001}, marks=slow),
+    pytest.param("cifar10", {"method": "factored", "start": "0.1"}, marks=slow),
 ]
 
 
@@ -115,7 +117,7 @@ def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_numbers(tmp_path):
 
 
 @slow
-@pytest.mark.parametrize("name", ["glue", "sst2"])
+@pytest.mark.parametrize("name", ["glue", "sst2", "cifar100", "cifar10"])
 def test_every_method_and_task_is_rehearsed_end_to_end(shelves, tmp_path, name):
     experiment, values = settings.load(name), points.values(settings.load(name), rehearse=True)
     todo = points.runs(experiment, everything=True, rank=8, seed=experiment["seeds"][0])
@@ -189,7 +191,9 @@ def test_everything_is_the_published_table():
     assert len([one for one in glue if one.method == "lora" and one.task == "cola"]) == 9
     sst2 = points.runs(settings.load("sst2"), everything=True)
     assert {one.decay for one in sst2 if one.method == "proximal"} == set(settings.load("sst2")["decays"])
-    assert {one.start for one in sst2 if one.method == "factored"} == set(nuclear.STARTS)
+    assert {one.start for one in sst2 if one.method == "factored"} == set(points.STARTS)
+    cifar = points.runs(settings.load("cifar10"), everything=True)
+    assert {float(one.start) for one in cifar} == set(settings.load("cifar10")["starts"])
 
 
 @pytest.mark.parametrize(
@@ -201,7 +205,7 @@ def test_everything_is_the_published_table():
         ("glue", {"task": "cola", "method": "dora"}, "There is no method 'dora'"),
         ("sst2", {"method": "lora"}, "There is no method 'lora'; there are probe, proximal, factored"),
         ("sst2", {"method": "proximal", "decay": 0.3}, "decay 0.3 is not one of 0.0, 0.1, 0.05, 0.01, 0.005 or 0.001"),
-        ("llama", {}, "llama has its settings here and no runner yet; glue or sst2 can be run."),
+        ("llama", {}, "llama has its settings here and no runner yet; cifar10, cifar100, glue or sst2 can be run."),
     ],
 )
 def test_a_choice_that_is_none_is_one_sentence(name, given, said):
@@ -223,7 +227,8 @@ def test_counts_of_the_networks_are_those_of_their_configurations():
         roberta = transformers.RobertaForSequenceClassification(
             transformers.RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, num_labels=2)
         )
-    for name, model in (("glue", t5), ("sst2", roberta)):
+        vits = [transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=n)) for n in (100, 10)]
+    for name, model in (("glue", t5), ("sst2", roberta), *zip(("cifar100", "cifar10"), vits)):
         experiment = settings.load(name)
         adapted = [
             one.weight.shape

@@ -4,11 +4,13 @@ the layout of the Hub.  Nothing that comes out of a rehearsal is a result.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
 
 from lorabook import checks
+from lorabook.experiments import images
 from lorabook.experiments.settings import Experiment
 from lorabook.experiments.tasks import TASKS, file, prompt
 
@@ -19,11 +21,17 @@ THINGS = ("film", "plot", "score", "cast", "scene", "ending")
 
 def shelf(folder: Path, experiment: Experiment) -> None:
     """Write the model and the data of an experiment, tiny and made by formula, into ``folder``."""
+    place = folder / experiment["model"]
+    if "vit" in experiment["model"]:
+        for task in experiment["tasks"]:
+            for split in ROWS:
+                write(folder / experiment["data"] / images.file(task, split), pictures(task, split))
+        model("vit", place).save_pretrained(place)
+        return
     rows = {(task, split): made_rows(task, split) for task in experiment["tasks"] for split in ROWS}
     for (task, split), found in rows.items():
         write(folder / experiment["data"] / file(task, split), found)
     texts = [" ".join(prompt(task, row)) for (task, _), found in rows.items() for row in found]
-    place = folder / experiment["model"]
     kind = "t5" if "t5" in experiment["model"] else "roberta"
     tokenizer(kind, texts).save_pretrained(place)
     model(kind, place).save_pretrained(place)
@@ -39,6 +47,24 @@ def made_rows(task: str, split: str) -> list[dict]:
         words = (GOOD, BAD, THINGS)[label]
         phrase = lambda shift: f"the {THINGS[(k + shift) % 6]} is {words[(k + shift) % 4]} and {words[(k // 3) % 4]}"
         rows.append({name: phrase(place) for place, name in enumerate(columns)} | {"label": label, "idx": number})
+    return rows
+
+
+def pictures(task: str, split: str) -> list[dict]:
+    """Rows of CIFAR: a picture of a colour that follows from the label, with a wave in it."""
+    checks.package("PIL", "experiments", "pillow")
+    from PIL import Image
+
+    column, labels, _ = images.SETS[task]
+    rows = []
+    for number in range(ROWS[split]):
+        label = (number * 7 + (split == "validation")) % labels
+        x = torch.arange(32).view(1, 32, 1) * torch.ones(32, 1, 3)
+        colour = torch.tensor([label * 37 % 200, label * 91 % 200, label * 53 % 200])
+        pixels = (colour + 25 + 25 * torch.sin(x / (1 + number % 5))).to(torch.uint8)
+        stream = io.BytesIO()
+        Image.fromarray(pixels.numpy()).save(stream, "PNG")
+        rows.append({"img": {"bytes": stream.getvalue(), "path": None}, column: label})
     return rows
 
 
@@ -75,9 +101,12 @@ def tokenizer(kind: str, texts: list[str]):
 def model(kind: str, place: Path):
     """A network of the architecture from a configuration, with two layers of width 32."""
     transformers = checks.package("transformers", "experiments")
-    known = len(transformers.PreTrainedTokenizerFast.from_pretrained(place))
+    known = 0 if kind == "vit" else len(transformers.PreTrainedTokenizerFast.from_pretrained(place))
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
+        if kind == "vit":
+            small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+            return transformers.ViTModel(transformers.ViTConfig(**small, image_size=32, patch_size=8))
         if kind == "t5":
             config = transformers.T5Config(
                 vocab_size=known, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0

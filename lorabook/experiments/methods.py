@@ -34,12 +34,9 @@ from lorabook.adapters.recipe import at
 from lorabook.adapters.start import put_in, without_adapters
 from lorabook.adapters.targets import targets
 from lorabook.experiments import ExperimentError
+from lorabook.experiments.points import ADAPTED, METHODS, STEPPED
 from lorabook.linalg import truncate
 from lorabook.lora_one.starts import lora_ga_init
-
-ADAPTED = ("lora", "lora_plus", "p_lora", "pissa", "lora_ga", "lora_one", "lora_one_plain")
-STEPPED = ("one_step", "one_step_low_rank")
-METHODS = ("pretrained", *STEPPED, "full", *ADAPTED)
 
 
 @dataclass

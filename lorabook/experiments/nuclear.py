@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from lorabook import checks
 from lorabook.device import generator, normal
 from lorabook.experiments import ExperimentError
+from lorabook.experiments.points import STARTS
 from lorabook.kim.proximal import prox_nuclear
-
-STARTS = ("zero", "small_1", "small_2", "small_3", "large")
 
 
 def tuned(model: nn.Module, modules: list[str]) -> dict[str, nn.Parameter]:
@@ -90,16 +89,18 @@ def factored(model: nn.Module, settings: Any, rank: int, start: str, seed: int) 
     Args:
         model: the pretrained one.
         settings: of the experiment; ``starts`` and ``large_start`` are standard deviations of both factors.
-        start: one of STARTS; ``zero`` is Kaiming uniform for A and 0 for B.
+        start: one of STARTS, or a standard deviation; ``zero`` is Kaiming uniform for A and 0 for B.
         seed: of the Gaussian starts.
     """
-    if start not in STARTS:
-        raise ExperimentError(f"There is no start {start!r}; there are {', '.join(STARTS)}.")
+    number = start.replace(".", "").replace("e-", "").isdigit()
+    if start not in STARTS and not number:
+        raise ExperimentError(f"There is no start {start!r}; there are {', '.join(STARTS)}, or a size.")
     peft = checks.package("peft", "experiments")
     config = peft.LoraConfig(r=rank, lora_alpha=settings["alpha"] * rank, target_modules=settings["modules"])
     adapted = peft.get_peft_model(model, config)
     if start != "zero":
-        size = settings["large_start"] if start == "large" else settings["starts"][int(start[-1]) - 1]
+        named = lambda: settings["large_start"] if start == "large" else settings["starts"][int(start[-1]) - 1]
+        size = float(start) if number else named()
         source = generator(seed)
         with torch.no_grad():
             for name, one in adapted.named_parameters():
@@ -136,7 +137,7 @@ class Course:
         def on_epoch_end(_, args, state, control, **others):
             values = self.values()
             found = ranks(values, self.cut)
-            first = next((rank for name, rank in found.items() if "value" in name), None)
+            first = next((rank for name, rank in found.items() if "value" in name or "v_proj" in name), None)
             norm = float(sum((s**2).sum() for s in values.values()) ** 0.5)
             entry = {"rank": max(found.values()), "first_value_rank": first, "norm": norm}
             state.log_history.append({"epoch": state.epoch, "step": state.global_step, **entry})

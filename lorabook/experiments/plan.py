@@ -73,7 +73,7 @@ def need(experiment: Experiment, run: Point, values: dict[str, Any]) -> Need:
         values: the settings, of :func:`lorabook.experiments.points.values`.
     """
     size, wide = experiment.size, 4 if values["precision"] == "float32" else 2
-    weights, rows, length = size["parameters"], size["rows"][run.task], values["length"]
+    weights, rows, length = size["parameters"], size["rows"][run.task], size.get("tokens", values.get("length"))
     steps = math.ceil(rows / values["batch"]) * values["epochs"]
     trained = {"full": weights, "proximal": size["matrices"] * size["width"] ** 2}.get(run.method, 0)
     if run.method in RANKED and run.rank:

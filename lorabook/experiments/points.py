@@ -12,10 +12,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lorabook.experiments import ExperimentError
-from lorabook.experiments.methods import ADAPTED, METHODS, STEPPED
-from lorabook.experiments.nuclear import STARTS
 from lorabook.experiments.settings import Experiment, load, names
 
+ADAPTED = ("lora", "lora_plus", "p_lora", "pissa", "lora_ga", "lora_one", "lora_one_plain")  # with LoRA's factors
+STEPPED = ("one_step", "one_step_low_rank")
+METHODS = ("pretrained", *STEPPED, "full", *ADAPTED)  # of LoRA-One's tables and of their kind
+STARTS = ("zero", "small_1", "small_2", "small_3", "large")  # of Kim, Kim and Ryu's factors
 #: What a rehearsal takes less of: steps and rows in a step.
 REHEARSED = {"epochs": 2, "head_epochs": 2, "warmup_steps": 2, "batch": 16, "monte_carlo": 20}
 STILL = ("pretrained", *STEPPED)  # nothing is drawn
@@ -54,7 +56,7 @@ def values(experiment: Experiment, rehearse: bool = False) -> dict[str, Any]:
 def methods(experiment: Experiment) -> tuple[str, ...]:
     """The methods that can be run: those of the source and, for LoRA-One's tables, further ones of the same kind."""
     own = tuple(experiment["methods"])
-    return own if "proximal" in own else tuple(dict.fromkeys([*own, *METHODS]))
+    return own if experiment.source != "lora_one" else tuple(dict.fromkeys([*own, *METHODS]))
 
 
 def runs(experiment: Experiment, everything: bool = False, **given: Any) -> list[Point]:
@@ -80,7 +82,7 @@ def runs(experiment: Experiment, everything: bool = False, **given: Any) -> list
             "rate": (_rates(experiment), False),
             "rank": (experiment["ranks"], method in RANKED),
             "decay": (experiment["decays"] if method == "proximal" else [], method == "proximal"),
-            "start": (STARTS, method == "factored"),
+            "start": (starts(experiment), method == "factored"),
         }
         lists = []
         for name, (usual, counts) in axes.items():
@@ -96,6 +98,13 @@ def runs(experiment: Experiment, everything: bool = False, **given: Any) -> list
         for task, one in itertools.product(tasks, itertools.product(*lists)):
             found.append(Point(experiment.name, task, method, **dict(zip(axes, one))))
     return found
+
+
+def starts(experiment: Experiment) -> tuple[str, ...]:
+    """The starts of factored training: Kim, Kim and Ryu's five by name, or the sizes of a Gaussian one."""
+    if "large_start" in experiment.settings:
+        return STARTS
+    return tuple(f"{size:g}" for size in experiment.settings["starts"].value) if "starts" in experiment.settings else ()
 
 
 def _rates(experiment: Experiment) -> list[float]:

@@ -22,13 +22,13 @@ from torch import nn
 
 from lorabook import checks
 from lorabook.device import default_device, describe
-from lorabook.experiments import ExperimentError, methods, nuclear, tasks
+from lorabook.experiments import ExperimentError, images, methods, nuclear, tasks
 from lorabook.experiments.points import Point
+from lorabook.experiments.results import FORMAT, accuracy
 from lorabook.experiments.settings import load
 from lorabook.experiments.shelf import Shelf
 from lorabook.sweep.engine import write
 
-FORMAT = 1  # of a record
 CHECKPOINTS = 10  # in a run
 PACKAGES = ("lorabook", "torch", "transformers", "peft", "accelerate", "numpy")
 CURVE = ("epoch", "step", "loss", "learning_rate", "eval_loss", "eval_accuracy", "rank", "first_value_rank", "norm")
@@ -73,7 +73,9 @@ def _text(run: Point, values: dict[str, Any], folder: Path, shelf: Shelf) -> dic
         pinned = values["model"], values["model_revision"]
         tokenizer = shelf.pretrained(transformers.AutoTokenizer, *pinned)
         model = shelf.pretrained(transformers.AutoModelForSeq2SeqLM, *pinned).to(default_device())
-        sets, data = _sets(run, values, shelf, lambda rows: tasks.AsText(rows, run.task, tokenizer, values["length"]))
+        sets, files = _sets(
+            run, values, shelf, tasks.file, lambda rows: tasks.AsText(rows, run.task, tokenizer, values["length"])
+        )
         collate = tasks.text_batch(tokenizer)
         first = lambda count: [collate([sets["train"][k]]) for k in range(min(count, len(sets["train"])))]
         origin, clock = state_hash(model), _Clock()
@@ -85,29 +87,16 @@ def _text(run: Point, values: dict[str, Any], folder: Path, shelf: Shelf) -> dic
         if ready.trains:
             _train(trainer, folder)
         clock("train")
-        labels = [row["label"] for row in data.pop("rows")]
-        predictions = {"labels": labels, "scores": _predict(trainer, sets["validation"])}
+        predictions = {"labels": sets["validation"].labels, "scores": _predict(trainer, sets["validation"])}
         clock("evaluate")
     curve = trainer.state.log_history
-    return _found(run, data, origin, curve, predictions, clock, ready.notes, ready.model)
+    return _found(run, files, origin, curve, predictions, clock, ready.notes, ready.model)
 
 
 def _classified(run: Point, values: dict[str, Any], folder: Path, shelf: Shelf) -> dict:
-    """RoBERTa on SST-2: the head first, then the query and value matrices or factors beside them."""
-    transformers = checks.package("transformers", "experiments")
+    """A classifier of sentences or pictures: the head first, then the adapted matrices or factors beside them."""
     with _seeded(run.seed):
-        pinned = values["model"], values["model_revision"]
-        tokenizer = shelf.pretrained(transformers.AutoTokenizer, *pinned)
-        off: dict[str, Any] = dict.fromkeys(
-            ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"), 0.0
-        )
-        count = len(tasks.TASKS[run.task].words)
-        model = shelf.pretrained(transformers.AutoModelForSequenceClassification, *pinned, num_labels=count, **off).to(
-            default_device()
-        )
-        make = lambda rows: tasks.AsSentence(rows, run.task, tokenizer, values["length"])
-        sets, data = _sets(run, values, shelf, make)
-        collate = transformers.DataCollatorWithPadding(tokenizer)
+        model, sets, files, collate = (_pictures if run.task in images.SETS else _sentences)(run, values, shelf)
         scores, clock = lambda logits, labels: logits, _Clock()
         _probe(run, values, folder, model, sets, collate, scores)
         origin = state_hash(model)
@@ -132,10 +121,35 @@ def _classified(run: Point, values: dict[str, Any], folder: Path, shelf: Shelf) 
             _train(trainer, folder)
             notes["singular_values"] = {name: s.tolist() for name, s in course.values().items()}
         clock("train")
-        labels = [row["label"] for row in data.pop("rows")]
-        predictions = {"labels": labels, "scores": _predict(trainer, sets["validation"])}
+        predictions = {"labels": sets["validation"].labels, "scores": _predict(trainer, sets["validation"])}
         clock("evaluate")
-    return _found(run, data, origin, trainer.state.log_history, predictions, clock, notes, model)
+    return _found(run, files, origin, trainer.state.log_history, predictions, clock, notes, model)
+
+
+def _sentences(run: Point, values: dict[str, Any], shelf: Shelf) -> tuple:
+    """Model, sets, files and collator for one of GLUE's tasks."""
+    transformers = checks.package("transformers", "experiments")
+    pinned = values["model"], values["model_revision"]
+    tokenizer = shelf.pretrained(transformers.AutoTokenizer, *pinned)
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+    options: dict[str, Any] = dict.fromkeys(names, values["dropout"])
+    options["num_labels"] = len(tasks.TASKS[run.task].words)
+    model = shelf.pretrained(transformers.AutoModelForSequenceClassification, *pinned, **options)
+    make = lambda rows: tasks.AsSentence(rows, run.task, tokenizer, values["length"])
+    sets, files = _sets(run, values, shelf, tasks.file, make)
+    return model.to(default_device()), sets, files, transformers.DataCollatorWithPadding(tokenizer)
+
+
+def _pictures(run: Point, values: dict[str, Any], shelf: Shelf) -> tuple:
+    """Model, sets, files and collator for CIFAR."""
+    transformers = checks.package("transformers", "experiments")
+    pinned = values["model"], values["model_revision"]
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    options: dict[str, Any] = dict.fromkeys(names, values["dropout"])
+    options["num_labels"] = images.SETS[run.task][1]
+    model = shelf.pretrained(transformers.AutoModelForImageClassification, *pinned, **options)
+    sets, files = _sets(run, values, shelf, images.file, lambda rows: images.Pictures(rows, run.task))
+    return model.to(default_device()), sets, files, images.picture_batch(model.config.image_size)
 
 
 def _probe(run: Point, values: dict, folder: Path, model: Any, sets: dict, collate: Any, scores: Any) -> None:
@@ -159,15 +173,15 @@ def _probe(run: Point, values: dict, folder: Path, model: Any, sets: dict, colla
         one.requires_grad_(False)
 
 
-def _sets(run: Point, values: dict, shelf: Shelf, make: Callable) -> tuple[dict, dict]:
-    """Training and validation set, and which files they are; ``rows`` are those of the validation set."""
-    sets, files, rows = {}, {}, []
+def _sets(run: Point, values: dict, shelf: Shelf, file: Callable, make: Callable) -> tuple[dict, dict]:
+    """Training and validation set, and which files they are."""
+    sets, files = {}, {}
     for split in ("train", "validation"):
-        name = tasks.file(run.task, split)
+        name = file(run.task, split)
         rows, digest = shelf.rows(values["data"], values["data_revision"], name)
         files[split] = {"file": name, "rows": len(rows), "sha256": digest}
         sets[split] = make(rows)
-    return sets, {"files": files, "rows": rows}
+    return sets, files
 
 
 def _trainer(
@@ -241,22 +255,18 @@ def _predict(trainer: Any, examples: Any) -> list[list[float]]:
     return trainer.predict(examples).predictions.tolist()
 
 
-def _found(run, data, origin, curve, predictions, clock, notes, model) -> dict:
+def _found(point, files, origin, curve, predictions, clock, notes, model) -> dict:
     """The part of a record that says what came out."""
-    right = sum(
-        label == max(range(len(scores)), key=scores.__getitem__)
-        for label, scores in zip(predictions["labels"], predictions["scores"])
-    )
-    total = len(predictions["labels"])
-    value = right / total
-    if not all(math.isfinite(one) for scores in predictions["scores"] for one in scores):
-        raise ExperimentError(f"{run.method} ended in numbers that are not finite: take a smaller --rate.")
+    try:
+        value, error = accuracy(predictions)
+    except ValueError:
+        raise ExperimentError(f"{point.method} ended in numbers that are not finite: take a smaller --rate.") from None
     return {
-        "data": data["files"],
+        "data": files,
         "model": {"sha256": origin, "trained": sum(one.numel() for one in model.parameters() if one.requires_grad)},
         "curve": [kept for entry in curve if set(kept := {key: entry[key] for key in CURVE if key in entry}) & HEARD],
         "predictions": predictions,
-        "metric": {"name": "accuracy", "value": value, "error": math.sqrt(value * (1 - value) / total)},
+        "metric": {"name": "accuracy", "value": value, "error": error},
         "seconds": clock.seconds,
         "notes": notes,
     }

@@ -59,6 +59,7 @@ class AsText(torch.utils.data.Dataset):
 
     def __init__(self, rows: list[dict], task: str, tokenizer: Any, length: int):
         cut = {"truncation": True, "max_length": length, "return_attention_mask": False}
+        self.labels = [row["label"] for row in rows]
         texts, targets = zip(*(prompt(task, row) for row in rows))
         self.inputs = tokenizer(list(texts), **cut)["input_ids"]
         self.targets = tokenizer(list(targets), **cut)["input_ids"]

@@ -44,11 +44,11 @@ def card(verdict: Verdict, issues: str = "", run: str = "") -> str:
         parts.append(f"**What holds instead{grave}.** {typeset(sentence(claim.right))}")
         if claim.consequence:
             parts.append(f"**What follows.** {typeset(sentence(claim.consequence))}")
-    if claim.reason:
+    if claim.reason and not verdict.value:
         parts.append(f"**Why not.** {typeset(sentence(claim.reason))}")
     if verdict.note:
         parts.append(f"**What is missing.** {typeset(verdict.note)}")
-    if not claim.reason:
+    if not claim.reason or verdict.value:
         lines = "\n".join(f"- {line}" for line in folded(verdict))
         parts.append(f"````{{dropdown}} {FOLDED}\n:class-container: lb-numbers\n\n{lines}\n````")
     if issues:

@@ -8,7 +8,8 @@ and rests on a witness on each side of the band:
   constant* or *holds in the range tested*.  A claim of scope *proved* brings its proof along (:mod:`lorabook.exact`);
   it *holds* where the proof goes through;
 - the value lies outside: it *fails as printed*, and the corrected statement, where there is one, must lie inside;
-- the value lies inside and nothing outside: *not testable here*, since the check could not have failed.
+- the value lies inside and nothing outside: *not testable here*, since the check could not have failed;
+- the runs are made elsewhere and are too few (:func:`from_runs`): *not testable here*, with the command for them.
 
 A turned knob may leave a statement's range, so no verdict raises; the card says what happened.  The
 reference outputs are held to more: there every failure has a corrected statement that was met, and
@@ -50,7 +51,7 @@ class Verdict:
     def lines(self) -> list[str]:
         """The verdict in a few lines: what was measured, and on what it rests."""
         claim = self.claim
-        if claim.reason:
+        if claim.reason and not self.value:
             return [claim.reason]
         measured = claim.measured[:1].upper() + claim.measured[1:]
         parts = [f"Proved: {self.proof}."] if self.proof else []
@@ -178,3 +179,19 @@ def not_testable(identifier: str) -> Verdict:
     if not claim.reason:
         raise ClaimError(f"{identifier} gives no reason why it could not be tested.")
     return Verdict(claim, UNTESTABLE)
+
+
+def from_runs(identifier: str, found) -> Verdict:
+    """The verdict on a claim whose runs are made elsewhere: computed where there are enough of them, else the reason.
+
+    Args:
+        identifier: ``<source>.<name>``; its list has a reason and a band.
+        found: ``value``, ``probe`` and ``over``, or None where there are too few runs.
+
+    Raises:
+        ClaimError: the list has no reason or no band, or as :func:`check`.
+    """
+    claim = find(identifier)
+    if not claim.reason or claim.band is None:
+        raise ClaimError(f"{identifier} does not wait for runs: its list needs a reason and a band.")
+    return not_testable(identifier) if found is None else check(identifier, found.value, found.probe, over=found.over)

@@ -50,7 +50,7 @@ class Claim:
     witness: tuple[str, str] | None = None  # what the few lines in book/errata print: as printed, and right
     consequence: str = ""  # whether the source's conclusion stands without the printed statement
     constant: str = ""  # the constant that the source lacks or hides
-    reason: str = ""  # why it cannot be tested here
+    reason: str = ""  # why it cannot be tested here; beside a band, why it is not tested yet
     rests_on: tuple[str, ...] = ()  # ids of the claims that its proof, here or in the source, uses
     border: str = ""  # an expression in its notebook's parameters that is 0 where the claim is predicted to change
     map: str = ""  # the map of the region in which it holds: maps.<map> is a claim about that region's border
@@ -214,7 +214,7 @@ def _parse(source: str, raw: dict) -> Claim:
     # a failure of the source's own words is judged in full; our own statements have no words to misread
     judged = claim.reading and claim.grade in GRADES and claim.witness and claim.consequence
     graded = judged if claim.right and claim.kind != "beyond" else not claim.grade
-    if not known or not graded or not (claim.band is None if claim.reason else tested):
+    if not known or not graded or not (claim.reason and claim.band is None or tested):
         raise ClaimError(
             f"The claim {name} is incomplete: it needs a place, a statement, a kind, a band with its reason and "
             "a probe, the nearest false statement, or a correction with its reading, grade, witness and consequence."

@@ -1,0 +1,120 @@
+"""Records of runs, read from ``data/results`` and held against themselves: what does not follow is refused.
+
+A record's accuracy and its error are computed again from the labels and scores in it, its labels counted against the
+data set's card, its settings and its name held against the experiment's.  How the scores came about cannot be seen.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import lorabook
+from lorabook.experiments import ExperimentError, points, settings
+from lorabook.inputs import published
+from lorabook.page import figures
+
+FOLDER = lorabook.DATA / "results"
+FORMAT = 1
+CIFAR = [  # every class has as many pictures as any other
+    {"dataset": "CIFAR10", "examples": 10_000.0, "larger_class": 1_000.0},
+    {"dataset": "CIFAR100", "examples": 10_000.0, "larger_class": 100.0},
+]
+KEYS = ("format", "run", "settings", "rehearsed", "data", "predictions", "metric", "seconds", "notes", "curve")
+
+
+def accuracy(predictions: dict) -> tuple[float, float]:
+    """Accuracy and the binomial error of it, of ``labels`` (N) and ``scores`` (N, labels); the first of equals counts.
+
+    Raises:
+        ValueError: no rows, not one row of scores for each label, a score that is not finite, a label without one.
+    """
+    labels, scores = predictions["labels"], predictions["scores"]
+    if not labels or len(labels) != len(scores):
+        raise ValueError(f"{len(labels)} labels and {len(scores)} rows of scores")
+    for label, row in zip(labels, scores):
+        if not all(isinstance(one, (int, float)) and math.isfinite(one) for one in row) or not 0 <= label < len(row):
+            raise ValueError("scores that are no finite numbers, or a label without one")
+    right = sum(label == max(range(len(row)), key=row.__getitem__) for label, row in zip(labels, scores))
+    value = right / len(labels)
+    return value, math.sqrt(value * (1 - value) / len(labels))
+
+
+def read(folder: Path | None = None) -> list[dict]:
+    """Every record of a folder, default ``data/results``, in the order of the names; [] where there is none.
+
+    Raises:
+        ExperimentError: one does not agree with itself or with its experiment, see :func:`verified`.
+    """
+    found = FOLDER if folder is None else folder
+    return [verified(path) for path in sorted(found.glob("*.json"))]
+
+
+def verified(path: Path) -> dict:
+    """One record.
+
+    Raises:
+        ExperimentError: it cannot be read, is a rehearsal's or of another format, its numbers do not follow from its
+            predictions, its labels are not the data set's, its settings or its name not the experiment's.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in KEYS if key not in record]
+    except (OSError, ValueError, TypeError) as error:
+        raise ExperimentError(f"{path.name} cannot be read: {' '.join(str(error).split())}.") from None
+    refuse = lambda why: ExperimentError(f"{path.name}: {why}.")
+    if missing:
+        raise refuse(f"it has no {', '.join(missing)}")
+    if record["format"] != FORMAT:
+        raise refuse(f"its format is {record['format']!r}, and {FORMAT} is read here")
+    if record["rehearsed"] is not False:
+        raise refuse("it is a rehearsal, whose numbers are no results")
+    try:
+        value, error = accuracy(record["predictions"])
+        point = points.Point(**record["run"])
+    except (KeyError, TypeError, ValueError) as wrong:
+        raise refuse(f"it is malformed: {' '.join(str(wrong).split())}") from None
+    for name, told, found in (
+        ("accuracy", record["metric"]["value"], value),
+        ("error", record["metric"]["error"], error),
+    ):
+        if not math.isclose(told, found, rel_tol=1e-12, abs_tol=1e-15):
+            raise refuse(f"its {name} is {told:.6g}, and from its predictions follows {found:.6g}")
+    _counted(record["predictions"]["labels"], point.task, refuse)
+    wanted = points.values(settings.load(point.experiment))
+    other = sorted(name for name in wanted | record["settings"] if wanted.get(name) != record["settings"].get(name))
+    if other:
+        raise refuse(f"it was run under other settings: {', '.join(other)}")
+    if path.stem != point.name(wanted):
+        raise refuse(f"the name of this run is {point.name(wanted)}.json")
+    return record
+
+
+def _counted(labels: list[int], task: str, refuse: Any) -> None:
+    """The labels in number against GLUE's validation sets and CIFAR's test sets."""
+    for row in [*published.read("glue_validation"), *CIFAR]:
+        if row["dataset"].lower().replace("-", "") == task:
+            larger = max(labels.count(label) for label in set(labels))
+            if (len(labels), larger) != (row["examples"], row["larger_class"]):
+                raise refuse(
+                    f"of its {len(labels)} labels {larger} are of one class; {row['dataset']} has "
+                    f"{row['examples']:.0f} and {row['larger_class']:.0f}"
+                )
+
+
+def table(records: Iterable[dict]) -> figures.Table:
+    """What there is: runs, accuracy with the error of the test set, device, and who contributed them."""
+    rows = []
+    for one in records:
+        run, metric = one["run"], one["metric"]
+        kind = ", ".join(str(run[key]) for key in ("rank", "decay", "start") if run[key] is not None)
+        rows.append(
+            (run["task"], run["method"], kind or "–", run["seed"], f"{run['rate']:g}")
+            + (f"{100 * metric['value']:.2f} ± {100 * metric['error']:.2f}", one.get("device", "–"))
+            + (one.get("contributed_by", "this book"),)
+        )
+    header = ["task", "method", "rank, decay or start", "seed", "rate", "accuracy, per cent", "device"]
+    return figures.table([*header, "by (not verified by us)"], rows)

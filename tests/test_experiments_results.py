@@ -1,0 +1,217 @@
+"""Records held against themselves, and made-up records that turn each verdict both ways."""
+
+import json
+import math
+import re
+
+import pytest
+from sklearn.metrics import accuracy_score
+
+from lorabook.experiments import ExperimentError, judge, points, results, settings
+from lorabook.inputs import published
+from lorabook.page import claims
+
+SIZES = {row["dataset"].lower().replace("-", ""): row for row in published.read("glue_validation")}
+PRINTED = {
+    (judge.NAMES[row["method"]], row["rank"] and int(row["rank"]), row["dataset"].lower().replace("-", "")): row["mean"]
+    for row in published.read("glue_t5base")
+}
+
+
+def predictions(task, percent):
+    """Labels in the data set's numbers, and scores of which about ``percent`` are right."""
+    total, larger = int(SIZES[task]["examples"]), int(SIZES[task]["larger_class"])
+    labels = [1] * larger + [0] * (total - larger)
+    right = round(total * percent / 100)
+    scores = [[1.0 - hit, 1.0 * hit] for hit in (label if k < right else 1 - label for k, label in enumerate(labels))]
+    return {"labels": labels, "scores": scores}
+
+
+def record(point, percent=90.0, **other):
+    """A made-up record of a run that was never made."""
+    found = predictions(point.task, percent)
+    value, error = results.accuracy(found)
+    made = {"format": 1, "run": vars(point), "settings": points.values(settings.load(point.experiment))}
+    made |= {"rehearsed": False, "data": {}, "curve": [], "seconds": {"start": 0.5, "train": 60.0}, "notes": {}}
+    made |= {"predictions": found, "metric": {"name": "accuracy", "value": value, "error": error}, "device": "none"}
+    return json.loads(json.dumps(made | other))
+
+
+def glue(method, task, seed=42, rank=8, **other):
+    return points.Point("glue", task, method, seed, 1e-4, rank if method in points.RANKED else None, **other)
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Writes a record under the name of its run, or another one."""
+
+    def write(made, name=None):
+        point = points.Point(**made["run"])
+        path = tmp_path / f"{name or point.name(points.values(settings.load(point.experiment)))}.json"
+        path.write_text(json.dumps(made))
+        return path
+
+    return write
+
+
+def test_a_record_that_agrees_with_itself_is_read_and_shown(place, tmp_path):
+    place(record(glue("lora", "mrpc"), 84.0))
+    place(record(glue("pretrained", "cola"), 60.0, contributed_by="a reader"))
+    found = results.read(tmp_path)
+    assert [one["run"]["method"] for one in found] == ["pretrained", "lora"]  # cola before mrpc
+    shown = results.table(found).rows
+    assert shown[0][-1] == "a reader" and shown[1][-1] == "this book" and shown[1][5].startswith("84.07 ± 1.81")
+    assert "not verified by us" in results.table(found).header[-1]
+    assert results.read(tmp_path / "nowhere") == []
+
+
+def test_accuracy_is_that_of_scikit_learn():
+    found = predictions("mrpc", 71.0)
+    guessed = [row.index(max(row)) for row in found["scores"]]
+    value, error = results.accuracy(found)
+    assert value == accuracy_score(found["labels"], guessed)
+    assert error == pytest.approx(math.sqrt(value * (1 - value) / 408), rel=1e-12)
+
+
+def fewer(made):
+    made["predictions"] = {key: column[:-1] for key, column in made["predictions"].items()}
+    value, error = results.accuracy(made["predictions"])
+    made["metric"] |= {"value": value, "error": error}
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda one: one["metric"].update(value=0.95), "its accuracy is 0.95, and from its predictions follows 0.8406"),
+        (lambda one: one["metric"].update(error=0.001), "its error is 0.001, and from its predictions follows 0.0181"),
+        (lambda one: one["predictions"]["scores"][0].reverse(), "its accuracy is 0.840686, and from its predictions"),
+        (lambda one: one["predictions"]["scores"].pop(), "it is malformed: 408 labels and 407 rows of scores"),
+        (
+            lambda one: one["predictions"]["scores"][0].append(None),
+            "it is malformed: scores that are no finite numbers",
+        ),
+        (fewer, "of its 407 labels 279 are of one class; MRPC has 408 and 279"),
+        (lambda one: one.update(rehearsed=True), "it is a rehearsal, whose numbers are no results"),
+        (lambda one: one.update(format=2), "its format is 2, and 1 is read here"),
+        (lambda one: one["settings"].update(batch=64), "it was run under other settings: batch"),
+        (lambda one: one.pop("predictions"), "it has no predictions"),
+        (lambda one: one["run"].update(colour="red"), "it is malformed: "),
+    ],
+)
+def test_a_record_that_does_not_agree_is_refused_in_one_sentence(place, change, said):
+    made = record(glue("lora", "mrpc"), 84.0)
+    path = place(made)
+    results.verified(path)
+    change(made)
+    path.write_text(json.dumps(made))
+    with pytest.raises(ExperimentError, match=re.escape(f"{path.name}: {said}")) as raised:
+        results.verified(path)
+    assert str(raised.value).endswith(".") and "\n" not in str(raised.value)
+
+
+def test_another_name_and_what_is_no_json_are_refused(place, tmp_path):
+    path = place(record(glue("lora", "mrpc")), "best")
+    with pytest.raises(ExperimentError, match=r"best\.json: the name of this run is glue-mrpc-lora-r8-s42-.*\.json"):
+        results.verified(path)
+    path.write_text("{")
+    with pytest.raises(ExperimentError, match=r"best\.json cannot be read: "):
+        results.read(tmp_path)
+
+
+def test_what_is_kept_agrees_with_itself():
+    assert [one for one in results.read() if one["rehearsed"]] == []
+
+
+# ---------------------------------------------------------------- verdicts, from records that nobody made
+
+
+def verdict(claim, records):
+    return claims.from_runs(claim, judge.judge(claim, records))
+
+
+@pytest.mark.parametrize("claim", judge.JUDGES)
+def test_without_runs_a_claim_is_not_testable_and_tells_the_command(claim):
+    found = verdict(claim, [])
+    assert found.verdict == "not testable here"
+    assert found.sentence().startswith("Not run yet. `lorabook run ") and "--dry-run" in found.sentence()
+
+
+def afternoon(shift=lambda method, task, seed: 0.0):
+    """LoRA and LoRA-One of rank 8 on MRPC and CoLA, three seeds, at the printed numbers or beside them."""
+    return [
+        record(glue(method, task, seed), PRINTED[method, 8, task] + shift(method, task, seed) + 0.3 * (seed - 43))
+        for method in ("lora", "lora_one")
+        for task in ("mrpc", "cola")
+        for seed in (42, 43, 44)
+    ]
+
+
+def test_the_table_holds_at_its_numbers_and_fails_far_from_them():
+    near = verdict("lora_one.table-glue", afternoon())
+    assert near.verdict == "holds in the range tested" and near.over == "4 cells, 12 runs"
+    far = verdict("lora_one.table-glue", afternoon(lambda method, task, seed: 12.0 * (method == "lora")))
+    assert far.verdict == "fails as printed"
+    one_less = [one for one in afternoon() if one["run"]["seed"] != 44 or one["run"]["method"] != "lora"]
+    assert verdict("lora_one.table-glue", one_less).verdict == "not testable here"
+    # a further cell that is off decides as well
+    more = afternoon() + [record(glue("full", "cola", seed, rank=None), 70.0 + seed - 43) for seed in (42, 43, 44)]
+    assert verdict("lora_one.table-glue", more).verdict == "fails as printed"
+
+
+def test_of_several_rates_the_best_counts_and_of_what_draws_nothing_one_run_is_enough():
+    again = [record(points.Point("glue", "mrpc", "lora", seed, 1e-3, 8), 40.0) for seed in (42, 43, 44)]
+    found = judge.cells([*afternoon(), *again, record(glue("pretrained", "mrpc"), 63.0)])
+    assert found["lora", 8, "mrpc"].mean == pytest.approx(PRINTED["lora", 8, "mrpc"], abs=0.2)
+    assert found["pretrained", None, "mrpc"].runs == 1 and found["pretrained", None, "mrpc"].error == 0
+
+
+def timed(train, start, tasks=("cola", "mrpc")):
+    for task in tasks:
+        for seed in (42, 43):
+            yield record(glue("lora", task, seed), seconds={"train": train + seed - 42, "start": 0.1})
+        yield record(glue("one_step", task), seconds={"train": 0.0, "start": start})
+
+
+def test_the_time_of_one_step_is_judged_by_the_quotient_on_one_device():
+    assert verdict("lora_one.table-time", list(timed(60.0, 0.5))).verdict == "holds in the range tested"
+    assert verdict("lora_one.table-time", list(timed(60.0, 4.0))).verdict == "fails as printed"
+    assert verdict("lora_one.table-time", list(timed(60.0, 0.5, ("cola",)))).verdict == "not testable here"
+    other = [one | {"device": one["run"]["method"]} for one in timed(60.0, 0.5)]
+    assert verdict("lora_one.table-time", other).verdict == "not testable here"  # not on one device
+
+
+def kim(task, rank, decay):
+    run = {"experiment": task, "task": task, "method": "proximal", "seed": 0, "rate": 0.005, "rank": None}
+    return {"run": run | {"decay": decay, "start": None}, "curve": [{"rank": 700}, {"rank": rank}]}
+
+
+def test_table_1_is_judged_by_its_ranks_above_decay_0():
+    rows = [row for row in published.read("kim_table_1") if row["decay"] > 0]
+    made = lambda factor: [kim(row["task"].lower(), factor(row) * row["max_rank"], row["decay"]) for row in rows]
+    assert verdict("kim.table-1-published", made(lambda row: 1.5)).verdict == "holds in the range tested"
+    off = made(lambda row: 3 if row["decay"] == 0.01 else 1)
+    assert verdict("kim.table-1-published", off).verdict == "fails as printed"
+    half = [one for one in made(lambda row: 1) if one["run"]["task"] == "sst2"]
+    assert verdict("kim.table-1-published", half).verdict == "not testable here"
+
+
+def factored(start, norm, rank, value):
+    run = {"experiment": "sst2", "task": "sst2", "method": "factored", "rank": 8, "start": start}
+    metric = {"value": value, "error": 0.009}
+    return [{"run": run, "curve": [{"rank": rank, "norm": norm}], "metric": metric}] * 3
+
+
+def test_figure_2_is_judged_by_how_loudly_the_large_start_fails():
+    quiet = factored("zero", 2.0, 3, 0.93) + factored("small_3", 2.1, 3, 0.93)
+    claim = "kim.figure-2-published"
+    assert verdict(claim, quiet + factored("large", 90.0, 8, 0.80)).verdict == "holds in the range tested"
+    assert verdict(claim, quiet + factored("large", 90.0, 8, 0.93)).verdict == "fails as printed"  # not poorer
+    assert verdict(claim, quiet + factored("large", 90.0, 3, 0.80)).verdict == "fails as printed"  # no higher rank
+    assert verdict(claim, quiet).verdict == "not testable here"
+    loud = factored("zero", 2.0, 3, 0.93) + factored("small_3", 90.0, 8, 0.80) + factored("large", 90.0, 8, 0.80)
+    assert verdict(claim, loud).verdict == "not testable here"  # the probe is as loud: it shows nothing
+
+
+def test_only_a_claim_that_waits_for_runs_can_have_its_verdict_from_runs():
+    with pytest.raises(claims.ClaimError, match="lora_one.table-llama does not wait for runs"):
+        claims.from_runs("lora_one.table-llama", None)
