@@ -114,3 +114,10 @@ def test_several_verdicts_share_a_table_and_lose_nothing(verdicts):
 
 def test_a_star_of_a_letter_stays_a_star():
     assert cards._starless("r* and $r^*$ and `r*`") == r"r\* and $r^*$ and `r*`"
+
+
+def test_a_card_that_waits_for_runs_says_why_and_with_runs_its_numbers():
+    name, found = "lora_one.table-time", type("Found", (), {"value": 1.5, "probe": 0.02, "over": "two tasks"})
+    waiting, judged = (cards.card(claims.from_runs(name, one)) for one in (None, found))
+    assert "**Why not.** Not run yet." in waiting and cards.FOLDED not in waiting
+    assert "Not run yet" not in judged and cards.FOLDED in judged and "1.5" in judged and "two tasks" in judged
