@@ -136,6 +136,14 @@ def test_without_script_and_on_paper_links_are_links(opened):
     assert page.locator("#lb-preview").is_hidden()
 
 
+def test_formulas_are_set_on_a_page_that_has_none_of_its_own(opened):
+    page = opened("book/grounds.html")
+    page.evaluate("() => window.MathJax.startup.promise")
+    page.locator("svg a[data-claim='mallada.decoupling']").first.focus()
+    page.locator("#lb-preview mjx-container").first.wait_for()
+    assert "\\(" not in page.locator("#lb-preview").inner_text()
+
+
 def test_a_preview_has_no_fault_that_axe_knows(opened, root):
     from importlib.util import find_spec
     from pathlib import Path

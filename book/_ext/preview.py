@@ -81,6 +81,13 @@ def link_letters(app, tree, page):
             formula.replace_self(link)
 
 
+def ask_for_mathjax(app, tree, page):
+    """A page without a formula of its own that links to claims shows theirs."""
+    links = [node.get("refuri", "") for node in tree.findall(nodes.reference)]
+    if any("#claim-" in text for text in links + [raw.astext() for raw in tree.findall(nodes.raw)]):
+        app.env.get_domain("math").data["has_equations"][page] = True
+
+
 def set_formulas(text):
     """Formulas in dollars as MathJax takes them."""
     return re.sub(r"\$([^$]+)\$", r'<span class="math">\\(\1\\)</span>', text)
@@ -138,5 +145,6 @@ def hold(app, page, template, context, tree):
 def setup(app):
     app.connect("doctree-read", name_rows)
     app.connect("doctree-resolved", link_letters, priority=950)
+    app.connect("doctree-resolved", ask_for_mathjax)
     app.connect("html-page-context", hold)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
