@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup
 from lorabook.page import lists
 from tools import plain
 
-NOT_CHAPTERS = ("explore", "ledger", "errata")
+NOT_CHAPTERS = ("explore", "maps", "ledger", "errata")
 BLOCK = re.compile(r"^(:{3,})\{(exercise|solution)\}[ \t]*([^\n]*)\n(.*?)^\1[ \t]*$", re.M | re.S)
 CODE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 LABEL = re.compile(r"^:label:[ \t]*(\S+)$", re.M)
