@@ -16,7 +16,12 @@ from lorabook import kim, lora_one, mallada, rushka
 from lorabook.lora_one import alignment
 
 KINDS = ["rushka", "mallada", "lora_one", "kim"]
-CHAPTER = {"rushka": "rushka_closed_forms", "kim": "kim_landscape"}
+CHAPTER = {
+    "rushka": "rushka_closed_forms",
+    "mallada": "mallada_two_phase",
+    "lora_one": "lora_one_alignment",
+    "kim": "kim_landscape",
+}
 LARGEST = 10_000  # bytes of a script
 MOST = 15_000  # bytes of the scripts that a chapter has of its own
 VISIBLE = 3.0  # WCAG AA for graphics

@@ -810,11 +810,11 @@ LOOKS = """() => [...document.querySelectorAll(".lb-explore")].map(mount => ({
 
 @pytest.fixture(scope="session")
 def light_edition(edition, site):
-    """The book in one file with the explorables alone, and without MathJax, which draws none of them."""
+    """The book in one file, its pages with explorables alone, and without MathJax, which draws none of them."""
     text, mathjax = edition.read_text(), (site / "_static/tex-svg.js").read_text()
     assert text.count(mathjax) == 1
     head, *sections = text.replace(mathjax, "").split('<section class="lb-page" id="')
-    kept = [part for part in sections if part.startswith("page-explore")]
+    kept = [part for part in sections if 'class="lb-explore"' in part]
     foot = sections[-1][sections[-1].index("</main>") :]
     path = edition.with_name("light.html")
     path.write_text(head + '<section class="lb-page" id="' + "".join(kept) + foot)
@@ -837,9 +837,11 @@ def explorables(browser, url, theme, medium):
 @pytest.mark.parametrize("theme, medium", [("light", "screen"), ("dark", "screen"), ("light", "print")])
 def test_every_explorable_of_both_editions_looks_as_on_the_site(site, light_edition, browser, theme, medium):
     # the PDF is what a browser prints of the one file
-    wanted = explorables(browser, (site / "notebooks/explore.html").as_uri(), theme, "screen")
+    chapters = ("explore", "mallada_two_phase", "lora_one_alignment", "rushka_closed_forms", "kim_landscape")
+    addresses = [(site / f"notebooks/{name}.html").as_uri() for name in chapters]
+    wanted = [one for address in addresses for one in explorables(browser, address, theme, "screen")]
     found = explorables(browser, light_edition.as_uri(), theme, medium)
-    assert len(wanted) == 4 and [one["kind"] for one in found] == [one["kind"] for one in wanted]
+    assert len(wanted) == 8 and [one["kind"] for one in found] == [one["kind"] for one in wanted]
     for have, want in zip(found, wanted):
         assert have["words"] == want["words"] and json.loads(have["drawn"]) == json.loads(want["drawn"])
         assert have["looks"] == want["looks"], have["kind"]
