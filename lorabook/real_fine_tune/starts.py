@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lorabook import checks
 from lorabook.device import generator, normal
-from lorabook.linalg import truncate
+from lorabook.linalg import orthonormal, truncate
 from lorabook.lora_one import starts as talk
 
 
@@ -45,6 +45,21 @@ def lora_one(G: Tensor, rank: int, gamma: float, form: str = "spectral") -> tupl
         return (*talk.spectral_init(G, rank, gamma), False)
     A, B, offset = talk.algorithm_start(G.mT, rank, gamma, form)
     return B.mT, A.mT, offset
+
+
+def directed(G: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """LoRA-One's directions without its size: B = 0, A from the right singular vectors 1..r of G, rows of LoRA's norm."""
+    B, A = talk.spectral_init(G, rank)
+    return torch.zeros_like(B), A / (A.norm(dim=-1, keepdim=True) * 3**0.5)
+
+
+def sized(G: Tensor, rank: int, gamma: float, source: torch.Generator) -> tuple[Tensor, Tensor]:
+    """LoRA-One's size without its directions: its singular values on random ones; goes with an offset."""
+    B, A = talk.spectral_init(G, rank, gamma)
+    size = B.norm(dim=-2)  # of each column of B and each row of A
+    (*lead, m, n) = G.shape
+    U, V = (orthonormal(normal((*lead, width, rank), source, G.device)) for width in (m, n))
+    return U * size[..., None, :], size[..., None] * V.mT
 
 
 def one_step(G: Tensor, gamma: float, rank: int | None = None) -> Tensor:

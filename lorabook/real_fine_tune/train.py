@@ -25,10 +25,11 @@ RATIO = 16.0  # of LoRA+'s two learning rates, as its authors recommend
 
 @dataclass(frozen=True)
 class Method:
-    start: str  # lora, pissa, lora_ga, lora_one or full
+    start: str  # lora, pissa, lora_ga, lora_one, directed, sized or full
     ratio: float = 1.0  # learning rate of B over that of A
     ridge: float | None = None  # preconditioned, with this ridge
     init_scale: float = 1.0  # of LoRA's draw
+    rounded: torch.dtype | None = None  # to which what training starts from is rounded, factors and frozen matrices
 
 
 METHODS = {
@@ -41,6 +42,8 @@ METHODS = {
     "LoRA-One": Method("lora_one", ridge=RIDGE),
     "full": Method("full"),
 }
+#: Halves of LoRA-One's start: its directions with LoRA's sizes, and its sizes on directions that know nothing.
+CONTROLS = {"directions alone": Method("directed"), "size alone": Method("sized")}
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,18 @@ def adamw(decay: float = 0.0, ridge: float | None = None) -> Callable:
     return rule
 
 
+def falling(rule: Callable, steps: int) -> Callable:
+    """The directions of ``rule`` times a factor that falls from 1 to 0 in equal steps: a linear schedule of the rate."""
+
+    def shorter(B, A, F_B, F_A, memory):
+        count, inner = memory or (0, None)
+        D_B, D_A, inner = rule(B, A, F_B, F_A, inner)
+        left = 1 - count / steps
+        return left * D_B, left * D_A, (count + 1, inner)
+
+    return shorter
+
+
 def begin(
     method: Method, W: Tensor, G: Tensor, rank: int, gamma: float, source: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,18 +129,31 @@ def begin(
     Raises:
         ValueError: an unknown start, a rank that does not fit.
     """
+    B, A, offset = _factors(method, W, G, rank, gamma, source)
+    W0 = W - B @ A if offset else W
+    if method.rounded:
+        B, A, W0 = (part.to(method.rounded).to(part) for part in (B, A, W0))
+    return B, A, W0
+
+
+def _factors(method: Method, W, G, rank: int, gamma: float, source: torch.Generator) -> tuple[Tensor, Tensor, bool]:
+    """The two factors, and whether their product is taken off W."""
     start = method.start
     if start == "full":
-        return (*starts.full(W), W)
+        return (*starts.full(W), False)
     if start == "lora":
-        return (*starts.lora(W, rank, source, method.init_scale), W)
+        return (*starts.lora(W, rank, source, method.init_scale), False)
     if start == "lora_one":
-        return (*starts.lora_one(G, rank, gamma)[:2], W)
-    if start not in ("pissa", "lora_ga"):
-        raise ValueError(f"start must be lora, pissa, lora_ga, lora_one or full; got {start!r}.")
-    # LoRA-GA's stable scale with its authors' gamma of 16
-    B, A = starts.pissa(W, rank) if start == "pissa" else starts.lora_ga(G, rank, W.shape[-2] ** 0.5 / 16)
-    return B, A, W - B @ A
+        return starts.lora_one(G, rank, gamma)
+    if start == "directed":
+        return (*starts.directed(G, rank), False)
+    if start == "pissa":
+        return (*starts.pissa(W, rank), True)
+    if start == "lora_ga":  # their stable scale, with its authors' gamma of 16
+        return (*starts.lora_ga(G, rank, W.shape[-2] ** 0.5 / 16), True)
+    if start == "sized":
+        return (*starts.sized(G, rank, gamma, source), True)
+    raise ValueError(f"start must be lora, pissa, lora_ga, lora_one, directed, sized or full; got {start!r}.")
 
 
 def order(total: int, batch: int, seed: int):
@@ -150,6 +178,7 @@ def train(
     batch: int,
     seed: int,
     every: int = 8,
+    schedule: bool = False,
 ) -> Trained:
     """Train the open matrices with every learning rate of ``rates``.
 
@@ -161,6 +190,7 @@ def train(
         steps: minibatches of ``batch`` sentences.
         seed: of LoRA's draw and of the order of the sentences.
         every: steps between two looks; 0 looks only at the start and the end.
+        schedule: whether the rates fall to 0 (:func:`falling`), or stay.
 
     Raises:
         ValueError: parameters out of range, a learning rate that is not positive.
@@ -189,6 +219,7 @@ def train(
 
     rate_B, rate_A = (rates * method.ratio)[:, None], rates[:, None]
     rule, every = adamw(ridge=method.ridge), every or max(steps, 1)
+    rule = falling(rule, steps) if schedule else rule
     found = descent.descend(forces, B0, A0, rate_B, rate_A, steps, rule=rule, observe=look, every=every)
     lost = int((found.status != descent.DONE).any(-1).sum())
     if lost:

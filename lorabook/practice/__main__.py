@@ -1,0 +1,17 @@
+"""The sweep of the chapter, and its tables: ``python -m lorabook.practice``; it goes on where it stopped."""
+
+import argparse
+from pathlib import Path
+
+from lorabook.practice import plan, records, tables
+
+parser = argparse.ArgumentParser(prog="python -m lorabook.practice", description=__doc__)
+parser.add_argument("--records", type=Path, default=Path("_build/practice"), help="the folder of the records")
+parser.add_argument("--tables", type=Path, default=Path("data/practice"), help="where the tables go")
+parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no stage after so many; 0: tables only")
+if __name__ == "__main__":
+    options = parser.parse_args()
+    if options.minutes:
+        records.sweep(options.records, options.minutes)
+    known = records.read(options.records)
+    tables.write(known, plan.planned(known), options.tables, records.identity())

@@ -1,0 +1,122 @@
+"""An arm: one method at one rank and one learning rate, trained once on the real network and judged on new sentences.
+
+The mathematics is :mod:`lorabook.real_fine_tune`'s; here it gets one size for all arms, so that any two of them can be
+paired: the same training sentences in the same minibatches (by the seed), the same test sentences in the same order.
+One epoch of 1,024 sentences, so that the methods that begin with the gradient over all of them have seen no other, and
+a rate that falls to 0 in equal steps, as transformers' Trainer has it where nothing is said.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from lorabook import device
+from lorabook.inputs import minilm, sentences
+from lorabook.real_fine_tune import train
+from lorabook.real_fine_tune.encoder import Encoder
+from lorabook.real_fine_tune.task import Task, prepare, right
+
+SIZES = (1024, 256, 2048)  # sentences to train on, to choose rates on, to judge on
+LENGTH, BATCH, STEPS = 24, 16, 64
+SPLIT = 0  # seed of the draw of sentences
+METHODS = train.METHODS | train.CONTROLS
+STILL = ("pretrained", "one step")
+STEP_SIZES = tuple(0.1 * 2.0**k for k in range(1, 8))  # of one full gradient step, for LoRA-One's start
+
+
+@dataclass(frozen=True)
+class Arm:
+    task: str  # movie or tweets
+    method: str  # one of METHODS, or of STILL: what is not trained
+    rank: int
+    rate: float  # of A at the first step, from where it falls to 0; that of B is it times the ratio
+    seed: int = 0  # of LoRA's draw and of the order of the sentences
+    ratio: float | None = None  # rate of B over that of A; None is the method's own
+    rounded: str = ""  # a dtype of torch's, to which base and factors are rounded at the start
+    tested: bool = False  # judged on the test sentences too
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """A task's three parts with the pretrained matrices W (4, 384, 384), their negative gradient G and its step."""
+
+    training: Task
+    validation: Task
+    test: Task
+    W: Tensor
+    G: Tensor
+    gamma: float
+
+
+@cache
+def laboratory(task: str, split: int = SPLIT) -> Laboratory:
+    """The sentences behind the frozen blocks, computed once in a process.
+
+    Raises:
+        ValueError: an unknown task.
+    """
+    where = device.default_device()
+    network = Encoder(minilm.encoder(device=where))
+    parts = sentences.split(sentences.load(task), SIZES, split)
+    training, validation, test = prepare(network, parts, 1, LENGTH, where)
+    W = network.matrices(1).to(device.DTYPE)
+    G = training.negative_gradient(W)
+    quarter = training.some(torch.arange(0, len(training), 4, device=where))
+    gamma = min(STEP_SIZES, key=lambda step: float(quarter.loss(W + step * G)))
+    return Laboratory(training, validation, test, W, G, gamma)
+
+
+def run(arm: Arm, split: int = SPLIT) -> dict:
+    """Train an arm and judge it.
+
+    Returns:
+        ``first`` and ``validation``, mean losses on the validation sentences before and after; for a tested arm
+        ``accuracy`` (in [0, 1]) and ``loss`` on the test sentences and their packed ``losses``; ``seconds`` of the
+        processor.  Where training diverged, ``validation`` is infinite.
+
+    Raises:
+        ValueError: an unknown method, a rank that does not fit.
+    """
+    begun, here = time.process_time(), laboratory(arm.task, split)
+    if arm.method in STILL:
+        W = here.W + STILL.index(arm.method) * here.gamma * here.G
+        return {"validation": float(here.validation.loss(W))} | judged(here.test.losses(W))
+    if arm.method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join([*STILL, *METHODS])}; got {arm.method!r}.")
+    method = replace(METHODS[arm.method], rounded=getattr(torch, arm.rounded) if arm.rounded else None)
+    method = method if arm.ratio is None else replace(method, ratio=arm.ratio)
+    options = dict(rank=arm.rank, gamma=here.gamma, rates=[arm.rate], steps=STEPS, batch=BATCH, every=0, schedule=True)
+    try:
+        found = train.train(here.training, here.validation, method, here.W, here.G, seed=arm.seed, **options)
+    except RuntimeError:
+        return {"validation": float("inf")}
+    first, last = found.loss[:, 0].tolist()
+    said = {"first": first, "validation": last}
+    if arm.tested:
+        said |= judged(here.test.losses(found.stack[0]))
+    return said | {"seconds": time.process_time() - begun}
+
+
+def judged(losses: Tensor) -> dict:
+    """What is kept of losses (N) on the test sentences."""
+    return {
+        "accuracy": float(right(losses).double().mean()),
+        "loss": float(losses.mean()),
+        "losses": pack(losses),
+    }
+
+
+def pack(losses: Tensor) -> str:
+    """Losses (N) as text, each to three digits (float16)."""
+    return base64.b64encode(losses.half().cpu().numpy().tobytes()).decode()
+
+
+def unpack(text: str) -> Tensor:
+    """(N) float64."""
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.float16).double()

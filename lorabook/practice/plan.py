@@ -1,0 +1,149 @@
+"""Which arms are needed: written before any of them ran, in the order of their worth.
+
+A family is a method at one rank.  Its rate is chosen on the validation sentences with one seed, on a grid that grows
+until the best is not at its edge; then it is judged on the test sentences with other seeds.  Which comparisons these
+judgements are for stands in ``COMPARISONS``; they share one level (:mod:`lorabook.practice.tables`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from lorabook.practice.arms import STILL, Arm
+
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # where every grid begins
+LADDER = tuple(float(f"{10 ** (k / 2):.0e}") for k in range(-10, 1))  # 1e-5, 3e-5, ..., 1: a grid grows along it
+TESTS = range(1, 5)  # seeds of the judgement; seed 0 chooses the rate
+TASKS = ("movie", "tweets")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is tuned: an arm without its rate and seed."""
+
+    method: str
+    rank: int = 8
+    task: str = "movie"
+    ratio: float | None = None
+
+    def arm(self, rate: float, seed: int = 0, **rest) -> Arm:
+        return Arm(self.task, self.method, 0 if self.method == "full" else self.rank, rate, seed, self.ratio, **rest)
+
+
+LORA, ONE, PLAIN, FULL = Family("LoRA"), Family("LoRA-One"), Family("LoRA-One, plain"), Family("full")
+GA, PISSA = Family("LoRA-GA"), Family("PiSSA")
+TWEETS = tuple(replace(family, task="tweets") for family in (LORA, PLAIN, FULL))
+NARROW = tuple(replace(family, rank=1) for family in (LORA, TWEETS[0]))
+RANKS = tuple(Family("LoRA", rank) for rank in (64, 4, 16, 2))
+#: Of rank 1 and 64 under alpha / r and alpha / sqrt(r), with the alpha for which rank 8 is LORA.  Under Adam and from
+#: B = 0 a factor c before B A is the ratio c of the two rates.
+SCALED = tuple(Family("LoRA", rank, ratio=(8 / rank) ** power) for rank in (1, 64) for power in (1.0, 0.5))
+
+STAGES = (
+    ("rates at rank 8", (LORA, PLAIN, FULL, ONE, GA, PISSA, Family("LoRA+"), Family("P-LoRA"))),
+    ("no training", ()),
+    ("rank one", NARROW[:1]),
+    ("untuned", ()),
+    ("direction and size", (Family("size alone"), Family("directions alone"))),
+    ("tweets", (*TWEETS, NARROW[1])),
+    ("rank 64", RANKS[:1]),
+    ("alpha", SCALED),
+    ("bfloat16", ()),
+    ("float8", ()),
+    ("other ranks", RANKS[1:]),
+)
+ROUNDED = (LORA, PISSA, GA, PLAIN)
+UNTUNED = RATES[0]  # the rate of who does not tune, for LORA and PLAIN: between the usual 1e-4 and 1e-3
+#: Stages without a rate to choose: the arms that are judged, from what is known.
+FIXED = {
+    "no training": lambda known: [Arm(task, still, 0, 0.0, tested=True) for task in TASKS for still in STILL],
+    "untuned": lambda known: [f.arm(UNTUNED, seed, tested=True) for f in (LORA, PLAIN) for seed in TESTS],
+    "bfloat16": lambda known: [arm for f in ROUNDED for arm in judged(f, known, "bfloat16")],
+    "float8": lambda known: judged(PLAIN, known, "float8_e4m3fn"),
+}
+
+#: (first, second): is the first's accuracy, or its test loss, another than the second's?
+COMPARISONS = (
+    ("LoRA-One", "LoRA"),
+    ("LoRA-One, plain", "LoRA"),
+    ("LoRA-One, plain, untuned", "LoRA, untuned"),
+    ("LoRA-GA", "LoRA"),
+    ("PiSSA", "LoRA"),
+    ("LoRA+", "LoRA"),
+    ("P-LoRA", "LoRA"),
+    ("full", "LoRA"),
+    ("LoRA, rank 1", "full"),
+    ("LoRA, rank 1", "LoRA"),
+    ("LoRA, rank 64", "LoRA"),
+    ("size alone", "LoRA"),
+    ("size alone", "LoRA-One, plain"),
+    ("directions alone", "LoRA"),
+    ("LoRA-One, plain, tweets", "LoRA, tweets"),
+    ("full, tweets", "LoRA, tweets"),
+    ("LoRA, rank 1, tweets", "full, tweets"),
+    *((f"{family.method}, bfloat16", family.method) for family in ROUNDED),
+    ("LoRA-One, plain, float8", "LoRA-One, plain"),
+)
+
+
+def sides(known: dict[Arm, dict]) -> dict[str, list[Arm]]:
+    """The judged arms by the names that COMPARISONS uses."""
+    every = [family for _, families in STAGES for family in families if family.ratio is None]
+    named = {
+        family.method + f", rank {family.rank}" * (family.rank != 8) + ", tweets" * (family.task == "tweets"): family
+        for family in every
+    }
+    found = {name: judged(family, known) for name, family in named.items()}
+    found |= {f"{f.method}, untuned": [f.arm(UNTUNED, seed, tested=True) for seed in TESTS] for f in (LORA, PLAIN)}
+    found |= {f"{f.method}, bfloat16": judged(f, known, "bfloat16") for f in ROUNDED}
+    return found | {"LoRA-One, plain, float8": judged(PLAIN, known, "float8_e4m3fn")}
+
+
+def planned(known: dict[Arm, dict]) -> list[tuple[str, list[Arm], str, list[Arm]]]:
+    """COMPARISONS with their arms, seed by seed."""
+    found = sides(known)
+    return [(first, found[first], second, found[second]) for first, second in COMPARISONS]
+
+
+def losses(family: Family, known: dict[Arm, dict]) -> dict[float, float]:
+    """Validation loss by rate, in rising order of rate, of the rates that were tried."""
+    found = {rate: known.get(family.arm(rate), {}).get("validation") for rate in LADDER}
+    return {rate: loss for rate, loss in found.items() if loss is not None}
+
+
+def best(family: Family, known: dict[Arm, dict]) -> float | None:
+    """The rate with the least validation loss; None while the grid is not finished."""
+    return None if missing(family, known) else min(losses(family, known).items(), key=lambda pair: pair[1])[0]
+
+
+def missing(family: Family, known: dict[Arm, dict]) -> list[Arm]:
+    """Arms that the choice of the rate still needs."""
+    found = losses(family, known)
+    open_rates = [rate for rate in RATES if rate not in found]
+    if not open_rates:
+        rate = min(found.items(), key=lambda pair: pair[1])[0]
+        place = LADDER.index(rate)
+        around = LADDER[max(0, place - 1) : place + 2]
+        open_rates = [rate for rate in around if rate not in found]
+    return [family.arm(rate) for rate in open_rates]
+
+
+def todo(known: dict[Arm, dict]) -> tuple[str, list[Arm]]:
+    """The next arms that can be named, all of one stage; an empty list at the end."""
+    for name, families in STAGES:
+        arms = FIXED[name](known) if name in FIXED else [arm for family in families for arm in missing(family, known)]
+        if name not in FIXED and name != "alpha":  # of alpha only the validation losses are wanted
+            arms = arms or [arm for family in families for arm in judged(family, known)]
+        arms = [arm for arm in arms if arm not in known]
+        if arms:
+            return name, arms
+    return "", []
+
+
+def judged(family: Family, known: dict[Arm, dict], rounded: str = "") -> list[Arm]:
+    """The arms that are judged on the test sentences; [] while the rate is open."""
+    rate = best(family, known)
+    if rate is None or not math.isfinite(losses(family, known)[rate]):
+        return []
+    return [family.arm(rate, seed, rounded=rounded, tested=True) for seed in TESTS]

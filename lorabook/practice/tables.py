@@ -1,0 +1,133 @@
+"""The sweep's tables, and the rule by which two methods are told apart.
+
+Two methods are compared on the same test sentences and the same minibatches, seed by seed.  The variance of the mean
+difference adds that over sentences and that over seeds (:mod:`lorabook.real_fine_tune.compare`).  With a handful of
+seeds this error is itself uncertain: its degrees of freedom are Welch and Satterthwaite's, and Student's t stands in
+the place of the normal law.  The level of 1 in 20 is shared by all planned comparisons (Bonferroni).
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from lorabook.inputs import minilm, sentences
+from lorabook.practice.arms import SIZES, Arm, unpack
+from lorabook.real_fine_tune.task import right
+
+LEVEL, MARGIN = 0.05, 2.0  # of all comparisons together; points within which two methods count as equal
+HEAD = ("first", "validation", "accuracy", "loss", "seconds")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A difference of two methods, with the spread that its error is made of."""
+
+    mean: float
+    sentences: float  # variance of the mean from the draw of test sentences
+    seeds: float  # the same from the seeds
+    count: int  # seeds
+
+    @property
+    def error(self) -> float:
+        return (self.sentences + self.seeds) ** 0.5
+
+    @property
+    def freedom(self) -> float:
+        """Welch and Satterthwaite's degrees of freedom."""
+        parts = self.sentences**2 / (SIZES[-1] - 1) + (self.seeds**2 / (self.count - 1) if self.count > 1 else 0.0)
+        return (self.sentences + self.seeds) ** 2 / parts if parts else float("inf")
+
+    def reach(self, comparisons: int, power: float = 0.0) -> float:
+        """Half the width of the interval at the shared level; with ``power``, the difference found so often."""
+        quantiles = stats.t.ppf(1 - LEVEL / (2 * comparisons), self.freedom)
+        return self.error * (quantiles + (stats.t.ppf(power, self.freedom) if power else 0.0))
+
+    def verdict(self, comparisons: int, margin: float = MARGIN) -> str:
+        """``better``, ``worse``, ``equal`` (the interval lies within the margin) or ``open``."""
+        reach = self.reach(comparisons)
+        if abs(self.mean) > reach:
+            return "better" if self.mean > 0 else "worse"
+        return "equal" if abs(self.mean) + reach <= margin else "open"
+
+
+def compared(first: Tensor, second: Tensor) -> Compared:
+    """Of judgements or losses (K, N) of two methods over the same K seeds and N sentences; (1, N) has no seed.
+
+    Raises:
+        ValueError: other sentences.
+    """
+    if first.shape[-1] != second.shape[-1]:
+        raise ValueError(f"{first.shape[-1]} and {second.shape[-1]} sentences cannot be paired.")
+    difference = first.double() - second.double()
+    seeds, number = difference.shape
+    between = float(difference.mean(1).var() / seeds) if seeds > 1 else 0.0
+    return Compared(float(difference.mean()), float(difference.mean(0).var() / number), between, seeds)
+
+
+def rows(known: dict[Arm, dict]) -> list[dict]:
+    """One row an arm, sorted."""
+    order = sorted(known, key=lambda arm: tuple(map(str, asdict(arm).values())))
+    number = lambda value: "" if value is None else f"{value:.6g}"
+    return [asdict(arm) | {name: number(known[arm].get(name)) for name in HEAD} for arm in order]
+
+
+def comparisons(known: dict[Arm, dict], planned: list[tuple[str, list[Arm], str, list[Arm]]]) -> list[dict]:
+    """One row for each planned pair both sides of which were run: of accuracy in points, and of test loss."""
+    found = []
+    for first, arms, second, others in planned:
+        pairs = [(a, b) for a, b in zip(arms, others) if a in known and b in known]
+        if len(pairs) < 2:
+            continue
+        sides = [torch.stack([unpack(known[pair[k]]["losses"]) for pair in pairs]) for k in (0, 1)]
+        judged = [right(side).double() * 100 for side in sides]
+        disagree = float((judged[0] != judged[1]).double().mean())
+        for measure, (one, other) in (("accuracy", judged), ("loss", sides)):
+            said = asdict(compared(one, other))
+            row = {"first": first, "second": second, "measure": measure, "disagree": disagree} | said
+            found.append({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
+    return found
+
+
+def write(known: dict[Arm, dict], planned, folder: Path, made_of: dict) -> None:
+    """``arms.csv``, ``comparisons.csv`` and what they rest on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, found in (("arms", rows(known)), ("comparisons", comparisons(known, planned))):
+        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, list(found[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(found)
+    spent = sum(record.get("seconds", 0.0) for record in known.values())
+    day = datetime.datetime.now(datetime.UTC).date()
+    (folder / "PROVENANCE.md").write_text(
+        f"""# The tables of the chapter "What to do"
+
+| | |
+|:--|:--|
+| Command | `python -m lorabook.practice`; it goes on where it stopped |
+| Run | {day}, {len(known)} arms, {spent / 60:.0f} minutes of one processor |
+| Versions | torch {made_of["torch"]}, numpy {made_of["numpy"]}, the files that an arm reaches {made_of["files"]} |
+| Weights | all-MiniLM-L6-v2, SHA-256 `{minilm.SHA256}` |
+| Sentences | {sentences.PACKAGE} {sentences.VERSION}, SHA-256 `{sentences.SHA256}` |
+
+`arms.csv`: an arm is a method at a rank and a rate, trained with a seed; mean loss on the validation sentences before
+(`first`) and after; on the test sentences, where it was judged, accuracy and mean loss; seconds of the processor.
+`ratio` is that of the rates of B and A where it is not the method's own; `rounded` a dtype of base and start.
+
+`comparisons.csv`: first minus second, in points of accuracy or in test loss, over `count` seeds; the variance of the
+mean from the draw of `sentences` and from the `seeds`; the share of sentences on which the two `disagree`.
+""",
+        encoding="utf-8",
+    )
+
+
+def read(path: Path) -> list[dict]:
+    """The rows of a table."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
