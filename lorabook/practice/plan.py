@@ -41,11 +41,11 @@ RANKS = tuple(Family("LoRA", rank) for rank in (64, 4, 16, 2))
 SCALED = tuple(Family("LoRA", rank, ratio=(8 / rank) ** power) for rank in (1, 64) for power in (1.0, 0.5))
 
 STAGES = (
-    ("rates at rank 8", (LORA, PLAIN, FULL, ONE, GA, PISSA, Family("LoRA+"), Family("P-LoRA"))),
+    ("start and rank one", (LORA, PLAIN, FULL, NARROW[0])),
     ("no training", ()),
-    ("rank one", NARROW[:1]),
     ("untuned", ()),
     ("direction and size", (Family("size alone"), Family("directions alone"))),
+    ("other methods", (ONE, GA, PISSA, Family("LoRA+"), Family("P-LoRA"))),
     ("tweets", (*TWEETS, NARROW[1])),
     ("rank 64", RANKS[:1]),
     ("alpha", SCALED),
