@@ -10,7 +10,10 @@ with tempfile.TemporaryDirectory() as scratch:  # or what a build leaves behind 
         package_dir={"lorabook.data": "data"},
         package_data={
             "lorabook.page": ["*.mplstyle"],
-            "lorabook.data": ["claims/*.yml", "experiments/*.yml", "published/*.csv", "published/PROVENANCE.md"],
+            "lorabook.data": [
+                *("claims/*.yml", "experiments/*.yml", "practice/*.csv"),
+                *("published/*.csv", "published/PROVENANCE.md"),
+            ],
         },
         include_package_data=False,
         options={"build": {"build_base": scratch}, "egg_info": {"egg_base": scratch}},

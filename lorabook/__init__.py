@@ -5,6 +5,7 @@
 - ``mallada``, ``lora_one``, ``rushka``, ``kim``: one source each, none of which knows another;
 - ``adapters``: tools for adapters that HF PEFT makes and saves;
 - ``one_dynamics``, ``maps``, ``real_fine_tune``: the chapters of these names;
+- ``practice``: the sweep of the real fine-tune behind the chapter for engineers;
 - ``experiments``: the sources' own experiments, as data and as runs;
 - ``sweep``: one notebook, many parameters, on a cluster;
 - ``commands``: what ``lorabook`` does on the command line; ``__main__``: the command itself.

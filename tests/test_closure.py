@@ -31,6 +31,8 @@ SMALL = {
     "data/items/kim.yml": "",
     "book/errata/kim.slip.py": "",
     "data/published/table.csv": "",
+    "lorabook/swept/__init__.py": "",
+    "data/swept/table.csv": "",
     "data/card.md": "",
     "tools/notebooks.py": "from tools import kernels\n",
     "tools/kernels.py": "",
@@ -96,6 +98,7 @@ def test_a_notebook_uses_the_claim_lists_that_it_names_and_the_ledger_all_it_sho
 
 def test_the_tables_count_where_they_are_read_and_a_data_card_never(small):
     assert "data/published/table.csv" in small("from lorabook.inputs import published")
+    assert "data/swept/table.csv" in small("import lorabook.swept")
     assert not any(path.startswith("data/") for path in small("from lorabook import one"))
 
 

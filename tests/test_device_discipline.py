@@ -331,6 +331,7 @@ def public_routines():
         "maps",
         "one_dynamics",
         "real_fine_tune",
+        "practice",
         "adapters",
         "commands",
         "experiments",

@@ -22,6 +22,7 @@ MAY = (
     | {"adapters": SHARED | SOURCES | {"page", "inputs"}}
     | {chapter: SHARED | SOURCES | {"inputs", "page", "adapters"} for chapter in CHAPTERS}
     | {"sweep": SHARED | {"page"}, "experiments": SHARED | SOURCES | {"inputs", "page", "adapters", "sweep"}}
+    | {"practice": SHARED | SOURCES | {"inputs", "real_fine_tune", "sweep"}}
     | {"commands": {"adapters", "experiments", "sweep"}, "__main__": {"commands"}, "": set()}
 )
 DOORS = {

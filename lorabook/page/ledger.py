@@ -25,7 +25,7 @@ MARKS = {
     claims.FAILS: "✗ fails as printed",
     claims.UNTESTABLE: "– not testable here",
 }
-CHAPTERS = "mallada lora_one rushka kim one_dynamics maps real_fine_tune".split()  # in the order of the book
+CHAPTERS = "mallada lora_one rushka kim one_dynamics maps real_fine_tune practice".split()  # in the order of the book
 HOLDING = (claims.HOLDS, claims.CONSTANT, claims.RANGE)
 SITE = "text/x-lorabook"  # the form of an output that the site takes in the place of plain Markdown
 PLAIN = (  # an anchor, a link within the site, a fold

@@ -21,12 +21,13 @@ from lorabook.inputs import minilm, sentences
 from lorabook.practice.arms import SIZES, Arm, unpack
 from lorabook.real_fine_tune.task import right
 
-LEVEL, MARGIN = 0.05, 2.0  # of all comparisons together; points within which two methods count as equal
+LEVEL = 0.05  # of all comparisons together
+MARGIN = {"accuracy": 2.0, "loss": 0.02}  # within which two methods count as equal: points, and test loss
 HEAD = ("first", "validation", "accuracy", "loss", "seconds")
 
 
 @dataclass(frozen=True)
-class Compared:
+class Contrast:
     """A difference of two methods, with the spread that its error is made of."""
 
     mean: float
@@ -49,7 +50,7 @@ class Compared:
         quantiles = stats.t.ppf(1 - LEVEL / (2 * comparisons), self.freedom)
         return self.error * (quantiles + (stats.t.ppf(power, self.freedom) if power else 0.0))
 
-    def verdict(self, comparisons: int, margin: float = MARGIN) -> str:
+    def verdict(self, comparisons: int, margin: float = MARGIN["accuracy"]) -> str:
         """``better``, ``worse``, ``equal`` (the interval lies within the margin) or ``open``."""
         reach = self.reach(comparisons)
         if abs(self.mean) > reach:
@@ -57,7 +58,7 @@ class Compared:
         return "equal" if abs(self.mean) + reach <= margin else "open"
 
 
-def compared(first: Tensor, second: Tensor) -> Compared:
+def compared(first: Tensor, second: Tensor) -> Contrast:
     """Of judgements or losses (K, N) of two methods over the same K seeds and N sentences; (1, N) has no seed.
 
     Raises:
@@ -68,7 +69,7 @@ def compared(first: Tensor, second: Tensor) -> Compared:
     difference = first.double() - second.double()
     seeds, number = difference.shape
     between = float(difference.mean(1).var() / seeds) if seeds > 1 else 0.0
-    return Compared(float(difference.mean()), float(difference.mean(0).var() / number), between, seeds)
+    return Contrast(float(difference.mean()), float(difference.mean(0).var() / number), between, seeds)
 
 
 def rows(known: dict[Arm, dict]) -> list[dict]:
@@ -127,7 +128,25 @@ mean from the draw of `sentences` and from the `seeds`; the share of sentences o
     )
 
 
-def read(path: Path) -> list[dict]:
-    """The rows of a table."""
+def read(folder: Path) -> tuple[dict[Arm, dict], dict[tuple[str, str, str], tuple[Contrast, float]]]:
+    """The two tables of a folder: records by arm, and (first, second, measure) with the share that disagrees."""
+    known = {}
+    for row in _rows(folder / "arms.csv"):
+        said = {name: row.pop(name) for name in HEAD}
+        numbers = {name: float(value) for name, value in said.items() if value}
+        ratio = float(row["ratio"]) if row["ratio"] else None
+        given = {"rank": int(row["rank"]), "rate": float(row["rate"]), "seed": int(row["seed"]), "ratio": ratio}
+        known[Arm(**row | given | {"tested": row["tested"] == "True"})] = numbers
+    found = {
+        (row["first"], row["second"], row["measure"]): (
+            Contrast(float(row["mean"]), float(row["sentences"]), float(row["seeds"]), int(row["count"])),
+            float(row["disagree"]),
+        )
+        for row in _rows(folder / "comparisons.csv")
+    }
+    return known, found
+
+
+def _rows(path: Path) -> list[dict]:
     with path.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))

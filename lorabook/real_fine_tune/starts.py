@@ -48,7 +48,7 @@ def lora_one(G: Tensor, rank: int, gamma: float, form: str = "spectral") -> tupl
 
 
 def directed(G: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """LoRA-One's directions without its size: B = 0, A from the right singular vectors 1..r of G, rows of LoRA's norm."""
+    """LoRA-One's directions without its size: B = 0, A right singular vectors 1..r of G, its rows of LoRA's norm."""
     B, A = talk.spectral_init(G, rank)
     return torch.zeros_like(B), A / (A.norm(dim=-1, keepdim=True) * 3**0.5)
 

@@ -101,7 +101,7 @@ def adamw(decay: float = 0.0, ridge: float | None = None) -> Callable:
 
 
 def falling(rule: Callable, steps: int) -> Callable:
-    """The directions of ``rule`` times a factor that falls from 1 to 0 in equal steps: a linear schedule of the rate."""
+    """The directions of ``rule`` times what falls from 1 to 0 in equal steps: a linear schedule of the rate."""
 
     def shorter(B, A, F_B, F_A, memory):
         count, inner = memory or (0, None)

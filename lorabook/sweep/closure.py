@@ -86,7 +86,9 @@ def needs(cells: list[ast.Module | None]) -> list[str]:
     if "lorabook/page/ledger.py" not in package:
         texts = [node.value for tree in cells if tree for node in ast.walk(tree) if isinstance(node, ast.Constant)]
         lists = [file for file in lists if any(named(Path(file), str(text)) for text in texts)]
-    tables = files(f"{data}/published/*.csv") if "lorabook/inputs/published.py" in package else []
+    rooms = {Path(file).parent.name for file in package}  # data/practice belongs to lorabook/practice
+    rooms |= {"published"} if "lorabook/inputs/published.py" in package else set()
+    tables = files(*(f"{data}/{room}/*.csv" for room in rooms))
     return sorted({*package, *lists, *tables, *(file for file in beside if not file.endswith(".py"))})
 
 

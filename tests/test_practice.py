@@ -1,0 +1,170 @@
+"""The chapter "What to do": its plan, the rule by which methods are told apart, and its tables."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from scipy import stats
+
+import lorabook
+from lorabook.practice import arms, plan, records, tables
+from lorabook.practice.arms import Arm
+from lorabook.real_fine_tune import compare
+
+FOLDER = lorabook.DATA / "practice"
+
+
+def bowl(arm, best=2e-3):
+    """A validation loss that is least at one rate."""
+    return {"validation": abs(math.log((arm.rate or 1) / best)), "accuracy": 0.5}
+
+
+def carried_out(loss):
+    """What the plan asks for, stage by stage, with losses from a formula."""
+    known, stages = {}, []
+    for _ in range(100):
+        stage, now = plan.todo(known)
+        if not now:
+            return known, stages
+        assert not known.keys() & set(now) and len(set(now)) == len(now)
+        stages.append(stage)
+        known |= {arm: loss(arm) for arm in now}
+    raise AssertionError("the plan does not end")
+
+
+# The plan
+
+
+def test_a_rate_is_chosen_inside_its_grid_and_judged_with_other_seeds():
+    known, _ = carried_out(bowl)
+    for _, families in plan.STAGES:
+        for family in families:
+            rates = list(plan.losses(family, known))
+            assert plan.best(family, known) == 3e-3 and rates[0] < 3e-3 < rates[-1]
+    judged = [arm for arm in known if arm.tested and arm.rate]
+    assert {arm.seed for arm in judged} == set(plan.TESTS) and 0 not in plan.TESTS
+
+
+@pytest.mark.parametrize("best", [1e-4, 1e-1])
+def test_a_grid_grows_until_the_best_is_not_at_its_edge(best):
+    known, _ = carried_out(lambda arm: bowl(arm, best))
+    rates = list(plan.losses(plan.LORA, known))
+    assert plan.best(plan.LORA, known) == best and rates[0] < best < rates[-1]
+
+
+def test_a_method_that_diverges_everywhere_ends_the_growth_and_is_not_judged():
+    known, _ = carried_out(lambda arm: {"validation": math.inf} if arm.method == "full" else bowl(arm))
+    assert plan.judged(plan.FULL, known) == []
+
+
+def test_every_planned_comparison_has_two_sides_of_the_same_seeds_and_sentences():
+    known, _ = carried_out(bowl)
+    planned = plan.planned(known)
+    assert len(set(plan.COMPARISONS)) == len(planned)
+    for _, first, _, second in planned:
+        assert [a.seed for a in first] == [b.seed for b in second] == list(plan.TESTS)
+        assert {a.task for a in first} == {b.task for b in second} and set(first + second) <= known.keys()
+
+
+# The rule
+
+
+def draws(seeds, size, shift=0.0, seed=0):
+    source = torch.Generator().manual_seed(seed)
+    return torch.rand(seeds, size, generator=source) < 0.7 + shift
+
+
+def test_the_error_is_that_of_the_chapter_on_the_real_network():
+    first, second = draws(4, 500), draws(4, 500, 0.05, 1)
+    found, known = tables.compared(first, second), compare.paired(first, second)
+    assert (found.mean, found.error) == pytest.approx((known.mean, known.error), rel=1e-12)
+
+
+def test_with_one_source_of_spread_the_rule_is_students_test():
+    of_seeds = tables.Contrast(1.0, 0.0, 0.04, 5)
+    assert of_seeds.freedom == pytest.approx(4)
+    assert of_seeds.reach(1) == pytest.approx(0.2 * stats.t.ppf(0.975, 4))
+    of_sentences = tables.Contrast(1.0, 0.04, 0.0, 5)
+    assert of_sentences.freedom == pytest.approx(arms.SIZES[-1] - 1)
+    # the power's quantile is added: a difference of this size is found four times in five
+    more = of_sentences.reach(1, power=0.8) - of_sentences.reach(1)
+    assert more == pytest.approx(0.2 * stats.t.ppf(0.8, arms.SIZES[-1] - 1))
+
+
+def test_a_null_is_called_a_difference_no_more_often_than_the_level_says():
+    verdicts = []
+    source = torch.Generator().manual_seed(0)
+    for _ in range(400):
+        # both sources of spread: a shift of each seed, and judgements of each sentence
+        shift = 0.02 * torch.randn(2, 4, 1, generator=source)
+        one, other = (torch.rand(2, 4, 300, generator=source) < 0.7 + shift).double() * 100
+        verdicts.append(tables.compared(one, other).verdict(1))
+    wrong = sum(word in ("better", "worse") for word in verdicts)
+    # a binomial count of 400 tries at 0.05 is above 35 once in a hundred
+    assert wrong <= 35
+
+
+def test_more_comparisons_make_the_interval_wider_and_a_verdict_weaker():
+    found = tables.Contrast(1.0, 0.16, 0.0, 1)
+    assert found.verdict(1) == "better" and found.verdict(100) == "open"
+    assert replace(found, mean=-1.0).verdict(1) == "worse"
+    assert tables.Contrast(0.1, 0.04, 0.0, 1).verdict(1) == "equal"
+
+
+def test_other_sentences_are_refused():
+    with pytest.raises(ValueError, match="5 and 6 sentences cannot be paired"):
+        tables.compared(torch.ones(2, 5), torch.ones(2, 6))
+
+
+# The arms
+
+
+def test_losses_survive_their_packing_to_three_digits():
+    losses = torch.tensor([0.0123, 0.69, 4.2, 11.0], dtype=torch.float64)
+    # float16 keeps 11 bits
+    torch.testing.assert_close(arms.unpack(arms.pack(losses)), losses, rtol=2**-11, atol=0)
+
+
+def test_an_unknown_method_is_refused(monkeypatch):
+    monkeypatch.setattr(arms, "laboratory", lambda *_: None)
+    with pytest.raises(ValueError, match="method must be one of pretrained, one step, LoRA, .*; got 'QLoRA'"):
+        arms.run(Arm("movie", "QLoRA", 8, 1e-3))
+
+
+def test_a_point_names_its_arm_and_the_code_it_rests_on(monkeypatch):
+    one, same, other = (records.point(Arm("movie", "LoRA", 8, rate)) for rate in (1e-3, 1e-3, 3e-3))
+    assert one == same and one[0] != other[0] and one[1]["made_of"] == records.identity()
+    with pytest.raises(lorabook.sweep.SweepError, match="the sweep"):
+        records.same(records.identity() | {"torch": "0"})
+
+
+def test_a_sweep_goes_on_where_it_stopped(monkeypatch, tmp_path):
+    ran = []
+
+    def everything(work, points, folder, **_):
+        from lorabook.sweep import engine
+
+        for name, head, (fields,) in points():
+            ran.append(name)
+            engine.place(folder, name).write_text(
+                __import__("json").dumps(head | bowl(Arm(**fields)) | {"losses": arms.pack(torch.rand(9))})
+            )
+        return engine.Tally(0)
+
+    class Client:
+        scheduler = type("Scheduler", (), {"address": ""})
+
+    import contextlib
+
+    monkeypatch.setattr(records.engine, "cluster", lambda *_: contextlib.nullcontext(Client))
+    monkeypatch.setattr(records.engine, "sweep", everything)
+    records.sweep(tmp_path, say=lambda line: None)
+    known = records.read(tmp_path)
+    assert len(known) == len(ran) == len(set(ran)) and plan.todo(known) == ("", [])
+    records.sweep(tmp_path, say=lambda line: None)
+    assert len(ran) == len(known)
+    tables.write(known, plan.planned(known), tmp_path / "tables", records.identity())
+    back, compared = tables.read(tmp_path / "tables")
+    assert back.keys() == known.keys() and len(compared) == 2 * len(plan.COMPARISONS)
+    assert all(back[arm]["validation"] == pytest.approx(known[arm]["validation"], rel=1e-5) for arm in known)
