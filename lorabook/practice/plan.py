@@ -14,8 +14,9 @@ from lorabook.practice.arms import STILL, Arm
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # where every grid begins
 LADDER = tuple(float(f"{10 ** (k / 2):.0e}") for k in range(-10, 1))  # 1e-5, 3e-5, ..., 1: a grid grows along it
-TESTS = range(1, 5)  # seeds of the judgement; seed 0 chooses the rate
-TASKS = ("movie", "tweets")
+#: Seeds of the judgement; seed 0 chooses the rate.  In a pilot on another draw of sentences LoRA and LoRA-One's start
+#: disagreed on 6.7 % of them, while a seed moved their difference by 0.2 points: two seeds serve as well as four.
+TESTS = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,20 @@ STAGES = (
     ("untuned", ()),
     ("direction and size", (Family("size alone"), Family("directions alone"))),
     ("other methods", (ONE, GA, PISSA, Family("LoRA+"), Family("P-LoRA"))),
-    ("tweets", (*TWEETS, NARROW[1])),
     ("rank 64", RANKS[:1]),
-    ("alpha", SCALED),
     ("bfloat16", ()),
     ("float8", ()),
+    ("alpha", SCALED),
+    ("tweets", (*TWEETS, NARROW[1])),
+    ("no training, tweets", ()),
     ("other ranks", RANKS[1:]),
 )
 ROUNDED = (LORA, PISSA, GA, PLAIN)
 UNTUNED = RATES[0]  # the rate of who does not tune, for LORA and PLAIN: between the usual 1e-4 and 1e-3
 #: Stages without a rate to choose: the arms that are judged, from what is known.
 FIXED = {
-    "no training": lambda known: [Arm(task, still, 0, 0.0, tested=True) for task in TASKS for still in STILL],
+    "no training": lambda known: [Arm("movie", still, 0, 0.0, tested=True) for still in STILL],
+    "no training, tweets": lambda known: [Arm("tweets", still, 0, 0.0, tested=True) for still in STILL],
     "untuned": lambda known: [f.arm(UNTUNED, seed, tested=True) for f in (LORA, PLAIN) for seed in TESTS],
     "bfloat16": lambda known: [arm for f in ROUNDED for arm in judged(f, known, "bfloat16")],
     "float8": lambda known: judged(PLAIN, known, "float8_e4m3fn"),
