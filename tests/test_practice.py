@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 
 import lorabook
+from lorabook import descent
 from lorabook.practice import arms, plan, records, tables
 from lorabook.practice.arms import Arm
 from lorabook.real_fine_tune import compare
@@ -168,3 +169,27 @@ def test_a_sweep_goes_on_where_it_stopped(monkeypatch, tmp_path):
     back, compared = tables.read(tmp_path / "tables")
     assert back.keys() == known.keys() and len(compared) == 2 * len(plan.COMPARISONS)
     assert all(back[arm]["validation"] == pytest.approx(known[arm]["validation"], rel=1e-5) for arm in known)
+
+
+# What the page says of alpha
+
+
+def test_under_adam_and_from_zero_a_factor_before_the_update_is_the_ratio_of_the_two_rates():
+    source = torch.Generator().manual_seed(0)
+    target, A = (torch.randn(5, 4, generator=source, dtype=torch.float64) for _ in range(2))
+    A, B, c = A[:2], torch.zeros(5, 2, dtype=torch.float64), 4.0
+
+    def end(factor, ratio, rule):
+        def forces(B, A):
+            G = factor * (target - factor * B @ A)
+            return G @ A.mT, B.mT @ G
+
+        found = descent.descend(forces, B, A, ratio * 1e-2, 1e-2, 5, rule=rule)
+        return factor * found.B @ found.A
+
+    adam = lambda: descent.adam(epsilon=1e-16)
+    # the two runs differ by rounding, which five steps do not amplify, and by Adam's epsilon
+    torch.testing.assert_close(end(c, 1.0, adam()), end(1.0, c, adam()), rtol=1e-9, atol=1e-9)
+    # counter-probe: under plain descent it is the ratio c^2, and not c
+    torch.testing.assert_close(end(c, 1.0, None), end(1.0, c**2, None), rtol=1e-9, atol=1e-9)
+    assert (end(c, 1.0, None) - end(1.0, c, None)).norm() > 0.1 * end(c, 1.0, None).norm()

@@ -33,7 +33,8 @@ class Family:
 
 
 LORA, ONE, PLAIN, FULL = Family("LoRA"), Family("LoRA-One"), Family("LoRA-One, plain"), Family("full")
-GA, PISSA = Family("LoRA-GA"), Family("PiSSA")
+GA, PISSA, PLUS, P_LORA = map(Family, ("LoRA-GA", "PiSSA", "LoRA+", "P-LoRA"))
+SIZE, DIRECTIONS = Family("size alone"), Family("directions alone")
 TWEETS = tuple(replace(family, task="tweets") for family in (LORA, PLAIN, FULL))
 NARROW = tuple(replace(family, rank=1) for family in (LORA, TWEETS[0]))
 RANKS = tuple(Family("LoRA", rank) for rank in (64, 4, 16, 2))
@@ -45,11 +46,11 @@ STAGES = (
     ("start and rank one", (LORA, PLAIN, FULL, NARROW[0])),
     ("no training", ()),
     ("untuned", ()),
-    ("direction and size", (Family("size alone"), Family("directions alone"))),
-    ("other methods", (ONE, GA, PISSA, Family("LoRA+"), Family("P-LoRA"))),
+    ("direction and size", (SIZE, DIRECTIONS)),
     ("rank 64", RANKS[:1]),
     ("bfloat16", ()),
     ("float8", ()),
+    *((family.method, (family,)) for family in (ONE, PISSA, GA, PLUS, P_LORA)),
     ("alpha", SCALED),
     ("tweets", (*TWEETS, NARROW[1])),
     ("no training, tweets", ()),
