@@ -37,14 +37,14 @@ def carried_out(loss):
 # The plan
 
 
-def test_a_rate_is_chosen_inside_its_grid_and_judged_with_other_seeds():
+def test_a_rate_is_chosen_inside_its_grid_and_judged_with_each_seed():
     known, _ = carried_out(bowl)
     for _, families in plan.STAGES:
         for family in families:
             rates = list(plan.losses(family, known))
             assert plan.best(family, known) == 3e-3 and rates[0] < 3e-3 < rates[-1]
     judged = [arm for arm in known if arm.tested and arm.rate]
-    assert {arm.seed for arm in judged} == set(plan.TESTS) and 0 not in plan.TESTS
+    assert {arm.seed for arm in judged} == set(plan.TESTS)
 
 
 @pytest.mark.parametrize("best", [1e-4, 1e-1])

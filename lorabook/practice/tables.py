@@ -84,7 +84,7 @@ def comparisons(known: dict[Arm, dict], planned: list[tuple[str, list[Arm], str,
     found = []
     for first, arms, second, others in planned:
         pairs = [(a, b) for a, b in zip(arms, others) if a in known and b in known]
-        if len(pairs) < 2:
+        if not pairs:
             continue
         sides = [torch.stack([unpack(known[pair[k]]["losses"]) for pair in pairs]) for k in (0, 1)]
         judged = [right(side).double() * 100 for side in sides]
