@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import time
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ LENGTH, BATCH, STEPS = 24, 16, 64
 SPLIT = 0  # seed of the draw of sentences
 METHODS = train.METHODS | train.CONTROLS
 STILL = ("pretrained", "one step")
+FROM_GRADIENT = ("lora_one", "lora_ga", "directed", "sized")  # starts that need the gradient over all sentences
 STEP_SIZES = tuple(0.1 * 2.0**k for k in range(1, 8))  # of one full gradient step, for LoRA-One's start
 
 
@@ -42,34 +43,44 @@ class Arm:
     tested: bool = False  # judged on the test sentences too
 
 
-@dataclass(frozen=True)
 class Laboratory:
-    """A task's three parts with the pretrained matrices W (4, 384, 384), their negative gradient G and its step."""
+    """A task's parts behind the frozen blocks, and what the starts need; each is computed when it is first asked for.
 
-    training: Task
-    validation: Task
-    test: Task
-    W: Tensor
-    G: Tensor
-    gamma: float
+    W: (4, 384, 384) float64 pretrained matrices.
+    G: the negative gradient there, over all training sentences.
+    gamma: the best step along it, on every fourth of them.
+    """
+
+    def __init__(self, task: str, split: int = SPLIT):
+        self.where = device.default_device()
+        self.encoder = Encoder(minilm.encoder(device=self.where))
+        self.parts = sentences.split(sentences.load(task), SIZES, split)
+        self.training, self.validation = prepare(self.encoder, self.parts[:2], 1, LENGTH, self.where)
+        self.W = self.encoder.matrices(1).to(device.DTYPE)
+
+    @cached_property
+    def test(self) -> Task:
+        (found,) = prepare(self.encoder, self.parts[2:], 1, LENGTH, self.where)
+        return replace(found, head=self.training.head)
+
+    @cached_property
+    def G(self) -> Tensor:
+        return self.training.negative_gradient(self.W)
+
+    @cached_property
+    def gamma(self) -> float:
+        quarter = self.training.some(torch.arange(0, SIZES[0], 4, device=self.where))
+        return min(STEP_SIZES, key=lambda step: float(quarter.loss(self.W + step * self.G)))
 
 
 @cache
 def laboratory(task: str, split: int = SPLIT) -> Laboratory:
-    """The sentences behind the frozen blocks, computed once in a process.
+    """The sentences of a task, made once in a process.
 
     Raises:
         ValueError: an unknown task.
     """
-    where = device.default_device()
-    network = Encoder(minilm.encoder(device=where))
-    parts = sentences.split(sentences.load(task), SIZES, split)
-    training, validation, test = prepare(network, parts, 1, LENGTH, where)
-    W = network.matrices(1).to(device.DTYPE)
-    G = training.negative_gradient(W)
-    quarter = training.some(torch.arange(0, len(training), 4, device=where))
-    gamma = min(STEP_SIZES, key=lambda step: float(quarter.loss(W + step * G)))
-    return Laboratory(training, validation, test, W, G, gamma)
+    return Laboratory(task, split)
 
 
 def run(arm: Arm, split: int = SPLIT) -> dict:
@@ -91,9 +102,10 @@ def run(arm: Arm, split: int = SPLIT) -> dict:
         raise ValueError(f"method must be one of {', '.join([*STILL, *METHODS])}; got {arm.method!r}.")
     method = replace(METHODS[arm.method], rounded=getattr(torch, arm.rounded) if arm.rounded else None)
     method = method if arm.ratio is None else replace(method, ratio=arm.ratio)
-    options = dict(rank=arm.rank, gamma=here.gamma, rates=[arm.rate], steps=STEPS, batch=BATCH, every=0, schedule=True)
+    G, gamma = (here.G, here.gamma) if method.start in FROM_GRADIENT else (torch.zeros_like(here.W), 1.0)
+    options = dict(rank=arm.rank, gamma=gamma, rates=[arm.rate], steps=STEPS, batch=BATCH, every=0, schedule=True)
     try:
-        found = train.train(here.training, here.validation, method, here.W, here.G, seed=arm.seed, **options)
+        found = train.train(here.training, here.validation, method, here.W, G, seed=arm.seed, **options)
     except RuntimeError:
         return {"validation": float("inf")}
     first, last = found.loss[:, 0].tolist()

@@ -15,8 +15,8 @@ from lorabook.practice.arms import STILL, Arm
 
 RATES = (1e-3, 3e-3)  # where every grid begins
 LADDER = tuple(float(f"{10 ** (k / 2):.0e}") for k in range(-10, 1))  # 1e-5, 3e-5, ..., 1: a grid grows along it
-#: Seeds of the judgement; the first chooses the rate.  In a pilot on another draw of sentences LoRA and LoRA-One's start
-#: disagreed on 6.7 % of them, which is 0.6 points of error, and a seed moved their difference by 0.2 points.
+#: Seeds of the judgement; the first chooses the rate.  In a pilot on another draw of sentences LoRA and LoRA-One's
+#: start disagreed on 6.7 % of them, which is 0.6 points of error, and a seed moved their difference by 0.2 points.
 TESTS = (0, 1)
 
 
@@ -138,9 +138,12 @@ def todo(known: dict[Arm, dict]) -> tuple[str, list[Arm]]:
     """The next arms that can be named, all of one stage; an empty list at the end."""
     for last in TESTS:
         for name, families in STAGES:
-            arms = FIXED[name](known) if name in FIXED else [arm for family in families for arm in missing(family, known)]
-            if name not in FIXED and name != "alpha":  # of alpha only the validation losses are wanted
-                arms = arms or [arm for family in families for arm in judged(family, known)]
+            if name in FIXED:
+                arms = FIXED[name](known)
+            else:
+                arms = [arm for family in families for arm in missing(family, known)]
+                if not arms and name != "alpha":  # of alpha only the validation losses are wanted
+                    arms = [arm for family in families for arm in judged(family, known)]
             arms = [arm for arm in arms if arm not in known and arm.seed <= last]
             if arms:
                 return name, arms
