@@ -193,3 +193,30 @@ def test_under_adam_and_from_zero_a_factor_before_the_update_is_the_ratio_of_the
     # counter-probe: under plain descent it is the ratio c^2, and not c
     torch.testing.assert_close(end(c, 1.0, None), end(1.0, c**2, None), rtol=1e-9, atol=1e-9)
     assert (end(c, 1.0, None) - end(1.0, c, None)).norm() > 0.1 * end(c, 1.0, None).norm()
+
+
+# The tables that are kept
+
+
+def test_the_tables_hold_what_the_plan_asks_for_and_nothing_else():
+    known, contrasts = tables.read(FOLDER)
+    reached = {}
+    while now := {arm: known[arm] for arm in plan.todo(reached)[1] if arm in known}:
+        reached |= now
+    assert reached == known and known
+    assert {pair[:2] for pair in contrasts} <= set(plan.COMPARISONS)
+    assert tables.read_pilot(FOLDER).keys() == set(plan.PILOT)
+
+
+@pytest.mark.slow
+def test_an_arm_of_each_table_is_what_a_run_gives_now():
+    known, _ = tables.read(FOLDER)
+    arm = next(arm for arm in known if not arm.tested)
+    # float32 sums in another order, which 64 steps amplify on other processors
+    assert arms.run(arm)["validation"] == pytest.approx(known[arm]["validation"], abs=0.01)
+    (falls, arm), row = next(item for item in tables.read_pilot(FOLDER).items() if item[0][0])
+    again = arms.run(replace(arm, tested=False), plan.PILOT_SPLIT, falls)
+    assert again["validation"] == pytest.approx(row["validation"], abs=0.01)
+    # counter-probe: the other schedule ends elsewhere
+    other = arms.run(replace(arm, tested=False), plan.PILOT_SPLIT, not falls)
+    assert abs(other["validation"] - row["validation"]) > 0.01

@@ -83,8 +83,12 @@ def laboratory(task: str, split: int = SPLIT) -> Laboratory:
     return Laboratory(task, split)
 
 
-def run(arm: Arm, split: int = SPLIT) -> dict:
+def run(arm: Arm, split: int = SPLIT, schedule: bool = True) -> dict:
     """Train an arm and judge it.
+
+    Args:
+        split: seed of the draw of sentences.
+        schedule: whether the rate falls to 0, or stays.
 
     Returns:
         ``first`` and ``validation``, mean losses on the validation sentences before and after; for a tested arm
@@ -103,7 +107,7 @@ def run(arm: Arm, split: int = SPLIT) -> dict:
     method = replace(METHODS[arm.method], rounded=getattr(torch, arm.rounded) if arm.rounded else None)
     method = method if arm.ratio is None else replace(method, ratio=arm.ratio)
     G, gamma = (here.G, here.gamma) if method.start in FROM_GRADIENT else (torch.zeros_like(here.W), 1.0)
-    options = dict(rank=arm.rank, gamma=gamma, rates=[arm.rate], steps=STEPS, batch=BATCH, every=0, schedule=True)
+    options = dict(rank=arm.rank, gamma=gamma, rates=[arm.rate], steps=STEPS, batch=BATCH, every=0, schedule=schedule)
     try:
         found = train.train(here.training, here.validation, method, here.W, G, seed=arm.seed, **options)
     except RuntimeError:

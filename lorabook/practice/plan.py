@@ -43,6 +43,15 @@ RANKS = tuple(Family("LoRA", rank) for rank in (64, 4, 16, 2))
 #: B = 0 a factor c before B A is the ratio c of the two rates.
 SCALED = tuple(Family("LoRA", rank, ratio=(8 / rank) ** power) for rank in (1, 64) for power in (1.0, 0.5))
 
+#: The pilot, on another draw of sentences: whether the rate fell to 0, and the arm.
+PILOT_SPLIT = 1
+PILOT = (
+    *((falls, LORA.arm(3e-3, seed, tested=True)) for falls in (False, True) for seed in range(3)),
+    *((False, FULL.arm(6e-4, seed, tested=True)) for seed in range(2)),
+    (False, PLAIN.arm(1e-3, 0, tested=True)),
+    *((True, PLAIN.arm(1e-3, seed, tested=True)) for seed in range(3)),
+)
+
 STAGES = (
     ("start and rank one", (LORA, PLAIN, FULL, NARROW[0])),
     ("no training", ()),

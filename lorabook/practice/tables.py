@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import datetime
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -23,6 +23,8 @@ from lorabook.real_fine_tune.task import right
 
 LEVEL = 0.05  # of all comparisons together
 MARGIN = {"accuracy": 2.0, "loss": 0.02}  # within which two methods count as equal: points, and test loss
+FIELDS = tuple(field.name for field in fields(Arm))
+COLUMNS = ("first", "second", "measure", "disagree", "mean", "sentences", "seeds", "count")
 HEAD = ("first", "validation", "accuracy", "loss", "seconds")
 
 
@@ -99,11 +101,8 @@ def comparisons(known: dict[Arm, dict], planned: list[tuple[str, list[Arm], str,
 def write(known: dict[Arm, dict], planned, folder: Path, made_of: dict) -> None:
     """``arms.csv``, ``comparisons.csv`` and what they rest on."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, found in (("arms", rows(known)), ("comparisons", comparisons(known, planned))):
-        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, list(found[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(found)
+    _write(folder / "arms.csv", FIELDS + HEAD, rows(known))
+    _write(folder / "comparisons.csv", COLUMNS, comparisons(known, planned))
     spent = sum(record.get("seconds", 0.0) for record in known.values())
     day = datetime.datetime.now(datetime.UTC).date()
     (folder / "PROVENANCE.md").write_text(
@@ -111,7 +110,7 @@ def write(known: dict[Arm, dict], planned, folder: Path, made_of: dict) -> None:
 
 | | |
 |:--|:--|
-| Command | `python -m lorabook.practice`; it goes on where it stopped |
+| Command | `python -m lorabook.practice`; it goes on where it stopped. `--pilot` makes `pilot.csv` |
 | Run | {day}, {len(known)} arms, {spent / 60:.0f} minutes of one processor |
 | Versions | torch {made_of["torch"]}, numpy {made_of["numpy"]}, the files that an arm reaches {made_of["files"]} |
 | Weights | all-MiniLM-L6-v2, SHA-256 `{minilm.SHA256}` |
@@ -121,6 +120,8 @@ def write(known: dict[Arm, dict], planned, folder: Path, made_of: dict) -> None:
 (`first`) and after; on the test sentences, where it was judged, accuracy and mean loss; seconds of the processor.
 `ratio` is that of the rates of B and A where it is not the method's own; `rounded` a dtype of base and start.
 
+`pilot.csv`: the same for the pilot, on another draw of sentences; `falls` says whether the rate fell to 0.
+
 `comparisons.csv`: first minus second, in points of accuracy or in test loss, over `count` seeds; the variance of the
 mean from the draw of `sentences` and from the `seeds`; the share of sentences on which the two `disagree`.
 """,
@@ -128,15 +129,20 @@ mean from the draw of `sentences` and from the `seeds`; the share of sentences o
     )
 
 
+def pilot(found: list[tuple[bool, Arm, dict]], folder: Path) -> None:
+    """``pilot.csv``: whether the rate fell, the arm, what came of it."""
+    said = [{"falls": falls} | rows({arm: record})[0] for falls, arm, record in found]
+    _write(folder / "pilot.csv", ("falls", *FIELDS, *HEAD), said)
+
+
+def read_pilot(folder: Path) -> dict[tuple[bool, Arm], dict]:
+    """The rows of ``pilot.csv`` by schedule and arm."""
+    return {(row.pop("falls") == "True", *_arm(row)[:1]): _arm(row)[1] for row in _rows(folder / "pilot.csv")}
+
+
 def read(folder: Path) -> tuple[dict[Arm, dict], dict[tuple[str, str, str], tuple[Contrast, float]]]:
     """The two tables of a folder: records by arm, and (first, second, measure) with the share that disagrees."""
-    known = {}
-    for row in _rows(folder / "arms.csv"):
-        said = {name: row.pop(name) for name in HEAD}
-        numbers = {name: float(value) for name, value in said.items() if value}
-        ratio = float(row["ratio"]) if row["ratio"] else None
-        given = {"rank": int(row["rank"]), "rate": float(row["rate"]), "seed": int(row["seed"]), "ratio": ratio}
-        known[Arm(**row | given | {"tested": row["tested"] == "True"})] = numbers
+    known = dict(map(_arm, _rows(folder / "arms.csv")))
     found = {
         (row["first"], row["second"], row["measure"]): (
             Contrast(float(row["mean"]), float(row["sentences"]), float(row["seeds"]), int(row["count"])),
@@ -145,6 +151,21 @@ def read(folder: Path) -> tuple[dict[Arm, dict], dict[tuple[str, str, str], tupl
         for row in _rows(folder / "comparisons.csv")
     }
     return known, found
+
+
+def _arm(row: dict) -> tuple[Arm, dict]:
+    """The arm of a row, and its numbers."""
+    given = {"rank": int(row["rank"]), "rate": float(row["rate"]), "seed": int(row["seed"])}
+    given |= {"ratio": float(row["ratio"]) if row["ratio"] else None, "tested": row["tested"] == "True"}
+    numbers = {name: float(row[name]) for name in HEAD if row[name]}
+    return Arm(**{name: row[name] for name in FIELDS} | given), numbers
+
+
+def _write(path: Path, columns: tuple[str, ...], found: list[dict]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
 
 
 def _rows(path: Path) -> list[dict]:
