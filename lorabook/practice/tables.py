@@ -111,7 +111,7 @@ def write(known: dict[Arm, dict], planned, folder: Path, made_of: dict) -> None:
 | | |
 |:--|:--|
 | Command | `python -m lorabook.practice`; it goes on where it stopped. `--pilot` makes `pilot.csv` |
-| Run | {day}, {len(known)} arms, {spent / 60:.0f} minutes of one processor |
+| Run | {day}, {len(known)} arms, {spent / 60:.1f} minutes of one processor |
 | Versions | torch {made_of["torch"]}, numpy {made_of["numpy"]}, the files that an arm reaches {made_of["files"]} |
 | Weights | all-MiniLM-L6-v2, SHA-256 `{minilm.SHA256}` |
 | Sentences | {sentences.PACKAGE} {sentences.VERSION}, SHA-256 `{sentences.SHA256}` |
