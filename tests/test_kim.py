@@ -990,3 +990,29 @@ def test_bad_input_is_refused_in_one_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence.replace("*", r"\*")) as refused:
         call()
     assert str(refused.value).count("\n") == 0
+
+
+@pytest.mark.parametrize("part", ["pissa", "milora"])
+def test_a_start_at_a_part_of_the_weights_poses_another_problem_and_ends_stationary_in_it(part):
+    problem = kim.laboratory.instance("magnet")
+    W = normal((5, 4, 4), generator(7), "cpu") / 2
+    leading = linalg.truncate(W, 2)
+    P = leading if part == "pissa" else W - leading
+    still, _ = kim.runs.moved_base(problem, W, 2, part, horizon=1e-12)
+    # the start is taken off the weights
+    assert still.abs().max() < 1e-9
+    change, r_star = kim.runs.moved_base(problem, W, 2, part, horizon=300.0)
+    U, s, Vh = torch.linalg.svd(change + P)
+    assert float(s[:, 2:].max()) < 1e-9 < 0.05 < float(s[:, 1].min())
+    # at a stationary point G V = -lambda U; what is left after this horizon is far below the gradient at the start
+    slope = problem.gradient(change) @ Vh.mT[..., :2] + problem.lam * U[..., :2]
+    assert float(slope.abs().max()) < 2e-3 < 0.1 < float(problem.gradient(0 * change).abs().max())
+    for k in range(len(W)):
+        shifted = kim.Quadratic(problem.H, problem.M + P[k], problem.lam)
+        X = kim.proximal_gradient(shifted, tolerance=1e-9)
+        assert int(kim.proximal.numerical_rank(X)) == int(r_star[k])
+        # no rank bound, so it lies no higher than what the factors reach
+        full = lambda X: float(kim.landscape.full_objective(shifted, X))
+        assert full(X) <= full(change[k] + P[k]) + 1e-9 and full(change[k] + P[k]) < full(P[k])
+    with pytest.raises(ValueError, match="part must be pissa or milora; got 'lora'"):
+        kim.runs.moved_base(problem, W, 2, "lora")

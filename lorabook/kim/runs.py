@@ -9,9 +9,10 @@ from torch import Tensor
 
 from lorabook import flow, measure
 from lorabook.device import generator
+from lorabook.kim import proximal
 from lorabook.kim.constants import exact_constants
 from lorabook.kim.descent import SADDLE, UNCONVERGED, Descended, starts, train
-from lorabook.kim.laboratory import instance
+from lorabook.kim.laboratory import Batch, instance
 from lorabook.kim.landscape import factored_gradient, full_objective
 from lorabook.kim.problem import DecoyFamily
 from lorabook.kim.theorem import Spine, bound, least_norm, spine
@@ -148,6 +149,39 @@ def slacks(runs) -> dict[str, Tensor]:
         B, A = (factor[run.rate.trained.done] for factor in run.rate.trained[:2])
         found.append(spine(run.problem, B, A, run.problem.solution, *exact_constants(run.problem), rank_star=1))
     return {name: torch.cat(parts) for name, parts in zip(Spine._fields, zip(*found, strict=True), strict=True)}
+
+
+def moved_base(problem, W: Tensor, rank: int, part: str, horizon: float = 100.0) -> tuple[Tensor, Tensor]:
+    """Where the flow of F ends from a start at a part of the pretrained weights, which is taken off them.
+
+    The factors start at ``B0 A0 = P``, balanced: the leading singular directions of W0 for "pissa", the least for
+    "milora".  ``W0 - P`` is frozen, so the weights change by ``B A - P``.  Decay acts on the factors and so on ``B A``.
+
+    Args:
+        problem: a :class:`Quadratic` in the change of one matrix (n, n).
+        W: (S, n, n) float64 pretrained weights, one for each run.
+        rank: r of the factors.
+
+    Returns:
+        The changes ``B A - P`` (S, n, n) at the end, and r* (S,), the rank of the minimiser of the full problem that
+        these factors pose: ``L(X - P) + lambda ||X||_*``.
+
+    Source: Meng, Wang & Zhang 2024 (PiSSA); Wang et al. 2025 (MiLoRA).
+
+    Raises:
+        ValueError: an unknown part.
+    """
+    if part not in ("pissa", "milora"):
+        raise ValueError(f"part must be pissa or milora; got {part!r}.")
+    U, s, Vh = torch.linalg.svd(W, full_matrices=False)
+    kept = slice(rank) if part == "pissa" else slice(-rank, None)
+    root = s[:, kept].sqrt()
+    B, A = U[..., kept] * root[:, None], root[..., None] * Vh[:, kept]
+    P = B @ A
+    velocity = lambda state, M: tuple(-g for g in factored_gradient(Batch(problem.H, M, problem.lam), *state))
+    ends = flow.integrate(velocity, (B, A), [horizon], rtol=1e-4, parameters=(problem.M + P,)).states
+    full = proximal.solve(Batch(problem.H, problem.M + P, problem.lam), tolerance=1e-8)
+    return (ends[0] @ ends[1])[0] - P, proximal.numerical_rank(full.X)
 
 
 def basin_border(problem: DecoyFamily, sizes, horizon: float = 60.0, rounds: int = 6, wide: int = 16) -> Tensor:
