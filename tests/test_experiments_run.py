@@ -205,7 +205,6 @@ def test_everything_is_the_published_table():
         ("glue", {"task": "cola", "method": "dora"}, "There is no method 'dora'"),
         ("sst2", {"method": "lora"}, "There is no method 'lora'; there are probe, proximal, factored"),
         ("sst2", {"method": "proximal", "decay": 0.3}, "decay 0.3 is not one of 0.0, 0.1, 0.05, 0.01, 0.005 or 0.001"),
-        ("llama", {}, "llama has its settings here and no runner yet; cifar10, cifar100, glue or sst2 can be run."),
     ],
 )
 def test_a_choice_that_is_none_is_one_sentence(name, given, said):
@@ -227,8 +226,9 @@ def test_counts_of_the_networks_are_those_of_their_configurations():
         roberta = transformers.RobertaForSequenceClassification(
             transformers.RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, num_labels=2)
         )
+        llama = transformers.LlamaForCausalLM(transformers.LlamaConfig())
         vits = [transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=n)) for n in (100, 10)]
-    for name, model in (("glue", t5), ("sst2", roberta), *zip(("cifar100", "cifar10"), vits)):
+    for name, model in (("glue", t5), ("sst2", roberta), ("llama", llama), *zip(("cifar100", "cifar10"), vits)):
         experiment = settings.load(name)
         adapted = [
             one.weight.shape
@@ -264,6 +264,17 @@ def test_a_plan_tells_downloads_memory_and_hours(capsys):
         assert words in said
     assert main(["run", "sst2", "--all", "--dry-run", "--card", "P100"]) == 1
     assert "There is no card 'P100' in the list; there are T4, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", settings.names())
+def test_every_experiment_has_a_plan(name, capsys):
+    assert main(["run", name, "--all", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    experiment = settings.load(name)
+    runs = points.runs(experiment, everything=True)
+    assert said.startswith(f"{experiment.title}: {len(runs)} runs.") and len(said.splitlines()) == 8 + len(runs)
+    needs = [plan.need(experiment, one, points.values(experiment)) for one in runs]
+    assert min(one.memory for one in needs) > experiment.size["parameters"] * 2  # the weights at 16 bits
 
 
 def test_what_the_machine_lacks_is_told_before_a_run(monkeypatch, tmp_path):
@@ -303,6 +314,10 @@ def test_the_command_rehearses_and_says_that_it_is_no_result(tmp_path, capsys):
     [
         (["glue", "--task", "cola", "--method", "lora"], "Say where the records go: --out FOLDER."),
         (["mnist"], "There is no experiment 'mnist'"),
+        (
+            ["llama", "--all", "--out", "x"],
+            "llama has its plan here and no runner yet; glue, sst2, cifar100 or cifar10",
+        ),
     ],
 )
 def test_what_the_command_cannot_do_is_one_sentence(words, said, capsys):

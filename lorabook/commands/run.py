@@ -50,6 +50,7 @@ def run(options) -> str:
     values = points.values(experiment, options.rehearse)
     if options.dry_run:
         return plan.told(experiment, runs, values, options.card)
+    points.runnable(experiment)
     if not options.out:
         raise ExperimentError("Say where the records go: --out FOLDER.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

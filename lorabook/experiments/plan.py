@@ -23,7 +23,7 @@ import torch
 from lorabook.device import default_device
 from lorabook.experiments import ExperimentError
 from lorabook.experiments.points import RANKED, STILL, Point
-from lorabook.experiments.settings import Experiment
+from lorabook.experiments.settings import Experiment, written
 from lorabook.page import figures
 
 SHARE, SHARE_SVD = 0.3, 0.05
@@ -82,14 +82,19 @@ def need(experiment: Experiment, run: Point, values: dict[str, Any]) -> Need:
         trained, steps = weights * (run.method != "pretrained"), 0
     if run.method == "probe":
         steps = 0
-    kept = length * values["batch"] * size["width"] * (34 + 5 * size["heads"] * length / size["width"])
+    kept = (
+        length
+        * values.get("micro_batch", values["batch"])
+        * size["width"]
+        * (34 + 5 * size["heads"] * length / size["width"])
+    )
     memory = weights * wide + trained * 12 + size["layers"] * kept * wide / 2
     tokens = rows * values["epochs"] * length if steps else 0
     work = weights * tokens * (6 if run.method == "full" else 4)
     probed = weights * rows * length * 2 * values.get("head_epochs", 0)
     svd = steps * size["matrices"] * 22 * size["width"] ** 3 if run.decay else 0.0
     stored = 12 * trained if run.method != "proximal" else 4 * weights + 12 * trained
-    download = weights * 4 + size["data_megabytes"] * 1e6
+    download = weights * wide + size["data_megabytes"] * 1e6
     return Need(download, memory, 2 * stored, steps, work + probed, svd)
 
 
@@ -112,7 +117,8 @@ def told(experiment: Experiment, runs: list[Point], values: dict[str, Any], card
     most = max(one.memory for one in needs)
     lines = [
         f"{experiment.title}: {len(runs)} run{'s' if len(runs) > 1 else ''}.",
-        f"Model {experiment['model']}, revision {experiment['model_revision'][:10]}; data {experiment['data']}.",
+        f"Model {experiment['model']}, revision {experiment['model_revision'][:10]}.",
+        f"Data {written(experiment['data'])}.",
         f"To download, once: {needs[0].download / GB:.1f} GB.",
         f"Memory of the card: up to {most / GB:.1f} GB; {card} has {CARDS[card].memory:g}."
         + ("" if most <= CARDS[card].memory * GB else " That is not enough."),

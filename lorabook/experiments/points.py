@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lorabook.experiments import ExperimentError
-from lorabook.experiments.settings import Experiment, load, names
+from lorabook.experiments.settings import Experiment
 
 ADAPTED = ("lora", "lora_plus", "p_lora", "pissa", "lora_ga", "lora_one", "lora_one_plain")  # with LoRA's factors
 STEPPED = ("one_step", "one_step_low_rank")
@@ -21,6 +21,7 @@ STARTS = ("zero", "small_1", "small_2", "small_3", "large")  # of Kim, Kim and R
 #: What a rehearsal takes less of: steps and rows in a step.
 REHEARSED = {"epochs": 2, "head_epochs": 2, "warmup_steps": 2, "batch": 16, "monte_carlo": 20}
 STILL = ("pretrained", *STEPPED)  # nothing is drawn
+RUNNERS = ("glue", "sst2", "cifar100", "cifar10")
 RANKED = (*ADAPTED, "one_step_low_rank", "factored")
 
 
@@ -53,6 +54,12 @@ def values(experiment: Experiment, rehearse: bool = False) -> dict[str, Any]:
     return found | {name: min(most, found[name]) for name, most in REHEARSED.items() if rehearse and name in found}
 
 
+def runnable(experiment: Experiment) -> None:
+    """Raise ExperimentError where an experiment can be planned here and not run."""
+    if experiment.name not in RUNNERS:
+        raise ExperimentError(f"{experiment.name} has its plan here and no runner yet; {_or(RUNNERS)} can be run.")
+
+
 def methods(experiment: Experiment) -> tuple[str, ...]:
     """The methods that can be run: those of the source and, for LoRA-One's tables, further ones of the same kind."""
     own = tuple(experiment["methods"])
@@ -68,11 +75,8 @@ def runs(experiment: Experiment, everything: bool = False, **given: Any) -> list
         given: ``task``, ``method``, ``rank``, ``seed``, ``rate``, ``decay``, ``start``; None where not given.
 
     Raises:
-        ExperimentError: an experiment that has no runner yet, an unknown value, a choice that is missing.
+        ExperimentError: an unknown value, a choice that is missing.
     """
-    if not experiment.size:
-        able = [name for name in names() if load(name).size]
-        raise ExperimentError(f"{experiment.name} has its settings here and no runner yet; {_or(able)} can be run.")
     known = methods(experiment)
     tasks = _chosen("task", experiment["tasks"], given.get("task"), everything)
     found = []

@@ -225,7 +225,7 @@ def _trainer(
         disable_tqdm=True,
         report_to=[],
     )
-    return transformers.Trainer(
+    return _kind()(
         model,
         arguments,
         data_collator=collate,
@@ -238,6 +238,20 @@ def _trainer(
         if each_epoch
         else None,
     )
+
+
+def _kind() -> Any:
+    """transformers' Trainer, which reads the weights of a checkpoint as they are named there: of a vision transformer,
+    whose files have other names than its modules, it would read none."""
+    base = checks.package("transformers", "experiments").Trainer
+
+    def load(self, checkpoint, model=None):
+        if not (Path(checkpoint) / "config.json").is_file():  # an adapter
+            return base._load_from_checkpoint(self, checkpoint, model)
+        held = type(self.model).from_pretrained(checkpoint).state_dict()
+        return self.model.load_state_dict(held)
+
+    return type("Resuming", (base,), {"_load_from_checkpoint": load})
 
 
 def _train(trainer: Any, folder: Path) -> None:
