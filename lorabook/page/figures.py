@@ -277,7 +277,15 @@ class Row:
             parts.append(f'<div class="lb-panel">{drawing.replace("<svg", named, 1)}</div>')
         told = html.escape(self.caption) + (f" {plotted.link(self.data)}" if self.data else "")
         page = f'<figure class="lb-row">{"".join(parts)}<figcaption>{told}</figcaption></figure>'
-        return {"text/plain": f"Figure: {self.caption}", "text/html": page}
+        return {"text/plain": f"Figure: {self.caption}", "text/html": _once(page)}
+
+
+def _once(page: str) -> str:
+    """A figure whose panels share their letters: each is defined in the first panel that has it."""
+    page, seen = re.sub(r"\b(f[\da-f]+)-\d+-(g[\w-]+)", r"\1-\2", page), set()
+    first = lambda found: "" if found[1] in seen or seen.add(found[1]) else found[0]
+    page = re.sub(r'<path id="(f[\da-f]+-g[\w-]+)"[^>]*/>\n', first, page)
+    return page.replace("<defs>\n</defs>\n", "")
 
 
 def _svg(ax: Axes) -> str:
