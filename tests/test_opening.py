@@ -8,7 +8,7 @@ import pytest
 from test_site import CHAPTERS, PHONE
 
 SCREEN = {"width": 1280, "height": 1000}
-OPENED = [*CHAPTERS, "notebooks/one_dynamics"]
+OPENED = [*CHAPTERS, "notebooks/one_dynamics", "notebooks/real_fine_tune"]
 FIRST = """() => {
   const box = node => { const {top, bottom} = node.getBoundingClientRect(); return [top + scrollY, bottom + scrollY]; };
   const article = document.querySelector("article.bd-article"), figure = article.querySelector("figure.lb-row");
