@@ -140,7 +140,9 @@ class Region:
             lines = self.predicted(panel, false)
             for column, found in enumerate(self._all(panel)):
                 measured = [self._unit(y) for y in found]
-                said = [self._unit(line[column]) for line in lines if math.isfinite(line[column]) and line[column] > 0]
+                said = [
+                    self._unit(line[column]) for line in lines if line[column] > (0 if self.chart.y.log else -math.inf)
+                ]
                 known = [p for p, v in zip(places, self.values[panel, column].tolist()) if not math.isnan(v)]
                 for y in measured:
                     worst = max([worst, *([min(abs(y - p) for p in said)] if said else [math.inf])])

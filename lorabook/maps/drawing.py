@@ -2,72 +2,70 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy
+import pandas
 import seaborn
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 from lorabook.maps.chart import Axis, Region
 from lorabook.page import figures
 
-DARK = "#111111"  # on cells, which are light or coloured on every page
+DARK = "#111111"  # on cells, which have one colour on every page
 
 
-def draw(region: Region, panel: int, measured: Region | None = None, width: float = 4.0, height: float = 3.1) -> Axes:
+def draw(region: Region, panel: int, fine: Region | None = None, title: str = "") -> Axes:
     """One panel of a map.
 
     Args:
-        region: the cells.  measured: whose borders are drawn as points; that of the cells by default.
+        region: whose borders are drawn.  fine: the cells, where they are others.
+        title: by default the panel's own name.
     """
-    chart, measured = region.chart, measured or region
-    title = chart.panels[panel].label
-    ax = figures.panel(chart.x.label, chart.y.label, title, width=width, height=height)
-    cells = region.inside()[panel].mT.cpu().numpy()
-    colour = seaborn.light_palette(figures.COLOURS[chart.source], as_cmap=True)
-    look = dict(cmap=colour, vmin=-1.0, vmax=1.0, cbar=False, rasterized=True)
-    seaborn.heatmap(cells, ax=ax, mask=numpy.isnan(cells), **look)
-    ax.set(xlabel=chart.x.label, ylabel=chart.y.label)
-    ax.invert_yaxis()
+    chart, cells = region.chart, fine or region
+    ax = figures.panel(chart.x.label, chart.y.label, title or chart.panels[panel].label)
+    for axis, scale in ((chart.x, ax.set_xscale), (chart.y, ax.set_yscale)):
+        scale("log" if axis.log else "linear")
+    colours = seaborn.light_palette(figures.COLOURS[chart.source], as_cmap=True)
+    strength = cells.inside()[panel].mT.cpu().numpy()
+    edges = _edges(chart.x, cells.x), _edges(chart.y, cells.y)
+    ax.pcolormesh(*edges, strength, cmap=colours, vmin=-1.0, vmax=1.0, rasterized=True)
     ax.grid(visible=False)
-    for axis, values, set_ticks in ((chart.x, region.x, ax.set_xticks), (chart.y, region.y, ax.set_yticks)):
-        ticks = _ticks(axis, values)
-        set_ticks(_place(axis, values, ticks), [_short(tick) for tick in ticks], rotation=0)
-    points = [(x, y) for k, x in enumerate(measured.x) for y in measured.borders(panel, k)]
-    if points:
-        at = _place(chart.x, region.x, [x for x, _ in points]), _place(chart.y, region.y, [y for _, y in points])
-        ax.plot(*at, "o", color="white", markeredgecolor=DARK, markersize=4.5, label="measured border")
-    low, high = 0.0, float(len(region.y))
-    for line in region.predicted(panel):
-        y = numpy.array(_place(chart.y, region.y, line))
-        y = numpy.where((y < low) | (y > high), numpy.nan, y)
-        ax.plot(_place(chart.x, region.x, region.x), y, "--", color=DARK, linewidth=1.4, label="predicted border")
+    points = _borders(region, panel)
+    ax.plot(*zip(*points) if points else ([], []), "o", color="white", markeredgecolor=DARK, label="measured border")
+    for line in cells.predicted(panel):
+        ax.plot(cells.x, line, "--", color=DARK, linewidth=1.4, label="predicted border")
+    ax.set(xlim=(edges[0][0], edges[0][-1]), ylim=(edges[1][0], edges[1][-1]))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_minor_formatter(NullFormatter())
+    if chart.x.whole and not chart.x.log:
+        ax.set_xticks(region.x, [f"{value:g}" for value in region.x])
     return ax
 
 
-def _place(axis: Axis, values: list[float], wanted: list[float]) -> list[float]:
-    """Where numbers stand among the cells; beyond the first and last middle the spacing goes on."""
-    turn = (lambda v: math.log(v) if v > 0 else math.nan) if axis.log else float
-    known, at = [turn(v) for v in values], [turn(v) for v in wanted]
-    slopes = known[1] - known[0], known[-1] - known[-2]
-    found = numpy.interp(at, known, numpy.arange(len(known)) + 0.5)
-    low, high = numpy.array(at) < known[0], numpy.array(at) > known[-1]
-    found[low] = 0.5 + (numpy.array(at)[low] - known[0]) / slopes[0]
-    found[high] = len(known) - 0.5 + (numpy.array(at)[high] - known[-1]) / slopes[1]
-    return found.tolist()
+def row(panels: list[tuple[Region, int, Axes]], caption: str, alt: tuple[str, ...]) -> figures.Row:
+    """Panels as one figure, with the values of their cells and borders as its data."""
+    tables = []
+    for (region, panel, _), letter in zip(panels, "abcdefghijkl"):
+        cells = [(x, y, v) for x, line in zip(region.x, region.values[panel].tolist()) for y, v in zip(region.y, line)]
+        lines = [(x, y, math.nan) for line in region.predicted(panel) for x, y in zip(region.x, line)]
+        found = [(x, y, math.nan) for x, y in _borders(region, panel)]
+        for series, rows in (("value", cells), ("measured border", found), ("predicted border", lines)):
+            table = pandas.DataFrame(rows, columns=[region.chart.x.label, region.chart.y.label, "value"])
+            tables.append(table.assign(panel=letter, series=series).set_index(["panel", "series"]))
+    data = pandas.concat(tables).to_csv(float_format="%.4g", lineterminator="\n")
+    return dataclasses.replace(figures.row(*(ax for _, _, ax in panels), caption=caption, alt=alt), data=data)
 
 
-def _ticks(axis: Axis, values: list[float]) -> list[float]:
-    """About five numbers of one digit inside the range."""
-    low, high = values[0], values[-1]
-    if axis.log:
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        digits = (1,) if high / low > 1e3 else (1, 3) if high / low > 30 else (1, 2, 5)
-        found = [digit * 10.0**k for k in decades for digit in digits if low <= digit * 10.0**k <= high * 1.0001]
-        return found[:: max(1, math.ceil(len(found) / 6))]
-    step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if (high - low) / s <= 6)
-    return [round(k * step, 10) for k in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
+def _borders(region: Region, panel: int) -> list[tuple[float, float]]:
+    return [(x, y) for k, x in enumerate(region.x) for y in region.borders(panel, k)]
 
 
-def _short(number: float) -> str:
-    return f"{number:g}".replace("e-0", "e-").replace("e+0", "e")
+def _edges(axis: Axis, values: list[float]) -> list[float]:
+    """The edges of cells around these values."""
+    at = numpy.log(values) if axis.log else numpy.array(values)
+    middle = (at[:-1] + at[1:]) / 2
+    edges = numpy.concatenate([[2 * at[0] - middle[0]], middle, [2 * at[-1] - middle[-1]]])
+    return (numpy.exp(edges) if axis.log else edges).tolist()

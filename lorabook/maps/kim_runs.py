@@ -76,6 +76,18 @@ def family_trap(panel: Panel, rank: Tensor, ratio: Tensor, draws: int) -> Tensor
     return torch.stack(found)
 
 
+def zero_starts(panel: Panel, size: Tensor, rank: Tensor, draws: int) -> Tensor:
+    """Share (X, Y) of zero starts that end without the truth where ``panel.value`` decoys pull twice as hard at 0."""
+    decoys, found = int(panel.value), []
+    n, b = decoys + 2, 5.0 * decoys
+    problem = kim.decoy_family(n, 1, 1.0, b, 2.0, b + 1, 0.05, decoys=decoys, device=size.device)
+    for r in map(int, rank.tolist()):
+        A = size[:, None, None, None] * normal((draws, r, n), generator(8), size.device)
+        X = follow([problem], A.new_zeros(1, len(size) * draws, n, r), A.flatten(0, 1)[None], 200.0)
+        found.append((X[0, :, 0, 0] < 0.5).to(X.dtype).reshape(len(size), draws).mean(-1))
+    return torch.stack(found, -1)
+
+
 CHARTS = (
     Chart(
         name="decay-and-traps",
@@ -89,7 +101,7 @@ CHARTS = (
         above=False,
         spread=0.5,
         ratio=False,
-        draws=(4, 16),
+        draws=(4, 6),
         predicted=(decay_border,),
         false=(lambda panel, r: (decay_border(panel, r) + pull(r)) / 2,),
     ),
@@ -105,8 +117,24 @@ CHARTS = (
         above=False,
         spread=0.5,
         ratio=False,
-        draws=(4, 16),
+        draws=(4, 6),
         predicted=(lambda panel, r: 1 + 2 * math.sqrt(r),),
         false=(lambda panel, r: 2.0,),
+    ),
+    Chart(
+        name="zero-starts",
+        source="kim",
+        says="most zero starts end at the global minimum",
+        x=Axis("size of the start", 1e-4, 0.05, 5, 15),
+        y=Axis("rank r", 1, 5, 5, 6, log=False, whole=True),
+        panels=(Panel("2 decoys", 2), Panel("3 decoys", 3)),
+        run=zero_starts,
+        level=0.5,
+        above=False,
+        spread=0.5,
+        ratio=False,
+        draws=(12, 24),
+        predicted=(lambda panel, size: panel.value + 0.5,),
+        false=(lambda panel, size: panel.value - 0.5,),
     ),
 )

@@ -86,7 +86,7 @@ CHARTS = (
         above=False,
         spread=math.log(4),
         ratio=True,
-        draws=(40, 200),
+        draws=(40, 1500),
         predicted=(price_border,),
         false=(lambda panel, n: price_border(panel, n) / 2,),
     ),
