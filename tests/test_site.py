@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
+import pandas
 import pytest
 import yaml
 from bs4 import BeautifulSoup
@@ -526,6 +527,41 @@ def test_the_panels_of_a_figure_have_letters_in_their_order(site):
             assert letters == [f"({letter})" for letter in "abcdefghijkl"[:count]] * (count > 1)
             several += count > 1
     assert several > 20
+
+
+def test_every_figure_has_its_data_one_click_away(site):
+    linked = []
+    for path in site.glob("notebooks/*.html"):
+        for figure in BeautifulSoup(path.read_text(), "html.parser").find_all("figure", class_="lb-row"):
+            (link,) = figure.find_all("a", class_="lb-data")
+            assert link["href"] == f"{path.stem}-{figure['id']}.csv" and link.has_attr("download")
+            assert link["aria-label"] == f"{link.get_text()} of Figure {figure['id'].partition('-')[2]}"
+            linked.append(path.with_name(link["href"]))
+            table = pandas.read_csv(linked[-1])
+            count = len(figure.find_all("div", class_="lb-panel"))
+            assert sorted(set(table["panel"])) == list("abcdefghijkl"[:count]), "every panel has its points"
+            assert list(table)[:2] == ["panel", "series"] and table["series"].notna().all()
+            # an axis without a label is one of names
+            unnamed = [
+                name for name in table if name in ("row", "column") and pandas.api.types.is_numeric_dtype(table[name])
+            ]
+            assert unnamed == [], link["href"]
+    assert len(linked) > 40 and sorted(linked) == sorted(site.glob("notebooks/*.csv"))
+
+
+def test_a_click_takes_the_data_along_and_paper_and_the_book_in_one_file_do_without(opened, site, edition):
+    page = opened("notebooks/rushka_closed_forms.html")
+    link = page.locator(".lb-data").first
+    with page.expect_download() as download:
+        link.click()
+    name = download.value.suggested_filename
+    assert name == "rushka_closed_forms-figure-1.csv"
+    assert download.value.path().read_bytes() == (site / "notebooks" / name).read_bytes()
+    page.emulate_media(media="print")
+    assert not link.is_visible()
+    links = BeautifulSoup(edition.read_text(), "html.parser").find_all("a", class_="lb-data")
+    assert len(links) > 40 and not any(link.has_attr("href") for link in links)  # which the style hides
+    assert ".lb-data:not([href]) { display: none; }" in (site / "_static/lorabook.css").read_text()
 
 
 def test_a_box_has_the_number_of_its_source_and_no_other(site):

@@ -221,7 +221,7 @@ def contours(ax: Axes, x, y, height, points, source: str, levels: int = 14) -> A
 
 def strip(ax: Axes, low: float, high: float, label: str = "") -> Axes:
     """A range of the abscissa, as a grey strip from bottom to top."""
-    ax.axvspan(low, high, color=GREY, alpha=0.2, linewidth=0, label=label or None)
+    ax.axvspan(low, high, color=GREY, alpha=0.2, linewidth=0, label=label or "_strip")
     return _legend(ax)
 
 

@@ -119,7 +119,7 @@ def _plain(text: str) -> str:
 
 
 def _label(artist: Artist) -> str:
-    label = _plain(str(artist.get_label()))
+    label = _plain(artist.get_label() or "")
     return "" if NAMELESS.fullmatch(label) else label.removeprefix("_")
 
 
