@@ -1,5 +1,6 @@
 """The real network and its adapters: against transformers, PEFT and finite differences, on few sentences."""
 
+import dataclasses
 import json
 import math
 
@@ -8,9 +9,9 @@ import torch
 from device_discipline import no_hidden_host_transfers
 
 from lorabook import descent, device, kim, linalg
-from lorabook.inputs import minilm
+from lorabook.inputs import minilm, sentences
 from lorabook.inputs.sentences import Sentences
-from lorabook.real_fine_tune import compare, encoder, one_matrix, starts, train
+from lorabook.real_fine_tune import alignment, compare, encoder, one_matrix, start_size, starts, train
 from lorabook.real_fine_tune import task as sentiment
 
 f64 = torch.float64
@@ -447,12 +448,14 @@ def test_training_lowers_the_loss_and_runs_do_not_notice_each_other(task, W):
     for name in ("LoRA", "LoRA-One", "full"):
         found = train.train(task, task, train.METHODS[name], W, G, rates=[1e-4, 1e-3, 3e-3], **options)
         assert (
-            found.at.tolist() == [0, 1, 2, 3] and found.loss.shape == (4, 3) and found.stack.shape == (3, 4, 384, 384)
+            found.at.tolist() == [0, 1, 2, 3]
+            and found.loss.shape == (4, 3)
+            and found.stack.shape == (1, 3, 4, 384, 384)
         )
         assert float(found.loss[-1, 2]) < float(task.loss(W))
         alone = train.train(task, task, train.METHODS[name], W, G, rates=[1e-3], **options)
         # the same float32 sums, one run at a time
-        assert (alone.stack[0] - found.stack[1]).abs().max() < 1e-9
+        assert (alone.stack[0, 0] - found.stack[0, 1]).abs().max() < 1e-9
 
 
 def test_full_fine_tuning_is_adam_on_the_matrices(task, W):
@@ -464,7 +467,7 @@ def test_full_fine_tuning_is_adam_on_the_matrices(task, W):
         parameter.grad = -task.negative_gradient(parameter.detach())
         peer.step()
     # Adam divides by the gradient's size, so entries near its epsilon feel float32 sums in another order
-    assert (found.stack[0] - parameter.detach()).abs().mean() < 1e-6
+    assert (found.stack[0, 0] - parameter.detach()).abs().mean() < 1e-6
 
 
 def test_lora_one_starts_inside_the_gradient_and_a_random_direction_does_not(task, W):
@@ -483,8 +486,9 @@ def test_lora_one_starts_inside_the_gradient_and_a_random_direction_does_not(tas
 
 def test_tuning_takes_the_best_rate_and_repeats_it(task, W):
     G = task.negative_gradient(W)
-    options, rates = dict(rank=2, gamma=1.0, steps=2, batch=4), [1e-4, 1e-3, 1e-2]
-    found = train.tune(task, task, task, train.METHODS["LoRA-GA"], W, G, rates, 3, 5, every=1, **options)
+    options, rates = dict(rank=2, gamma=1.0, batch=4), [1e-4, 1e-3, 1e-2]
+    (found,) = train.tune(task, task, task, train.METHODS["LoRA-GA"], W, G, rates, [2], 3, 5, every=1, **options)
+    options["steps"] = 2
     grid = train.train(task, task, train.METHODS["LoRA-GA"], W, G, rates=rates, seed=5, every=0, **options)
     assert (
         torch.equal(found.losses, grid.loss[-1])
@@ -494,14 +498,33 @@ def test_tuning_takes_the_best_rate_and_repeats_it(task, W):
     alone = [
         train.train(
             task, task, train.METHODS["LoRA-GA"], W, G, rates=[rates[found.best]], seed=seed, every=0, **options
-        ).stack[0]
+        ).stack[0, 0]
         for seed in (5, 6, 7)
     ]
     # the same float32 sums, one run at a time
     assert (found.stack - torch.stack(alone)).abs().max() < 1e-9
     assert len(found.runs) == 2 and all(run.at.tolist() == [0, 1, 2] for run in found.runs)
     with pytest.raises(ValueError, match="seeds must be a whole number >= 1"):
-        train.tune(task, task, task, train.METHODS["LoRA"], W, G, rates, 0, 0, **options)
+        train.tune(task, task, task, train.METHODS["LoRA"], W, G, rates, seeds=0, seed=0, **options | dict(steps=[2]))
+
+
+def test_a_run_kept_under_way_is_the_shorter_run(task, W):
+    G = task.negative_gradient(W)
+    options = dict(rank=2, gamma=1.0, batch=4, seed=1, rates=[1e-3, 1e-2])
+    long = train.train(task, task, train.METHODS["LoRA"], W, G, steps=3, every=0, stops=[2, 3, 9, 0], **options)
+    short = train.train(task, task, train.METHODS["LoRA"], W, G, steps=2, every=1, **options)
+    assert torch.equal(long.stack[0], short.stack[0]) and long.at.tolist() == [2, 3] and short.at.tolist() == [0, 1, 2]
+    assert torch.equal(long.loss[0], short.loss[-1]) and torch.isfinite(long.loss).all()
+    looked = train.train(task, task, train.METHODS["LoRA"], W, G, steps=3, every=2, stops=[1], **options)
+    assert looked.at.tolist() == [0, 1, 2, 3] and len(looked.stack) == 2
+    both = train.tune(
+        task, task, task, train.METHODS["LoRA"], W, G, [1e-4, 1e-3, 1e-2], {3, 2}, 2, 1, rank=2, gamma=1.0, batch=4
+    )
+    assert [one.runs[0].at[-1] for one in both] == [2, 3]
+    (alone,) = train.tune(
+        task, task, task, train.METHODS["LoRA"], W, G, [1e-4, 1e-3, 1e-2], [2], 2, 1, rank=2, gamma=1.0, batch=4
+    )
+    assert torch.equal(alone.losses, both[0].losses) and torch.equal(alone.stack, both[0].stack)
 
 
 def test_a_run_that_diverges_is_reported(task, W, monkeypatch):
@@ -538,30 +561,48 @@ def test_the_paired_error_covers_the_truth_over_draws():
 
 def test_a_method_is_not_apart_from_itself_and_a_better_one_is():
     first = draw(3, 300) > 0
-    assert not compare.paired(first, first).separate
-    assert compare.paired(torch.ones(3, 300, dtype=torch.bool), first).separate
+    assert not compare.paired(first, first).apart() and compare.paired(first, first).freedom == 299
+    assert compare.paired(torch.ones(3, 300, dtype=torch.bool), first).apart()
     assert compare.average(first).mean == pytest.approx(float(first.double().mean()))
 
 
-def test_the_threshold_for_many_pairs_is_bonferronis():
-    from scipy.stats import norm
+def test_the_threshold_is_students_and_counts_pairs():
+    # of tables: two-sided 5 % with 1, 2, 4 and many degrees of freedom
+    for freedom, wanted in ((1, 12.706), (2, 4.303), (4, 2.776), (1e9, 1.960)):
+        assert compare.student(freedom) == pytest.approx(wanted, abs=6e-4)
+    # 4000 families of 55 independent differences of mean 0, each with 5 draws: one in twenty families may have one
+    # beyond, give or take 0.35 percent
+    draws = draw(4000, 55, 5)
+    t = (draws.mean(-1) / (draws.std(-1) / 5**0.5)).abs()
+    assert float((t.amax(1) > compare.student(4, compare.LEVEL / 55)).double().mean()) == pytest.approx(
+        0.05, abs=0.0105
+    )
+    assert float((t > compare.student(4)).double().mean()) == pytest.approx(0.05, abs=0.0015)
+    found = compare.Difference(-3.0, 1.0, 4)
+    assert found.apart() and not found.apart(pairs=2) and not compare.Difference(-2.7, 1.0, 4).apart()
+    for freedom, level in ((4, 1.0), (4, 0.0), (4, math.nan), (0, 0.05), (math.nan, 0.05)):
+        with pytest.raises(ValueError, match="A level between 0 and 1 and some degrees of freedom"):
+            compare.student(freedom, level)
 
-    for pairs in (1, 3, 55):
-        assert compare.threshold(pairs) == pytest.approx(norm.isf(0.05 / (2 * pairs)), rel=1e-9)
-    # 4000 families of 55 independent differences of mean 0: one in twenty families may have one beyond, give or take
-    # 0.35 percent
-    worst = draw(4000, 55).abs().amax(1)
-    assert float((worst > compare.threshold(55)).double().mean()) == pytest.approx(0.05, abs=0.0105)
-    assert float((worst > compare.APART).double().mean()) > 0.9
-    found = compare.Difference(-3.0, 1.0)
-    assert found.separate and found.beyond(2.9) and not found.beyond(3.0)
-    for pairs, level, words in (
-        (0, 0.05, "pairs must be a whole number >= 1"),
-        (3, 1.0, "level must lie between 0 and 1"),
-        (3, math.nan, "level must lie"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            compare.threshold(pairs, level)
+
+def test_the_freedom_is_that_of_the_larger_spread():
+    from scipy.stats import ttest_rel
+
+    apart = draw(3, 1) * torch.ones(1, 400, dtype=f64)  # all spread is over seeds
+    assert compare.paired(apart, torch.zeros(400)).freedom == pytest.approx(2.0)
+    one = draw(1, 400) * torch.ones(3, 1, dtype=f64)  # all of it over sentences
+    assert compare.paired(one, torch.zeros(400)).freedom == pytest.approx(399.0)
+    mixed = draw(3, 50)
+    sentences, seeds = float(mixed.mean(0).var()) / 50, float(mixed.mean(1).var()) / 3
+    wanted = (sentences + seeds) ** 2 / (sentences**2 / 49 + seeds**2 / 2)
+    assert compare.average(mixed).freedom == pytest.approx(wanted)
+    first, second = draw(5), draw(5, seed=1)
+    found, peer = compare.over_seeds(first, second), ttest_rel(first, second)
+    assert found.mean / found.error == pytest.approx(peer.statistic) and found.freedom == peer.df == 4
+    assert (peer.pvalue < 0.05) == found.apart()
+    for first, second in ((draw(1), draw(1)), (draw(3), draw(2)), (draw(2, 2), draw(2, 2))):
+        with pytest.raises(ValueError, match="two or more seeds"):
+            compare.over_seeds(first, second)
 
 
 def test_judgements_that_do_not_fit_are_refused():
@@ -581,6 +622,66 @@ def test_the_best_rate_and_the_edge():
         compare.best(torch.ones(2), rates)
     with pytest.raises(ValueError, match="NaN or infinite"):
         compare.best(torch.tensor([1.0, math.nan, 1.0]), rates)
+
+
+# Alignment
+
+
+def test_one_gradient_of_each_logit_serves_all_labelings(task, W):
+    labelings = alignment.shuffled(task.labels, 3, 0)
+    assert all(sorted(one.tolist()) == sorted(task.labels.tolist()) for one in labelings)
+    assert len({tuple(one.tolist()) for one in labelings}) == 3
+    found = task.label_gradients(W, torch.cat([task.labels[None], labelings]))
+    for labels, G in zip((task.labels, *labelings), found):
+        other = dataclasses.replace(task, labels=labels).negative_gradient(W)
+        # the same float32 products, summed in another order
+        assert (G - other).abs().max() < 2e-5 * other.abs().max()
+    assert (found[1] - found[0]).abs().max() > 0.1 * found[0].abs().max()
+
+
+def test_a_share_is_that_of_the_projector_and_chance_is_r_of_m():
+    G, moved = draw(2, 12, 10), draw(3, 2, 12, 10, seed=1)
+    U = alignment.leading(G, 4)
+    wanted = [
+        (linalg.projector(U[l]) @ moved[k, l]).norm() ** 2 / moved[k, l].norm() ** 2 for k in range(3) for l in range(2)
+    ]
+    assert float(alignment.share(moved, U[None])[0]) == pytest.approx(float(sum(wanted)) / 6)
+    inside = U @ draw(3, 2, 4, 10, seed=2)
+    bases = torch.cat([U[None], alignment.random(400, G, 4, 0)])
+    shares = alignment.share(inside, bases)
+    assert float(shares[0]) == pytest.approx(1.0)
+    # 400 draws, two matrices: standard error 0.004
+    assert float(shares[1:].mean()) == pytest.approx(4 / 12, abs=0.015)
+    assert torch.linalg.svdvals(bases).allclose(torch.ones(1, dtype=f64))
+    # the leading directions hold the most that any four can
+    assert float(alignment.share(G[None], U[None])[0]) > float(alignment.share(G[None], bases[1:]).max())
+
+
+# The start's size
+
+
+def test_the_table_of_starts_has_every_arm_once(tmp_path, monkeypatch):
+    found = start_size.table()
+    shape = len(start_size.SIZES), len(start_size.RATES), start_size.SEEDS, 2
+    assert found.shape == shape and bool(torch.isfinite(found).all())
+    best = start_size.best(found)
+    assert best.tolist() == [min(range(shape[1]), key=lambda k: float(one[k, :, 0].sum())) for one in found]
+    lines = (start_size.FOLDER / "start_size.csv").read_text().splitlines()
+    monkeypatch.setattr(start_size, "FOLDER", tmp_path)
+    for wrong in (lines[:-1], [*lines, lines[-1]], [*lines[:-1], lines[-2]]):
+        (tmp_path / "start_size.csv").write_text("\n".join(wrong))
+        with pytest.raises(ValueError, match="needs each of 75 arms once"):
+            start_size.table()
+
+
+@pytest.mark.slow
+def test_an_arm_of_the_table_is_made_again(network, W):
+    setting = start_size.SETTING
+    parts = sentences.split(sentences.load(setting["task"]), setting["parts"], setting["seed"])
+    tasks = sentiment.prepare(network, parts, setting["blocks"], setting["length"])
+    again = start_size.arms(*tasks, W, 0.1, [start_size.RATES[1]], 2)[0]
+    # processors round otherwise; at this rate that moves a loss by less than 1e-4, and arms differ by 1e-3 or more
+    assert (again - start_size.table()[0, 1, 2]).abs().max() < 2e-4
 
 
 # One matrix
@@ -688,6 +789,11 @@ def test_nothing_slips_to_another_device(task, W, one):
         task.curvature(W, G), task.loss(W), task.correct(W)
         starts.lora(W, 2, device.generator(0)), starts.lora_ga(G, 2), starts.lora_one(G, 2, 1.0), starts.full(W)
         starts.one_step(G, 1.0, 2), starts.pissa(W, 2), starts.random_like(G, 0)
+        labelings = alignment.shuffled(task.labels, 2, 0)
+        alignment.share(task.label_gradients(W, labelings)[None, 0], alignment.leading(G[None], 2))
+        alignment.random(2, G, 2, 0), compare.paired(task.losses(W), task.losses(W)).apart()
+        compare.over_seeds(draw(3), draw(3, seed=1)), compare.average(task.losses(W))
+        start_size.best(start_size.table())
         one.gradient(one.M), one.hessian(one.M, G[0]), one_matrix.tangent(G[0], 2)(G[1])
     found = descent.descend(lambda B, A: (B, A), draw(3, 2), draw(2, 3), 0.1, 0.1, 1, rule=train.adamw(0.1, 1e-6))
     assert found.B.device == W.device

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import lorabook
 
 FOLDER = lorabook.DATA / "published"
 
 
-def read(name: str) -> list[dict]:
+def read(name: str, folder: Path = FOLDER) -> list[dict]:
     """Rows of ``data/published/<name>.csv`` by column; numbers as float, empty cells as None, without comments."""
-    lines = (FOLDER / f"{name}.csv").read_text(encoding="utf-8").splitlines()
+    lines = (folder / f"{name}.csv").read_text(encoding="utf-8").splitlines()
     rows = csv.DictReader(line for line in lines if not line.startswith("#"))
     return [{key: _number(text) for key, text in row.items()} for row in rows]
 

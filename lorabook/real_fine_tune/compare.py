@@ -1,39 +1,40 @@
-"""Comparisons on the same test sentences: differences with their errors, and what cannot be told apart."""
+"""Comparisons on the same test sentences: differences with their errors, and what cannot be told apart.
+
+One rule decides everywhere: two methods are told apart where their difference exceeds Student's two-sided 5 % point,
+with the degrees of freedom that its error has.  For several pairs at once the level is divided by their number.
+"""
 
 from __future__ import annotations
 
-from statistics import NormalDist
+import math
 from typing import NamedTuple
 
+import scipy.stats
 import torch
 from torch import Tensor
 
-from lorabook import checks
-
-APART = 2.0  # standard errors from which two methods count as told apart
+LEVEL = 0.05  # chance of telling two equal methods apart
 
 
 class Difference(NamedTuple):
     mean: float  # of the first minus that of the second
     error: float  # standard error, over sentences and over seeds
+    freedom: float  # degrees of freedom of the error
 
-    @property
-    def separate(self) -> bool:
-        return self.beyond(APART)
-
-    def beyond(self, errors: float) -> bool:
-        """Whether it is more than so many standard errors away from 0."""
-        return abs(self.mean) > errors * self.error
+    def apart(self, pairs: int = 1) -> bool:
+        """Whether it is told from 0, as one of ``pairs`` comparisons (Bonferroni)."""
+        return abs(self.mean) > student(self.freedom, LEVEL / pairs) * self.error
 
 
-def threshold(pairs: int, level: float = 0.05) -> float:
-    """Standard errors that any of ``pairs`` normal differences of mean 0 exceeds with a chance of at most ``level``.
+def student(freedom: float, level: float = LEVEL) -> float:
+    """Standard errors that a difference of mean 0 exceeds, to either side, with a chance of ``level``.
 
-    Bonferroni's correction: each pair may exceed them with a chance of ``level / pairs``.
+    Raises:
+        ValueError: a level outside (0, 1), or no degree of freedom.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1; got {level!r}.")
-    return NormalDist().inv_cdf(1 - level / (2 * checks.count(pairs, "pairs", 1)))
+    if not (0 < level < 1 and freedom > 0):
+        raise ValueError(f"A level between 0 and 1 and some degrees of freedom are needed; got {level!r}, {freedom!r}.")
+    return float(scipy.stats.t.isf(level / 2, freedom))
 
 
 def average(values: Tensor) -> Difference:
@@ -45,7 +46,8 @@ def paired(first: Tensor, second: Tensor) -> Difference:
     """Difference of two methods on the same sentences: of their accuracies, or of their losses.
 
     The error adds the spread over sentences of the seeds' mean and the spread over seeds, so that it is
-    rather too large than too small.  With one seed each it is McNemar's: (b + c - (b - c)^2 / N)^{1/2} / N up to
+    rather too large than too small; its degrees of freedom are Satterthwaite's (1946), between K - 1 and those of
+    both together.  With one seed each it is McNemar's: (b + c - (b - c)^2 / N)^{1/2} / N up to
     a factor (N / (N - 1))^{1/2}, with b and c the sentences that only one method gets right.
 
     Args:
@@ -64,14 +66,31 @@ def paired(first: Tensor, second: Tensor) -> Difference:
     return _mean(difference.reshape(-1, difference.shape[-1]))
 
 
+def over_seeds(first: Tensor, second: Tensor) -> Difference:
+    """Difference of the mean losses (K) of two methods over the same K >= 2 seeds, paired; K - 1 degrees of freedom.
+
+    Raises:
+        ValueError: seeds that do not fit, or fewer than two.
+    """
+    if first.shape != second.shape or first.ndim != 1 or len(first) < 2:
+        raise ValueError(
+            f"Losses of the same two or more seeds are needed; got {tuple(first.shape)}, {tuple(second.shape)}."
+        )
+    difference = first.double() - second.double()
+    return Difference(float(difference.mean()), float(difference.std()) / len(first) ** 0.5, len(first) - 1)
+
+
 def _mean(values: Tensor) -> Difference:
     seeds, sentences = values.shape
     if sentences < 2:
         raise ValueError("A standard error needs at least two sentences.")
-    variance = values.mean(0).var() / sentences
+    parts = [(float(values.mean(0).var()) / sentences, sentences - 1)]
     if seeds > 1:
-        variance = variance + values.mean(1).var() / seeds
-    return Difference(float(values.mean()), float(variance.sqrt()))
+        parts.append((float(values.mean(1).var()) / seeds, seeds - 1))
+    variance, squares = sum(one for one, _ in parts), sum(one**2 / free for one, free in parts)
+    # Satterthwaite's approximation; without any spread the sentences' own
+    freedom = variance**2 / squares if squares > 0 else sentences - 1
+    return Difference(float(values.mean()), math.sqrt(variance), freedom)
 
 
 def best(losses: Tensor, rates) -> tuple[int, bool]:

@@ -79,6 +79,22 @@ class Task:
             total -= torch.autograd.grad(loss, W)[0]
         return total / len(self)
 
+    @torch.no_grad()
+    def label_gradients(self, stack: Tensor, labels: Tensor) -> Tensor:
+        """``-dL/dW`` (K, 4 blocks, 384, 384) float64 for K labelings (K, N) of the same sentences.
+
+        ``L = mean of log(1 + e^z) - y z`` is affine in the labels y, so that one gradient of each sentence's logit z
+        serves all of them.
+        """
+        W = stack.to(self.x.dtype)
+        logit = lambda W, x, mask: self.encoder.above(x, mask, W) @ self.head[:-1]
+        slopes = torch.func.vmap(torch.func.grad(logit), in_dims=(None, 0, 0))
+        pull = (labels - self.scores(stack).sigmoid()).split(CHUNK, -1)
+        total = torch.zeros(len(labels), W.numel(), dtype=W.dtype, device=W.device)
+        for part, weights in zip(self.chunks(), pull, strict=True):
+            total.addmm_(weights, slopes(W, part.x, part.mask).flatten(1))
+        return total.unflatten(-1, W.shape).double() / len(self)
+
     @torch.enable_grad()
     def curvature(self, stack: Tensor, direction: Tensor) -> Tensor:
         """Hessian of the mean loss applied to ``direction``, both (4 blocks, 384, 384), float64."""

@@ -7,6 +7,8 @@ fixed.  Runs that differ in their learning rate are one batch: they see the same
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,9 +50,9 @@ CONTROLS = {"directions alone": Method("directed"), "size alone": Method("sized"
 
 @dataclass(frozen=True)
 class Trained:
-    """R runs, one per learning rate, looked at O times.
+    """R runs, one per learning rate, kept at K steps and looked at at O.
 
-    stack: (R, L, m, n) the open matrices at the end.
+    stack: (K, R, L, m, n) the open matrices at each stop; the last is the end.
     at: (O) steps at which was looked; 0 is the start.
     loss: (O, R) on the sentences that were watched.
     seconds: of the processor, for the gradients and forces alone.
@@ -179,6 +181,7 @@ def train(
     seed: int,
     every: int = 8,
     schedule: bool = False,
+    stops=(),
 ) -> Trained:
     """Train the open matrices with every learning rate of ``rates``.
 
@@ -189,7 +192,8 @@ def train(
         rates: (R,) learning rates.
         steps: minibatches of ``batch`` sentences.
         seed: of LoRA's draw and of the order of the sentences.
-        every: steps between two looks; 0 looks only at the start and the end.
+        every: steps between two looks; 0 looks only at the stops.
+        stops: steps at which the matrices are kept as well; the last step always is one.
         schedule: whether the rates fall to 0 (:func:`falling`), or stay.
 
     Raises:
@@ -201,7 +205,10 @@ def train(
     B0, A0 = B0.expand(runs, *B0.shape), A0.expand(runs, *A0.shape)
     batches, fixed = order(len(task), batch, seed + 1), method.start == "full"
     update = lambda B, A: B.squeeze(-1).unflatten(-1, W.shape[-2:]) if fixed else B @ A
-    spent, fresh = [0.0], [True]
+    stops = sorted({*(stop for stop in stops if 0 < stop < steps), steps})
+    wanted = {*stops, *(range(0, steps, every) if every else ())}
+    pace = max(1, math.gcd(every, *stops))
+    clock, kept, spent = itertools.count(0, pace), [], [0.0]
 
     def forces(B, A):
         begun = time.process_time()
@@ -211,21 +218,23 @@ def train(
         return (F.flatten(-2)[..., None], torch.zeros_like(A)) if fixed else (F @ A.mT, B.mT @ F)
 
     def look(B, A):
-        now = W0 + update(B, A)
-        # all runs start alike
-        losses = torch.stack([watched.loss(one) for one in (now[:1] if fresh else now)]).expand(runs)
-        fresh.clear()
+        losses, step = torch.full((runs,), torch.nan, dtype=W.dtype, device=W.device), next(clock)
+        if step in wanted:
+            now = W0 + update(B, A)
+            # all runs start alike
+            losses = torch.stack([watched.loss(one) for one in (now if step else now[:1])]).expand(runs)
+            kept.extend([now] if step in stops else [])
         return (losses[:, None].expand(runs, len(W)),)
 
     rate_B, rate_A = (rates * method.ratio)[:, None], rates[:, None]
-    rule, every = adamw(ridge=method.ridge), every or max(steps, 1)
+    rule = adamw(ridge=method.ridge)
     rule = falling(rule, steps) if schedule else rule
-    found = descent.descend(forces, B0, A0, rate_B, rate_A, steps, rule=rule, observe=look, every=every)
+    found = descent.descend(forces, B0, A0, rate_B, rate_A, steps, rule=rule, observe=look, every=pace)
     lost = int((found.status != descent.DONE).any(-1).sum())
     if lost:
         raise RuntimeError(f"{lost} of {runs} runs diverged: lower the learning rates.")
-    stack = W0 + update(found.B, found.A)
-    return Trained(stack, found.at, found.observed[0].mean(-1), spent[0])
+    looked = [k for k, step in enumerate(found.at.tolist()) if step in wanted]
+    return Trained(torch.stack(kept), found.at[looked], found.observed[0][looked].mean(-1), spent[0])
 
 
 def tune(
@@ -236,22 +245,29 @@ def tune(
     W: Tensor,
     G: Tensor,
     rates,
+    steps,
     seeds: int,
     seed: int,
     every: int = 8,
     **options,
-) -> TunedMethod:
-    """Take the best of ``rates`` by the loss on ``validation`` after the last step, and repeat it with other seeds.
+) -> list[TunedMethod]:
+    """For each budget take the best of ``rates`` by the loss on ``validation``, and repeat it with other seeds.
 
     Args:
         watched: what the losses of the other seeds are looked at on, each ``every`` steps.
         rates: (R,) three or more rising learning rates.
+        steps: numbers of minibatches; the grid is trained once, to the largest.
         seeds: K >= 1; ``seed``, ``seed + 1``, ...
-        options: ``rank``, ``gamma``, ``steps`` and ``batch`` of :func:`train`.
+        options: ``rank``, ``gamma`` and ``batch`` of :func:`train`.
     """
-    grid = train(task, validation, method, W, G, rates=rates, seed=seed, every=0, **options)
-    best, edge = compare.best(grid.loss[-1], rates)
-    again = lambda k: train(task, watched, method, W, G, rates=[rates[best]], seed=seed + k, every=every, **options)
-    runs = tuple(map(again, range(1, checks.count(seeds, "seeds", 1))))
-    ends = torch.stack([grid.stack[best], *(run.stack[0] for run in runs)])
-    return TunedMethod(ends, grid.loss[-1], best, edge, runs)
+    checks.count(seeds, "seeds", 1)
+    steps, found = sorted(set(steps)), []
+    most = dict(rates=rates, steps=steps[-1], stops=steps)
+    grid = train(task, validation, method, W, G, seed=seed, every=0, **most, **options)
+    for budget, losses, stack in zip(steps, grid.loss, grid.stack, strict=True):
+        best, edge = compare.best(losses, rates)
+        one = dict(rates=[rates[best]], steps=budget, every=every)
+        runs = tuple(train(task, watched, method, W, G, seed=seed + k, **one, **options) for k in range(1, seeds))
+        ends = torch.stack([stack[best], *(run.stack[-1, 0] for run in runs)])
+        found.append(TunedMethod(ends, losses, best, edge, runs))
+    return found
