@@ -1,4 +1,4 @@
-"""Make data/measured/start_size.csv: the arms of lorabook/real_fine_tune/start_size.py, those that are missing.
+"""Make data/real_fine_tune/start_size.csv: the arms of lorabook/real_fine_tune/start_size.py, those that are missing.
 
     OMP_NUM_THREADS=1 python tools/start_size.py
 

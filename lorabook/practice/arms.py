@@ -107,7 +107,9 @@ def run(arm: Arm, split: int = SPLIT, schedule: bool = True) -> dict:
     method = replace(METHODS[arm.method], rounded=getattr(torch, arm.rounded) if arm.rounded else None)
     method = method if arm.ratio is None else replace(method, ratio=arm.ratio)
     G, gamma = (here.G, here.gamma) if method.start in FROM_GRADIENT else (torch.zeros_like(here.W), 1.0)
-    options = dict(rank=arm.rank, gamma=gamma, rates=[arm.rate], steps=STEPS, batch=BATCH, every=0, schedule=schedule)
+    options = dict(
+        rank=arm.rank, gamma=gamma, rates=[arm.rate], steps=STEPS, batch=BATCH, every=STEPS, schedule=schedule
+    )
     try:
         found = train.train(here.training, here.validation, method, here.W, G, seed=arm.seed, **options)
     except RuntimeError:
@@ -115,7 +117,7 @@ def run(arm: Arm, split: int = SPLIT, schedule: bool = True) -> dict:
     first, last = found.loss[:, 0].tolist()
     said = {"first": first, "validation": last}
     if arm.tested:
-        said |= judged(here.test.losses(found.stack[0]))
+        said |= judged(here.test.losses(found.stack[-1, 0]))
     return said | {"seconds": time.process_time() - begun}
 
 

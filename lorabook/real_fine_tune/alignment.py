@@ -28,7 +28,9 @@ def random(count: int, G: Tensor, rank: int, seed: int) -> Tensor:
 def shuffled(labels: Tensor, count: int, seed: int) -> Tensor:
     """(count, N) the labels (N), each time in another random order."""
     source = generator(seed)
-    orders = [torch.randperm(len(labels), generator=source) for _ in range(checks.count(count, "count", 1))]
+    orders = [
+        torch.randperm(len(labels), generator=source, device="cpu") for _ in range(checks.count(count, "count", 1))
+    ]
     return labels[torch.stack(orders).to(labels.device)]
 
 

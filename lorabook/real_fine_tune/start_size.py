@@ -3,8 +3,8 @@
 Plain LoRA on the task of the page, for one epoch: ``B = 0`` and A drawn at a multiple, the size, of LoRA's own
 deviation, so that the network starts as it is.  The rate of a size is that of its least validation loss, averaged over
 the seeds; sizes are compared by their test losses at these rates, seed by seed: the same minibatches in the same
-order, the same A but for the size.  All arms take longer than a page may, so ``data/measured/start_size.csv`` holds
-them; :func:`arms` makes any of them again.
+order, the same A but for the size.  All arms take longer than a page may, so
+``data/real_fine_tune/start_size.csv`` holds them; :func:`arms` makes any of them again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIZES = (0.1, 0.3, 1.0, 3.0, 10.0)  # of LoRA's own deviation
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 SEEDS = 3
 SETTING = dict(task="movie", parts=(768, 256, 768), length=24, blocks=1, rank=8, batch=16, steps=48, seed=0)
-FOLDER = lorabook.DATA / "measured"
+FOLDER = lorabook.DATA / "real_fine_tune"
 
 
 def arms(training: Task, validating: Task, testing: Task, W: Tensor, size: float, rates, seed: int) -> Tensor:
@@ -43,7 +43,7 @@ def arms(training: Task, validating: Task, testing: Task, W: Tensor, size: float
 
 
 def table() -> Tensor:
-    """(sizes, rates, seeds, 2) validation and test losses of ``data/measured/start_size.csv``, float64, on the CPU.
+    """(sizes, rates, seeds, 2) losses of ``data/real_fine_tune/start_size.csv``: validation, test; on the CPU.
 
     Raises:
         ValueError: an arm is missing, or stands twice.
@@ -53,7 +53,7 @@ def table() -> Tensor:
     wanted = [(size, rate, seed) for size in SIZES for rate in RATES for seed in range(SEEDS)]
     if len(rows) != len(wanted) or set(found) != set(wanted):
         raise ValueError(f"The table of starts needs each of {len(wanted)} arms once; it has {len(rows)} rows.")
-    values = torch.tensor([found[arm] for arm in wanted], dtype=torch.float64)
+    values = torch.tensor([found[arm] for arm in wanted], dtype=torch.float64, device="cpu")
     return values.reshape(len(SIZES), len(RATES), SEEDS, 2)
 
 
