@@ -202,9 +202,12 @@ def test_problems_of_a_given_condition_have_it_exactly_and_their_starts_share_wh
         G = lora_one.negative_gradient(task)
         s = torch.linalg.svdvals(G)
         assert torch.allclose(s[..., 0] / s[..., 1], kappas[:, None].expand(2, 3), rtol=1e-10)
-        U = torch.linalg.svd(G[0], full_matrices=False).U[..., :2]
-        B0 = runs.paired_starts(G, 2)
-        inside.append(torch.linalg.svdvals(U.mT @ B0))
+        U = planted.left_vectors(d, 2, 3, 1)
+        # in their order where the singular values differ, and in any case the column space
+        assert float((U.mT @ torch.linalg.svd(G[1]).U[..., :2]).abs().sub(torch.eye(2, dtype=f64)).abs().max()) < 1e-10
+        assert float((G - U @ (U.mT @ G)).norm()) < 1e-12
+        B0 = runs.paired_starts(U, 2)
+        inside.append(U.mT @ B0)
         assert B0.shape == (3, d, 4)
     assert torch.allclose(*inside, rtol=1e-10)
 

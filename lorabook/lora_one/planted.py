@@ -24,6 +24,19 @@ def spectrum(rank: int, kappa, device=None) -> Tensor:
     return kappa[..., None] ** -torch.linspace(0, 1, rank, dtype=DTYPE, device=device)
 
 
+def left_vectors(d: int, rank: int, seeds: int, seed: int, device=None) -> Tensor:
+    """U (seeds, d, rank), left singular vectors of Delta in :func:`planted` with this seed.
+
+    A decomposition of Delta has them up to signs, or a rotation where singular values are equal, which differ from
+    one processor to another.
+    """
+    return _frames(d, rank, seeds, generator(seed), device)
+
+
+def _frames(rows: int, rank: int, seeds: int, source: torch.Generator, device) -> Tensor:
+    return torch.stack([random_orthonormal(rows, rank, source, device) for _ in range(seeds)])
+
+
 def planted(
     d: int,
     k: int,
@@ -46,8 +59,7 @@ def planted(
         concentrated: the rows of Delta live on its first r* columns alone.
     """
     source, where, rank = generator(seed), singular.device, singular.shape[-1]
-    U = torch.stack([random_orthonormal(d, rank, source, where) for _ in range(seeds)])
-    V = torch.stack([random_orthonormal(k, rank, source, where) for _ in range(seeds)])
+    U, V = _frames(d, rank, seeds, source, where), _frames(k, rank, seeds, source, where)
     if concentrated:
         V = torch.eye(k, rank, dtype=DTYPE, device=where).expand_as(V)
     W = normal((d, k), source, where) * (1 / math.sqrt(d) if weight_scale is None else weight_scale)

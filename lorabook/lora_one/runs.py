@@ -18,7 +18,7 @@ from lorabook.device import DTYPE, default_device, generator, normal, tensor
 from lorabook.linalg import largest_sine
 from lorabook.lora_one import alignment, rates, toys
 from lorabook.lora_one.dynamics import descend, leading_left, linear_phase, trajectory
-from lorabook.lora_one.planted import planted, single, spectrum
+from lorabook.lora_one.planted import left_vectors, planted, single, spectrum
 from lorabook.lora_one.problem import Regression, act, distance, negative_gradient, offset
 from lorabook.lora_one.starts import algorithm_start, lora_ga_init, lora_init, spectral_init
 
@@ -66,12 +66,11 @@ def conditioned(d: int, kappas: Tensor, seeds: int, seed: int, ratio: int = 16) 
     return replace(drawn, shift=torch.linalg.solve(drawn.covariance, drawn.shift))
 
 
-def paired_starts(G: Tensor, seed: int) -> Tensor:
-    """(LoRA-init) of rank 4 and size 1 (S, d, 4) whose part inside G's column space is the same for every d."""
-    S, d = G.shape[-3], G.shape[-2]
+def paired_starts(U: Tensor, seed: int) -> Tensor:
+    """(LoRA-init) of rank 4 and size 1 (S, d, 4) whose part inside the span of U (S, d, 2) is the same for every d."""
+    S, d = U.shape[:2]
     draws = generator(seed)
-    inside, B0 = normal((S, 2, 4), draws, G.device), normal((S, d, 4), draws, G.device)
-    U = torch.linalg.svd(G.reshape(-1, S, d, G.shape[-1])[0], full_matrices=False).U[..., :2]
+    inside, B0 = normal((S, 2, 4), draws, U.device), normal((S, d, 4), draws, U.device)
     return B0 + U @ (inside - U.mT @ B0)
 
 
@@ -86,7 +85,7 @@ def tolerance_map(dims, kappas, epsilons: Tensor, seeds: int, seed: int, step: f
     for d in dims:
         for kappa in kappas:
             problem = conditioned(d, tensor([kappa], epsilons.device), seeds, seed)
-            B0 = paired_starts(negative_gradient(problem), seed + 1)
+            B0 = paired_starts(left_vectors(d, 2, seeds, seed, epsilons.device), seed + 1)
             sizes = torch.cat([alignment.printed_size(epsilons, d, kappa), epsilons[:3] * d**-0.5])
             steps = math.ceil(3 * math.log(d) * kappa / step)
             A0 = B0.new_zeros(4, 4)
@@ -109,7 +108,7 @@ def best_sine_constants(dims, kappas: Tensor, alpha: float, seeds: int, seed: in
     found = []
     for d in dims:
         problem = conditioned(d, kappas, seeds, seed)
-        B0 = alpha * paired_starts(negative_gradient(problem), seed + 1)
+        B0 = alpha * paired_starts(left_vectors(d, 2, seeds, seed, kappas.device), seed + 1)
         run = descend(problem, B0, B0.new_zeros(4, 4), step, step, horizon, every=8)
         best = alignment.best(run.sine_to_gradient, run.at)[0]
         found.append(best / alignment.best_sine_law(alpha, d, growth)[:, None])
