@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from adapter_folders import Picture, adapted, bert, files, folder, pair
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from lorabook import device, linalg
 from lorabook.__main__ import main
@@ -481,3 +483,19 @@ def test_peft_loads_the_merged_folder_that_was_checked(tmp_path):
         assert torch.allclose(update(old, "merged"), update(new, "default"))
     with pytest.raises(AdapterError):
         check_merge([tmp_path / "nowhere"], [1.0])
+
+
+@pytest.mark.parametrize(("layer", "fails"), [(nn.Conv1d, True), (nn.Conv2d, False), (nn.Conv3d, True)])
+def test_svd_has_no_error_where_peft_fails_on_a_convolution(tmp_path, layer, fails):
+    """PEFT flattens convolutions in two dimensions alone (its issue 3769)."""
+    base = lambda: nn.Sequential(layer(4, 6, 3))
+    for name in "ab":
+        model = get_peft_model(base(), LoraConfig(r=2, target_modules=["0"], init_lora_weights=False))
+        model.save_pretrained(tmp_path / name)
+    model = PeftModel.from_pretrained(base(), tmp_path / "a", adapter_name="a")
+    model.load_adapter(tmp_path / "b", "b")
+    with pytest.raises(RuntimeError) if fails else nullcontext():
+        model.add_weighted_adapter(["a", "b"], [0.7, 0.3], "m", combination_type="svd")
+    merges = {one.kind: one for one in check_merge([tmp_path / "a", tmp_path / "b"], [0.7, 0.3])[1]}
+    assert math.isnan(merges["svd"].error) == fails == bool(merges["svd"].trouble)
+    assert merges["cat"].error < 1e-14 and not merges["linear"].trouble

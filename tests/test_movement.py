@@ -150,3 +150,38 @@ def test_a_folder_with_an_adapter_of_its_own_stands_for_itself(tmp_path, capsys)
     assert run(path) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "LoRA adapter with 1 module:" in out and "3 more adapters lie in it (checkpoint-50" in out
+
+
+def test_named_adapters_are_compared_with_their_own_checkpoint_before(tmp_path, capsys):
+    """DPO keeps a policy and a reference in every checkpoint; the reference never moves."""
+    for step in (2, 10, 100):
+        for name, factors in (("policy", pair(8, 6, 2, seed=step)), ("ref", pair(8, 6, 2))):
+            room = tmp_path / "dpo" / f"checkpoint-{step}" / name
+            room.parent.mkdir(parents=True, exist_ok=True)
+            folder(room, {"layers.0.q": factors}, dtype=f64)
+    series = inspect_folders(expand([tmp_path / "dpo"]))
+    labels = [str(one.folder.relative_to(tmp_path / "dpo")) for one in series.adapters]
+    assert labels == [f"checkpoint-{step}/{name}" for name in ("policy", "ref") for step in (2, 10, 100)]
+    assert [series.changed(k) is None for k in range(6)] == [True, False, False, True, False, False]
+    X = [B @ A for B, A in (pair(8, 6, 2, seed=step) for step in (2, 10, 100))]
+    truth = [float((b - a).norm() / b.norm()) for a, b in zip(X, X[1:])]
+    assert [series.changed(k) for k in (1, 2)] == pytest.approx(truth, rel=1e-12)  # float64 all through
+    assert max(series.changed(4), series.changed(5)) < 1e-14
+    assert run(tmp_path / "dpo") == 0
+    out = capsys.readouterr().out
+    assert "\nof policy\n" in out and "\nof ref\n" in out and "checkpoint-100/ref" in out
+    assert [series.labels(places) for places in series.runs] == [
+        (name, [f"checkpoint-{step}" for step in (2, 10, 100)]) for name in ("policy", "ref")
+    ]
+    assert run(*(tmp_path / "dpo" / f"checkpoint-{step}" for step in (2, 10, 100))) == 0
+    assert capsys.readouterr().out == out
+
+
+def test_two_runs_are_not_mixed(tmp_path):
+    for name in "ab":
+        checkpoints(tmp_path / name, (50, 100))
+    series = inspect_folders(expand([tmp_path / "a", tmp_path / "b"]))
+    assert series.runs == ((0, 1), (2, 3)) and series.changed(2) is None
+    assert series.changed(1) == series.changed(3)
+    last = inspect_folders([tmp_path / name / "checkpoint-100" for name in "ab"])  # one of each: side by side
+    assert last.runs == ((0, 1),) and last.changed(1) < 1e-14

@@ -4,7 +4,7 @@ PEFT's ``add_weighted_adapter`` makes one adapter of several whose updates are `
 weighted sum ``S = sum_i w_i X_i``:
 
 - ``cat`` writes the factors side by side: S itself, at the sum of the ranks;
-- ``svd`` writes the best update of the highest rank among them;
+- ``svd`` writes the best update of the highest rank among them, and fails on a Conv1d or Conv3d;
 - ``linear`` adds the factors, ``B = sum_i sqrt|w_i c_i| B_i`` and A likewise with the signs, and B A is not S.
 
 Each sets alpha to the new rank R, for a scale of 1.  Under rsLoRA, which the new adapter inherits from the first, the
@@ -22,8 +22,8 @@ import torch
 
 from lorabook.adapters import products
 from lorabook.adapters.compare import Term, same_base, together
-from lorabook.adapters.folder import Adapter, survey
-from lorabook.adapters.parts import WHOLE
+from lorabook.adapters.folder import Adapter, opened, survey
+from lorabook.adapters.parts import CONVOLUTION, WHOLE
 from lorabook.adapters.peft_config import CONFIG, AdapterError, printable
 
 KINDS = ("linear", "cat", "svd")
@@ -129,9 +129,12 @@ class _Plan:
         self.trouble = dict.fromkeys(KINDS, _obstacle(adapters))
         self.missing: set[str] = set()
         if len(set(ranks)) > 1:
-            self._refuse_linear("PEFT refuses it, as the ranks differ")
+            self._refuse("linear", "PEFT refuses it, as the ranks differ")
         if len(adapters) == 1:
             self.trouble |= dict.fromkeys(("cat", "svd"), "PEFT makes linear of a single adapter")
+        odd = next(filter(None, map(_odd_convolution, adapters)), "") if len(adapters) > 1 else ""
+        if odd:
+            self._refuse("svd", f"PEFT fails on it, as {odd}: of convolutions it knows those in two dimensions")
         self.errors: dict[str, dict[str, float]] = {kind: {} for kind in KINDS}
         self.scaled: dict[str, list[float]] = {kind: [] for kind in KINDS}
 
@@ -140,7 +143,7 @@ class _Plan:
             return
         made = {"linear": linear(terms), "cat": terms, "svd": svd(terms, self.rank["svd"])}
         if not made["linear"]:
-            self._refuse_linear(f"PEFT refuses it, as the ranks differ in {printable(name)}")
+            self._refuse("linear", f"PEFT refuses it, as the ranks differ in {printable(name)}")
         elif terms[0][2].shape[0] != self.rank["linear"]:
             self.trouble["linear"] = self.trouble["linear"] or (
                 f"PEFT cannot load what it saves, as {printable(name)} has rank {terms[0][2].shape[0]} in it and "
@@ -174,9 +177,10 @@ class _Plan:
             )
         return found
 
-    def _refuse_linear(self, why: str) -> None:
-        if not self.missing:
-            self.trouble["linear"], self.missing = why, {"linear"}
+    def _refuse(self, kind: str, why: str) -> None:
+        if kind not in self.missing:
+            self.trouble[kind] = why
+            self.missing.add(kind)
 
     def _factor(self, kind: str) -> float:
         return math.sqrt(self.rank[kind]) if self.rslora else 1.0
@@ -253,6 +257,15 @@ def _obstacle(adapters: list[Adapter]) -> str:
             for key in sorted(whole[place] & other):
                 if any(f".{name}." in f".{key}" for name in one.config.get("modules_to_save") or []):
                     return f"PEFT refuses it, as {printable(key)} is saved whole in more than one"
+    return ""
+
+
+def _odd_convolution(adapter: Adapter) -> str:
+    """A convolution that PEFT's ``svd`` does not flatten to a matrix, or nothing."""
+    for name, part in adapter.parts.items():
+        sides = len(opened(adapter.files[part.key_A]).get_slice(part.key_A).get_shape()) - 2
+        if part.kind == CONVOLUTION and sides != 2:
+            return f"{printable(name)} is a Conv{sides}d"
     return ""
 
 

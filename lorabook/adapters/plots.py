@@ -49,16 +49,21 @@ def draw_base(path: str | Path, base: dict[str, AgainstBase | str], overwrite: b
 
 
 def draw_series(path: str | Path, series: Series, overwrite: bool = False) -> None:
-    """The norm of every module from folder to folder: its median, and the band of 90 %."""
+    """The norm of every module from folder to folder: its median, and the band of 90 %, a curve for each run."""
     figures = _figures()
-    nan = float("nan")
+    nan, x = float("nan"), list(range(1, len(series.adapters) + 1))
+    named = [series.labels(run) for run in series.runs]
     norms = [
-        [nan if one.norms[k] is None else one.norms[k] for one in series.moved] for k in range(len(series.adapters))
+        [[nan if k not in run or one.norms[k] is None else one.norms[k] for one in series.moved] for k in range(len(x))]
+        for run in series.runs
     ]
+    what = "median, and 5 to 95 % of the modules"
     ax = figures.panel("adapter", "||X|| of a module", width=7.0, height=3.6)
-    x = list(range(1, len(norms) + 1))
-    figures.bands(ax, x, [norms], ["median, and 5 to 95 % of the modules"], "kim", marker="o")
-    ax.set_xticks(x, [adapter.folder.name for adapter in series.adapters], rotation=20 if len(x) > 4 else 0)
+    figures.bands(
+        ax, x, norms, [f"{title}: {what}" if len(named) > 1 else what for title, _ in named], "kim", marker="o"
+    )
+    ticks = {k: label for run, (_, short) in zip(series.runs, named) for k, label in zip(run, short)}
+    ax.set_xticks(x, [ticks[k] for k in range(len(x))], rotation=20 if len(x) > 4 else 0)
     _write(path, ax, "Norms from adapter to adapter", "Median and band of the modules' norms by adapter.", overwrite)
 
 

@@ -108,23 +108,16 @@ def series_text(series: Series) -> str:
     rows = []
     for place, (label, found) in enumerate(zip(short, series.measured)):
         middle = lambda values: statistics.median(list(values))
-        changed = series.changed(place) if place else None
+        changed = series.changed(place)
         row = [label, str(len(found)), str(sum(not one.largest for one in found)), span(one.scale for one in found)]
         row += [brief(series.total(place)), "" if changed is None else brief(changed)]
         row += [f"{middle(one.stable_rank for one in found):.1f}", f"{middle(one.energy_90 for one in found):g}"]
         rows.append([*row, brief(middle(one.imbalance for one in found))])
     lines = [f"{len(folders)} adapters" + (f" in {elide(printable(room), WIDTH - 20)}" if room else ""), ""]
     lines += [*table(header, rows, words={0}), "", LEGEND_SERIES]
-    begin = common_begin([one.name for one in series.moved])
-    shown = spread(len(folders), (WIDTH - 40) // (2 + min(14, max(map(len, short)))))
-    header = ["||X||_F", *(elide(short[k], 14) for k in shown), "last change"]
-    rows = []
-    for one in series.moved:
-        last = one.changes[-1] / one.norms[-1] if one.changes[-1] is not None and one.norms[-1] else None
-        row = [printable(one.name.removeprefix(begin)), *(or_dash(one.norms[k]) for k in shown), or_dash(last)]
-        rows.append(row)
-    lines += ["", *([f"names begin with {elide(printable(begin), WIDTH - 17)}"] if begin else [])]
-    lines += [*table(header, rows, words={0}), "", "last change: ||X - X before||_F / ||X||_F of the last two."]
+    for run in series.runs:
+        lines += ["", *_run_lines(series, run)]
+    lines += ["", "last change: ||X - X before||_F / ||X||_F of the last two."]
     bases = {printable(str(one.config.get("base_model_name_or_path") or "")) for one in series.adapters} - {""}
     more = [f"note: the adapters name different base models: {', '.join(sorted(bases))}."] if len(bases) > 1 else []
     more += [
@@ -135,13 +128,33 @@ def series_text(series: Series) -> str:
     return "\n".join([*lines, *wrapped([*more, *(f"left out: {sentence}" for sentence in series.failed)])])
 
 
+def _run_lines(series: Series, run: tuple[int, ...]) -> Iterable[str]:
+    """The modules of one run, from folder to folder."""
+    title, short = series.labels(run)
+    short = [printable(one) for one in short]
+    rows, moved = [], [one for one in series.moved if any(one.norms[k] is not None for k in run)]
+    begin = common_begin([one.name for one in moved])
+    shown = spread(len(run), (WIDTH - 40) // (2 + min(14, max(map(len, short)))))
+    if len(series.runs) > 1:
+        yield f"of {elide(printable(title), WIDTH - 3)}"
+    if begin:
+        yield f"names begin with {elide(printable(begin), WIDTH - 17)}"
+    header = ["||X||_F", *(elide(short[k], 14) for k in shown), "last change"]
+    for one in moved:
+        change, norm = one.changes[run[-1]], one.norms[run[-1]]
+        last = change / norm if change is not None and norm else None
+        row = [printable(one.name.removeprefix(begin)), *(or_dash(one.norms[run[k]]) for k in shown)]
+        rows.append([*row, or_dash(last)])
+    yield from table(header, rows, words={0})
+
+
 def series_json(series: Series, verdicts: list[dict | None], bases: list[dict | None]) -> str:
     """One object with a report for each folder, and how the modules move."""
     reports = [
         {"folder": str(adapter.folder)} | _object(adapter, found, said, base)
         for adapter, found, said, base in zip(series.adapters, series.measured, verdicts, bases)
     ]
-    changed = [series.changed(k) if k else None for k in range(len(reports))]
+    changed = [series.changed(k) for k in range(len(reports))]
     whole = {"format": 1, "folders": reports, "changed": changed, "moves": [asdict(one) for one in series.moved]}
     return dumped(whole | {"failed": list(series.failed)})
 
