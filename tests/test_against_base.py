@@ -348,7 +348,8 @@ def test_the_command_prints_both_tables_and_json_has_the_same(home, capsys):
 def test_the_figure_of_the_base_is_one_file(home, capsys):
     assert run(home / "a", "--model", home / "b", "--plot", home / "base.svg") == 0
     text = (home / "base.svg").read_text()
-    assert text.startswith("<svg") and "lost in a merge" in text
+    assert text.startswith("<svg") and "currentColor" in text
+    assert [path.name for path in home.glob("*.svg")] == ["base.svg"]
 
 
 def test_with_several_folders_the_base_stands_beside_each(home, capsys):
