@@ -303,6 +303,8 @@ def _short(drawing: str) -> str:
     tight = lambda places: re.sub(r"\d+\.\d+", near, re.sub(r"\s*([A-Za-z])\s*", r"\1", places[0]))
     drawing = re.sub(r'\b(?:d|x|y)="[^"]*"', tight, drawing).replace("DejaVuSans-", "g")
     drawing = re.sub(r' id="[A-Za-z.]+(?:2d)?_\d+"|<!--.*?-->\n', "", drawing)  # names that nothing refers to
+    drawing = re.sub(r"translate\([^)]*\)", lambda place: re.sub(r"\d+\.\d+", near, place[0]), drawing)
+    drawing = drawing.replace("xlink:href", "href")
     return re.sub(r'style="[^"]*"', lambda style: re.sub("(?<=[:;]) ", "", style[0]), drawing)
 
 
