@@ -30,12 +30,12 @@ EMPTY = pandas.DataFrame()
 def csv(panels) -> str:
     """The points of some panels as the text of a CSV file.
 
-    Seven digits: enough to draw the figure again, and the same on most processors.
+    Five digits: a hundredth of a pixel, and the same on most processors.
     """
     looks = _named(line for ax in panels for line in ax.lines)
     tables = [_panel(ax, looks).assign(panel=letter) for ax, letter in zip(panels, "abcdefghijkl")]
     table = pandas.concat(tables, ignore_index=True).set_index(["panel", "series"])
-    return table.rename(columns=_plain).to_csv(float_format="%.7g", lineterminator="\n")
+    return table.rename(columns=_plain).to_csv(float_format="%.5g", lineterminator="\n")
 
 
 def link(text: str) -> str:
