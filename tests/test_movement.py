@@ -77,7 +77,7 @@ def test_the_figure_of_several_is_one_file(tmp_path, capsys):
     path = checkpoints(tmp_path / "out")
     assert run(path, "--plot", tmp_path / "norms.svg") == 0
     text = (tmp_path / "norms.svg").read_text()
-    assert text.startswith("<svg") and "checkpoint-100" in text
+    assert text.startswith("<svg") and "currentColor" in text
     assert run(path, "--plot", tmp_path / "norms.svg") == 1
     assert "exists" in capsys.readouterr().err
 

@@ -183,3 +183,11 @@ def test_a_row_carries_its_data():
         and plotted.link(row.data) in row._repr_mimebundle_()["text/html"]
     )
     assert "lb-data" not in figures.Row("c", ("d",), ("<svg></svg>",))._repr_mimebundle_()["text/html"]
+
+
+def test_a_band_without_a_place_and_levels_that_no_line_reaches_do_no_harm():
+    ax = a_panel()
+    figures.curves(ax, X, X[None], ["a"], "kim")
+    ax.fill_between(np.array([]), np.array([]), np.array([]))
+    ax.contour(np.zeros((3, 3)), levels=[1.0])
+    assert set(told(ax)["series"]) == {"a"}

@@ -75,7 +75,8 @@ def _points(artist: Artist, ax: Axes) -> pandas.DataFrame:
     if isinstance(artist, ContourSet):
         paths = zip(artist.levels, artist.get_paths())
         lines = [(level, line) for level, path in paths for line in path.to_polygons(closed_only=False)]
-        return pandas.concat([_table(line).assign(level=level, line=k) for k, (level, line) in enumerate(lines, 1)])
+        drawn = [_table(line).assign(level=level, line=k) for k, (level, line) in enumerate(lines, 1)]
+        return pandas.concat(drawn) if drawn else EMPTY
     if isinstance(artist, QuadMesh):
         corners = artist.get_coordinates()
         return _table((corners[:-1, :-1] + corners[1:, 1:]).reshape(-1, 2) / 2).assign(value=artist.get_array().ravel())
@@ -93,7 +94,7 @@ def _points(artist: Artist, ax: Axes) -> pandas.DataFrame:
     if isinstance(artist, Rectangle) and artist is not ax.patch:
         ends = _placed(_table(artist.get_corners()[[0, 2]]), artist.get_data_transform(), ax)
         return ends if ends.isna().any(axis=None) else ends[1:].assign(y=ends["y"].mean())  # a strip, a bar
-    if isinstance(artist, PolyCollection):
+    if isinstance(artist, PolyCollection) and artist.get_paths():  # none where a band has no place on a log axis
         edges = pandas.concat([_table(path.vertices) for path in artist.get_paths()])
         edges = _placed(edges, artist.get_transform(), ax)
         if edges.isna().any(axis=None):
