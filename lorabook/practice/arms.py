@@ -12,6 +12,7 @@ import base64
 import time
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,7 +108,7 @@ def run(arm: Arm, split: int = SPLIT, schedule: bool = True) -> dict:
     method = replace(METHODS[arm.method], rounded=getattr(torch, arm.rounded) if arm.rounded else None)
     method = method if arm.ratio is None else replace(method, ratio=arm.ratio)
     G, gamma = (here.G, here.gamma) if method.start in FROM_GRADIENT else (torch.zeros_like(here.W), 1.0)
-    options = dict(
+    options: dict[str, Any] = dict(
         rank=arm.rank, gamma=gamma, rates=[arm.rate], steps=STEPS, batch=BATCH, every=STEPS, schedule=schedule
     )
     try:

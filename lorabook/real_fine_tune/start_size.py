@@ -9,6 +9,8 @@ order, the same A but for the size.  All arms take longer than a page may, so
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,9 @@ from lorabook.real_fine_tune.train import Method, train
 SIZES = (0.1, 0.3, 1.0, 3.0, 10.0)  # of LoRA's own deviation
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 SEEDS = 3
-SETTING = dict(task="movie", parts=(768, 256, 768), length=24, blocks=1, rank=8, batch=16, steps=48, seed=0)
+SETTING: dict[str, Any] = dict(
+    task="movie", parts=(768, 256, 768), length=24, blocks=1, rank=8, batch=16, steps=48, seed=0
+)
 FOLDER = lorabook.DATA / "real_fine_tune"
 
 
