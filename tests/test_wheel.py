@@ -205,7 +205,7 @@ def undeclared(paths, project, *extras, where="anywhere"):
         "test_device_discipline",
         "half_there",
         "no_lora",
-        "programs",
+        *(path.stem for path in (Path(__file__).parent.parent / "book/_ext").glob("*.py")),
     } | {path.stem for path in paths}
     wanted = set().union(*(imports(code(path))[where] for path in paths)) - ours
     return {name for name in wanted if not declared & set(map(canonicalize_name, owners.get(name, [name])))}
