@@ -426,7 +426,9 @@ def test_impossible_ranks_and_unknown_starts_are_refused(W):
             starts.one_step(W, 1.0, rank)
     with pytest.raises(ValueError, match="LoRA-GA takes 2 rank = 400"):
         starts.lora_ga(W, 200)
-    with pytest.raises(ValueError, match="start must be lora, pissa, lora_ga, lora_one, directed, sized or full; got 'dora'"):
+    with pytest.raises(
+        ValueError, match="start must be lora, pissa, lora_ga, lora_one, directed, sized or full; got 'dora'"
+    ):
         train.begin(train.Method("dora"), W, W, 2, 1.0, device.generator(0))
 
 

@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import tomllib
 import zipfile
+from pathlib import Path
 
 import jupytext
 import nbformat
