@@ -100,7 +100,7 @@ def test_two_numbers_carry_descent_on_the_trace_loss():
     A0 = device.normal((2, 4), device.generator(0), "cpu")
     N = A0.square().sum()
     B, A = rushka.descend(*rushka.trace_gradients(1.5), torch.zeros_like(A0.mT), A0, 0.05, 20)
-    left, before = rushka_runs.descent(torch.tensor(1.5), N, torch.tensor(0.05, dtype=N.dtype), 20)
+    *_, before, left = rushka_runs.residuals(torch.tensor(1.5), N, torch.tensor(0.05, dtype=N.dtype), 20)
     assert float(left) == pytest.approx(1.5 - float((B * A.mT).sum()), rel=1e-12)
     assert abs(left) < abs(before)
 

@@ -19,6 +19,12 @@ from torch import Tensor
 from lorabook.device import DTYPE, default_device
 
 
+def log_half_normal(count: int = 400) -> Tensor:
+    """``ln |x|`` (count,) float64 at evenly spaced quantiles of a Gaussian x, for what a start does in the median."""
+    shares = (torch.arange(count, dtype=DTYPE) + 0.5) / count
+    return (2**0.5 * torch.erfinv(shares)).log()
+
+
 @dataclass(frozen=True)
 class Axis:
     """A parameter of a map: what it is called, its range, how many values a coarse and a fine grid have."""

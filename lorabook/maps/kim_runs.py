@@ -12,17 +12,19 @@ from lorabook.device import generator, normal
 from lorabook.maps.chart import Axis, Chart, Panel
 
 
+def velocity(state, H: Tensor, M: Tensor, lam: Tensor, clock: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
+    """Flow with decay of systems with their own quadratic loss, H (P, n^2, n^2) and M (P, n, n), and clock."""
+    B, A = state
+    G = (H @ (B @ A - M).flatten(1)[..., None]).reshape(M.shape)
+    return clock * (-G @ A.mT - lam * B), clock * (-B.mT @ G - lam * A)
+
+
 def follow(problems: list, B: Tensor, A: Tensor, horizon: float) -> Tensor:
     """Products (P, S, n, n) at the end of the flow with decay of P problems of one size from S starts each."""
     H, M = (torch.stack([getattr(one, name) for one in problems]) for name in ("H", "M"))
     lam = torch.tensor([one.lam for one in problems], dtype=H.dtype, device=H.device)
     P, S = B.shape[:2]
     spread = lambda x: x[:, None].expand(P, S, *x.shape[1:]).reshape(P * S, *x.shape[1:])
-
-    def velocity(state, H, M, lam):
-        B, A = state
-        G = (H @ (B @ A - M).flatten(1)[..., None]).reshape(M.shape)
-        return -G @ A.mT - lam * B, -B.mT @ G - lam * A
 
     start = B.flatten(0, 1).contiguous(), A.flatten(0, 1).contiguous()
     parameters = spread(H), spread(M), spread(lam[:, None, None])

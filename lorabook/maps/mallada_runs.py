@@ -6,12 +6,13 @@ from __future__ import annotations
 import math
 
 import torch
+from scipy.optimize import bisect
 from torch import Tensor
 
 from lorabook import mallada
 from lorabook.device import DTYPE, generator, tensor
 from lorabook.mallada import exponents, runs
-from lorabook.maps.chart import Axis, Chart, Panel
+from lorabook.maps.chart import Axis, Chart, Panel, log_half_normal
 
 SIZES = {"small": ((2, 4, 2), 1), "wide": ((6, 10, 5), 3)}  # (m, h, n) and rank
 
@@ -73,15 +74,13 @@ def lost_share(ratio: float, shift: float, terms: int = 60) -> float:
 
 def larger_layer_border(panel: Panel, shift: float) -> float:
     """The d at which the median of :func:`lost_share` over Gaussian starts of rank one is the chart's level."""
-    grid = (torch.arange(400, dtype=DTYPE) + 0.5) / 400
-    normal = (2**0.5 * torch.erfinv(grid)).log()
-    low, high = 0.02, 1.5
-    for _ in range(40):
-        d = (low + high) / 2
+    normal = log_half_normal()
+
+    def share(d):
         middle = (2 * normal[:, None] - 2 * d * normal).flatten().median().item()
-        share = lost_share(d, shift) * panel.value ** (2 * (1 - d)) * math.exp(middle)
-        low, high = (d, high) if share < 0.02 else (low, d)
-    return low
+        return lost_share(d, shift) * panel.value ** (2 * (1 - d)) * math.exp(middle)
+
+    return bisect(lambda d: share(d) - 0.02, 0.02, 1.5)
 
 
 CHARTS = (

@@ -7,6 +7,8 @@ carry it: the residual is ``c - b a N`` with ``N = ||A0||^2``.
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -32,40 +34,35 @@ def price_border(panel: Panel, n: float) -> float:
     return ((n * n + n - 2) / panel.value**2 - 2) / n
 
 
-def descent(c, N, step, iterations: int) -> tuple[Tensor, Tensor]:
-    """Residual (...) of simultaneous descent from b = 0, a = 1 after ``iterations``, and one before; all broadcast."""
-    b = torch.zeros(torch.broadcast_shapes(*(x.shape for x in (c, N, step))), dtype=step.dtype, device=step.device)
-    a, before = torch.ones_like(b), c + b
+def residuals(c: Tensor, N: Tensor, step: Tensor, iterations: int) -> Iterator[Tensor]:
+    """Residual (...) after each iteration of simultaneous descent from b = 0, a = 1; all broadcast."""
+    b = torch.zeros(torch.broadcast_shapes(c.shape, N.shape, step.shape), dtype=step.dtype, device=step.device)
+    a, left = torch.ones_like(b), c + b
     for _ in range(iterations):
-        before = c - b * a * N
-        slope = step * before
+        slope = step * left
         b, a = b + slope * a, a + slope * b
-    return c - b * a * N, before
+        left = c - b * a * N
+        yield left
 
 
 def largest_step(panel: Panel, size: Tensor, step: Tensor, draws: int) -> Tensor:
     """Share (X, Y) of ``draws`` steps around each, up to a tenth away, at which descent arrives; c = 1."""
     jitter = 0.9 + 0.2 * torch.rand(draws, generator=generator(0), dtype=step.dtype).to(step.device)
     one = torch.ones((), dtype=step.dtype, device=step.device)
-    left, _ = descent(one, size[:, None, None], step[:, None] * jitter, 2000)
+    left = deque(residuals(one, size[:, None, None], step[:, None] * jitter, 2000), maxlen=1).pop()
     return (left.abs() < 1e-6).to(step.dtype).mean(-1)
 
 
 def late_lead(panel: Panel, rho: Tensor, step: Tensor, draws: int) -> Tensor:
     """``ln |1 - step n| - ln |LoRA's last factor|`` (X, Y) at n = 1, ``N = panel.value``, ``rho^2 = N^2 + 4 c^2``.
 
-    The last factor is the quotient of the residuals at the first of 1500 steps where they fall below 1e-9 of c;
+    The last factor is the quotient of the residuals at the last of 1500 steps with one between 1e-12 and 1e-6 of c;
     minus infinity for descent that does not arrive.
     """
     N = torch.as_tensor(panel.value, dtype=step.dtype, device=step.device)
     c = ((rho.square() - N.square()) / 4).sqrt()[:, None] + 0 * step
-    b, a = torch.zeros_like(c), torch.ones_like(c)
-    factor = torch.full_like(c, torch.inf)
-    left = c
-    for _ in range(1500):
-        slope = step * left
-        b, a = b + slope * a, a + slope * b
-        now = c - b * a * N
+    factor, left = torch.full_like(c, torch.inf), c
+    for now in residuals(c, N, step, 1500):
         counts = (now.abs() < 1e-6 * c) & (now.abs() > 1e-12 * c) & (left.abs() > now.abs())
         factor, left = torch.where(counts, (now / left).abs(), factor), now
     arrived = left.abs() < 1e-6 * c

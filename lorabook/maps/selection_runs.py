@@ -8,11 +8,13 @@ from __future__ import annotations
 import math
 
 import torch
+from scipy.optimize import bisect
 from torch import Tensor
 
 from lorabook import flow, kim, mallada
 from lorabook.device import DTYPE, generator, normal
-from lorabook.maps.chart import Axis, Chart, Panel
+from lorabook.maps import kim_runs
+from lorabook.maps.chart import Axis, Chart, Panel, log_half_normal
 
 DECOY = 10.0  # curvature of the decoy in the race of minima
 
@@ -55,13 +57,10 @@ def _minima(ratio: Tensor, A: Tensor, horizon: Tensor, at: Tensor) -> Tensor:
     which = torch.tensor([index[each] for each in ratio.tolist()], device=A.device)
     H, M = (torch.stack([getattr(one, name) for one in some])[which] for name in ("H", "M"))
 
-    def velocity(state, H, M, clock):
-        B, A = state
-        G = (H @ (B @ A - M).flatten(1)[..., None]).reshape(M.shape)
-        return clock * (-G @ A.mT - lam * B), clock * (-B.mT @ G - lam * A)
-
-    parameters = H, M, horizon[:, None, None]
-    B, A = flow.integrate(velocity, (A.new_zeros(len(A), 2, 1), A[:, None]), at, 1e-7, 1e-13, parameters).states
+    parameters = H, M, torch.full_like(horizon, lam)[:, None, None], horizon[:, None, None]
+    B, A = flow.integrate(
+        kim_runs.velocity, (A.new_zeros(len(A), 2, 1), A[:, None]), at, 1e-7, 1e-13, parameters
+    ).states
     size = torch.stack([torch.ones_like(ratio), ratio / DECOY], -1)
     return (B @ A).diagonal(dim1=-2, dim2=-1) / size
 
@@ -84,14 +83,9 @@ def larger_pull_border(panel: Panel, alpha: float) -> float:
 
     A candidate of pull g that starts at x has grown to order 1 at ``ln(1 / |x|) / g``.
     """
-    grid = (torch.arange(400, dtype=DTYPE) + 0.5) / 400
-    wait = -math.log(alpha) - (2**0.5 * torch.erfinv(grid)).log()
-    low, high = 1.0, 9.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        share = (wait[:, None] < middle * wait).to(DTYPE).mean().item()
-        low, high = (middle, high) if share < 0.9 else (low, middle)
-    return low
+    wait = -math.log(alpha) - log_half_normal()
+    share = lambda quotient: (wait[:, None] < quotient * wait).to(DTYPE).mean().item()
+    return bisect(lambda quotient: 1.0 if share(quotient) >= 0.9 else -1.0, 1.0, 9.0)
 
 
 CHARTS = (
