@@ -12,7 +12,7 @@ import peft
 import torch
 import transformers
 
-from lorabook.experiments import made, methods, points, run, settings, shelf, tasks
+from lorabook.experiments import made, methods, points, run, settings, shelf, tasks, training
 
 TURNS, EPOCHS = 7, 10
 
@@ -59,7 +59,9 @@ def main():
 
         def ours():
             ready = methods.ready("lora", load(), values, 8, 1e-4, None)
-            trainer = run._trainer(point, values, folder / "run", ready.model, sets, collate, None, [], lambda x, y: x)
+            trainer = training.trainer(
+                point, values, folder / "run", ready.model, sets, collate, None, [], lambda x, y: x
+            )
             trainer.args.save_strategy = transformers.trainer_utils.SaveStrategy.NO  # a checkpoint is no step
             return trainer
 

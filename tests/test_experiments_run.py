@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from lorabook.__main__ import main
-from lorabook.experiments import ExperimentError, made, methods, nuclear, plan, points, run, settings
+from lorabook.experiments import ExperimentError, made, methods, nuclear, plan, points, run, settings, training
 from lorabook.experiments.shelf import Shelf
 from lorabook.inputs import published
 
@@ -58,7 +58,7 @@ class Stopped(Exception):
 
 def stop_at(monkeypatch, step):
     """Let the next training die after this many steps."""
-    train = run._train
+    train = training.train
 
     def dying(trainer, folder):
         def on_step_end(_, args, state, control, **others):
@@ -70,7 +70,7 @@ def stop_at(monkeypatch, step):
             trainer.add_callback(kind())
         train(trainer, folder)
 
-    monkeypatch.setattr(run, "_train", dying)
+    monkeypatch.setattr(training, "train", dying)
 
 
 CASES = [
@@ -174,7 +174,7 @@ def test_a_name_tells_the_run_and_changes_with_every_setting():
 
 
 def test_a_score_that_is_no_number_makes_no_record(shelves, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "_predict", lambda *_: [[float("nan"), 0.0]] * made.ROWS["validation"])
+    monkeypatch.setattr(training, "predict", lambda *_: [[float("nan"), 0.0]] * made.ROWS["validation"])
     with pytest.raises(ExperimentError, match="pretrained ended in numbers that are not finite"):
         run.record(*one("glue", task="cola", method="pretrained"), tmp_path, shelves["glue"])
     assert not list(tmp_path.glob("*.json"))

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -22,14 +21,13 @@ from torch import nn
 
 from lorabook import checks
 from lorabook.device import default_device, describe
-from lorabook.experiments import ExperimentError, images, methods, nuclear, tasks
+from lorabook.experiments import ExperimentError, images, methods, nuclear, tasks, training
 from lorabook.experiments.points import Point
 from lorabook.experiments.results import FORMAT, accuracy
 from lorabook.experiments.settings import load
 from lorabook.experiments.shelf import Shelf
 from lorabook.sweep.engine import write
 
-CHECKPOINTS = 10  # in a run
 PACKAGES = ("lorabook", "torch", "transformers", "peft", "accelerate", "numpy")
 CURVE = ("epoch", "step", "loss", "learning_rate", "eval_loss", "eval_accuracy", "rank", "first_value_rank", "norm")
 HEARD = {"loss", "eval_loss", "rank"}  # an entry of the Trainer's history with none of these says nothing of the run
@@ -83,11 +81,13 @@ def _text(run: Point, values: dict[str, Any], folder: Path, shelf: Shelf) -> dic
         clock("start")
         words = tasks.label_tokens(run.task, tokenizer)
         scores = lambda logits, labels: (logits[0] if isinstance(logits, tuple) else logits)[:, 0, words]
-        trainer = _trainer(run, values, folder, ready.model, sets, collate, ready.optimizer, ready.callbacks, scores)
+        trainer = training.trainer(
+            run, values, folder, ready.model, sets, collate, ready.optimizer, ready.callbacks, scores
+        )
         if ready.trains:
-            _train(trainer, folder)
+            training.train(trainer, folder)
         clock("train")
-        predictions = {"labels": sets["validation"].labels, "scores": _predict(trainer, sets["validation"])}
+        predictions = {"labels": sets["validation"].labels, "scores": training.predict(trainer, sets["validation"])}
         clock("evaluate")
     curve = trainer.state.log_history
     return _found(run, files, origin, curve, predictions, clock, ready.notes, ready.model)
@@ -116,12 +116,14 @@ def _classified(run: Point, values: dict[str, Any], folder: Path, shelf: Shelf) 
         else:
             optimizer = course = None
         callbacks = [course.callback()] if course else []
-        trainer = _trainer(run, values, folder, model, sets, collate, optimizer, callbacks, scores, each_epoch=True)
+        trainer = training.trainer(
+            run, values, folder, model, sets, collate, optimizer, callbacks, scores, each_epoch=True
+        )
         if course:
-            _train(trainer, folder)
+            training.train(trainer, folder)
             notes["singular_values"] = {name: s.tolist() for name, s in course.values().items()}
         clock("train")
-        predictions = {"labels": sets["validation"].labels, "scores": _predict(trainer, sets["validation"])}
+        predictions = {"labels": sets["validation"].labels, "scores": training.predict(trainer, sets["validation"])}
         clock("evaluate")
     return _found(run, files, origin, trainer.state.log_history, predictions, clock, notes, model)
 
@@ -166,8 +168,8 @@ def _probe(run: Point, values: dict, folder: Path, model: Any, sets: dict, colla
     else:
         own = values | {"epochs": values["head_epochs"], "schedule": "constant", "warmup_steps": 0}
         optimizer = torch.optim.AdamW(head.parameters(), lr=values["head_rate"], weight_decay=0.0)
-        trainer = _trainer(run, own, folder / "head", model, sets, collate, optimizer, [], scores)
-        _train(trainer, folder / "head")
+        trainer = training.trainer(run, own, folder / "head", model, sets, collate, optimizer, [], scores)
+        training.train(trainer, folder / "head")
         save_file({name: one.contiguous() for name, one in head.state_dict().items()}, place)
     for one in head.parameters():
         one.requires_grad_(False)
@@ -182,91 +184,6 @@ def _sets(run: Point, values: dict, shelf: Shelf, file: Callable, make: Callable
         files[split] = {"file": name, "rows": len(rows), "sha256": digest}
         sets[split] = make(rows)
     return sets, files
-
-
-def _trainer(
-    run: Point,
-    values: dict,
-    folder: Path,
-    model: nn.Module,
-    sets: dict,
-    collate: Any,
-    optimizer: Any,
-    callbacks: list,
-    scores: Callable,
-    each_epoch: bool = False,
-) -> Any:
-    """transformers' Trainer under the settings."""
-    transformers = checks.package("transformers", "experiments")
-    total = math.ceil(len(sets["train"]) / values["batch"]) * values["epochs"]
-    arguments = transformers.TrainingArguments(
-        str(folder),
-        num_train_epochs=values["epochs"],
-        per_device_train_batch_size=values["batch"],
-        per_device_eval_batch_size=values["batch"],
-        learning_rate=run.rate,
-        optim="adamw_torch",
-        weight_decay=values.get("weight_decay", 0.0),
-        lr_scheduler_type=values["schedule"],
-        warmup_steps=values["warmup_steps"],
-        max_grad_norm=values["clipping"],
-        bf16=values["precision"] == "bfloat16",
-        use_cpu=default_device().type == "cpu",
-        seed=run.seed,
-        data_seed=run.seed,
-        save_strategy="steps",
-        save_steps=max(1, total // CHECKPOINTS),
-        save_total_limit=1,
-        eval_strategy="epoch" if each_epoch else "no",
-        logging_steps=max(1, total // 200),
-        label_names=["labels"],
-        remove_unused_columns=False,
-        dataloader_pin_memory=default_device().type == "cuda",
-        disable_tqdm=True,
-        report_to=[],
-    )
-    return _kind()(
-        model,
-        arguments,
-        data_collator=collate,
-        train_dataset=sets["train"],
-        eval_dataset=sets["validation"],
-        optimizers=(optimizer, None),
-        callbacks=callbacks,
-        preprocess_logits_for_metrics=scores,
-        compute_metrics=(lambda found: {"accuracy": float((found[0].argmax(-1) == found[1]).mean())})
-        if each_epoch
-        else None,
-    )
-
-
-def _kind() -> Any:
-    """transformers' Trainer, which reads the weights of a checkpoint as they are named there: of a vision transformer,
-    whose files have other names than its modules, it would read none."""
-    base = checks.package("transformers", "experiments").Trainer
-
-    def load(self, checkpoint, model=None):
-        if not (Path(checkpoint) / "config.json").is_file():  # an adapter
-            return base._load_from_checkpoint(self, checkpoint, model)
-        held = type(self.model).from_pretrained(checkpoint).state_dict()
-        return self.model.load_state_dict(held)
-
-    return type("Resuming", (base,), {"_load_from_checkpoint": load})
-
-
-def _train(trainer: Any, folder: Path) -> None:
-    """Train, or go on from the last checkpoint."""
-    from transformers.trainer_callback import PrinterCallback
-    from transformers.trainer_utils import get_last_checkpoint
-
-    trainer.remove_callback(PrinterCallback)
-    folder.mkdir(parents=True, exist_ok=True)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
-
-
-def _predict(trainer: Any, examples: Any) -> list[list[float]]:
-    """The score of each label for each example."""
-    return trainer.predict(examples).predictions.tolist()
 
 
 def _found(point, files, origin, curve, predictions, clock, notes, model) -> dict:
