@@ -37,6 +37,7 @@ TEXT = {
     "page.letters",
     "page.lists",
     "page.plotted",
+    "page.svg",
 }
 TEXT |= {"page.parameters", "rushka.proofs"}
 TEXT |= {f"sweep.{name}" for name in ("closure", "engine", "grid", "kernels", "notebook", "results")}

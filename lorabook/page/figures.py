@@ -8,7 +8,6 @@ measurement coloured, one colour per source; tolerance a grey band; the numeric 
 from __future__ import annotations
 
 import html
-import io
 import re
 import zlib
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, LogNorm, to_rgba_array
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
-from lorabook.page import plotted
+from lorabook.page import plotted, svg
 
 plt.style.use(Path(__file__).with_name("lorabook.mplstyle"))
 INK = "#010203"  # replaced by currentColor in the SVG
@@ -255,7 +254,7 @@ def row(*panels: Axes, caption: str, alt: list[str] | tuple[str, ...]) -> Row:
     """
     if len(alt) != len(panels):
         raise ValueError(f"{len(panels)} panels need {len(panels)} descriptions; got {len(alt)}.")
-    return Row(caption, tuple(alt), tuple(_svg(ax) for ax in panels), plotted.csv(panels))
+    return Row(caption, tuple(alt), tuple(svg.drawing(ax, INK) for ax in panels), plotted.csv(panels))
 
 
 @dataclass(frozen=True)
@@ -277,35 +276,7 @@ class Row:
             parts.append(f'<div class="lb-panel">{drawing.replace("<svg", named, 1)}</div>')
         told = html.escape(self.caption) + (f" {plotted.link(self.data)}" if self.data else "")
         page = f'<figure class="lb-row">{"".join(parts)}<figcaption>{told}</figcaption></figure>'
-        return {"text/plain": f"Figure: {self.caption}", "text/html": _once(page)}
-
-
-def _once(page: str) -> str:
-    """A figure whose panels share their letters: each is defined in the first panel that has it."""
-    page, seen = re.sub(r"\b(f[\da-f]+)-\d+-(g[\w-]+)", r"\1-\2", page), set()
-    first = lambda found: "" if found[1] in seen or seen.add(found[1]) else found[0]
-    page = re.sub(r'<path id="(f[\da-f]+-g[\w-]+)"[^>]*/>\n', first, page)
-    return page.replace("<defs>\n</defs>\n", "")
-
-
-def _svg(ax: Axes) -> str:
-    """The panel's SVG without prologue, date or size, with the page's ink."""
-    buffer = io.StringIO()
-    ax.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    outside = r'\A.*?(?=<svg)| (?:width|height)="[\d.]+pt"|<metadata>.*?</metadata>'
-    drawing = re.sub(outside, "", buffer.getvalue(), flags=re.S)
-    return _short(re.sub(r"\n\s*", "\n", drawing.replace(INK, "currentColor")))
-
-
-def _short(drawing: str) -> str:
-    """The same drawing in fewer letters, its points to a hundredth: a book has a hundred of them."""
-    near = lambda number: f"{round(float(number[0]), 2):g}"
-    tight = lambda places: re.sub(r"\d+\.\d+", near, re.sub(r"\s*([A-Za-z])\s*", r"\1", places[0]))
-    drawing = re.sub(r'\b(?:d|x|y)="[^"]*"', tight, drawing).replace("DejaVuSans-", "g")
-    drawing = re.sub(r' id="[A-Za-z.]+(?:2d)?_\d+"|<!--.*?-->\n', "", drawing)  # names that nothing refers to
-    drawing = re.sub(r"translate\([^)]*\)", lambda place: re.sub(r"\d+\.\d+", near, place[0]), drawing)
-    drawing = drawing.replace("xlink:href", "href")
-    return re.sub(r'style="[^"]*"', lambda style: re.sub("(?<=[:;]) ", "", style[0]), drawing)
+        return {"text/plain": f"Figure: {self.caption}", "text/html": svg.share_letters(page)}
 
 
 def _legend(ax: Axes) -> Axes:
