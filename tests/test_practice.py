@@ -71,26 +71,16 @@ def test_every_planned_comparison_has_two_sides_of_the_same_seeds_and_sentences(
 # The rule
 
 
-def draws(seeds, size, shift=0.0, seed=0):
-    source = torch.Generator().manual_seed(seed)
-    return torch.rand(seeds, size, generator=source) < 0.7 + shift
-
-
-def test_the_error_is_that_of_the_chapter_on_the_real_network():
-    first, second = draws(4, 500), draws(4, 500, 0.05, 1)
-    found, known = tables.compared(first, second), compare.paired(first, second)
-    assert (found.mean, found.error) == pytest.approx((known.mean, known.error), rel=1e-12)
-
-
 def test_with_one_source_of_spread_the_rule_is_students_test():
-    of_seeds = tables.Contrast(1.0, 0.0, 0.04, 5)
+    # seeds differ and sentences do not, then the other way round
+    of_seeds = compare.paired(torch.arange(5.0)[:, None].expand(5, 9), torch.zeros(5, 9))
     assert of_seeds.freedom == pytest.approx(4)
-    assert of_seeds.reach(1) == pytest.approx(0.2 * stats.t.ppf(0.975, 4))
-    of_sentences = tables.Contrast(1.0, 0.04, 0.0, 5)
-    assert of_sentences.freedom == pytest.approx(arms.SIZES[-1] - 1)
+    assert of_seeds.reach() == pytest.approx(0.5**0.5 * stats.t.ppf(0.975, 4))
+    of_sentences = compare.paired(torch.arange(9.0).expand(5, 9), torch.zeros(5, 9))
+    assert of_sentences.freedom == pytest.approx(8)
     # the power's quantile is added: a difference of this size is found four times in five
-    more = of_sentences.reach(1, power=0.8) - of_sentences.reach(1)
-    assert more == pytest.approx(0.2 * stats.t.ppf(0.8, arms.SIZES[-1] - 1))
+    more = of_sentences.reach(power=0.8) - of_sentences.reach()
+    assert more == pytest.approx(of_sentences.error * stats.t.ppf(0.8, 8))
 
 
 def test_a_null_is_called_a_difference_no_more_often_than_the_level_says():
@@ -100,22 +90,17 @@ def test_a_null_is_called_a_difference_no_more_often_than_the_level_says():
         # both sources of spread: a shift of each seed, and judgements of each sentence
         shift = 0.02 * torch.randn(2, 4, 1, generator=source)
         one, other = (torch.rand(2, 4, 300, generator=source) < 0.7 + shift).double() * 100
-        verdicts.append(tables.compared(one, other).verdict(1))
+        verdicts.append(compare.paired(one, other).verdict(1, tables.MARGIN["accuracy"]))
     wrong = sum(word in ("better", "worse") for word in verdicts)
     # a binomial count of 400 tries at 0.05 is above 35 once in a hundred
     assert wrong <= 35
 
 
 def test_more_comparisons_make_the_interval_wider_and_a_verdict_weaker():
-    found = tables.Contrast(1.0, 0.16, 0.0, 1)
-    assert found.verdict(1) == "better" and found.verdict(100) == "open"
-    assert replace(found, mean=-1.0).verdict(1) == "worse"
-    assert tables.Contrast(0.1, 0.04, 0.0, 1).verdict(1) == "equal"
-
-
-def test_other_sentences_are_refused():
-    with pytest.raises(ValueError, match="5 and 6 sentences cannot be paired"):
-        tables.compared(torch.ones(2, 5), torch.ones(2, 6))
+    found = compare.Difference(1.0, 0.4, 2047)
+    assert found.verdict(1, 2.0) == "better" and found.verdict(100, 2.0) == "open"
+    assert found._replace(mean=-1.0).verdict(1, 2.0) == "worse"
+    assert compare.Difference(0.1, 0.2, 2047).verdict(1, 2.0) == "equal"
 
 
 # The arms

@@ -110,11 +110,11 @@ def coupled(first, second, strength: float) -> Known:
 
 @dataclass(frozen=True)
 class Batch:
-    """Quadratics solved as one batch: ``H (S, p, p)``, targets ``M (S, n, n)``, one ``lam`` for all."""
+    """Quadratics solved as one batch: ``H (S, p, p)``, targets ``M (S, n, n)``, one ``lam`` for all, or (S, 1, 1)."""
 
     H: Tensor
     M: Tensor
-    lam: float = 0.0
+    lam: float | Tensor = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:

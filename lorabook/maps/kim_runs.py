@@ -13,10 +13,9 @@ from lorabook.maps.chart import Axis, Chart, Panel
 
 
 def velocity(state, H: Tensor, M: Tensor, lam: Tensor, clock: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
-    """Flow with decay of systems with their own quadratic loss, H (P, n^2, n^2) and M (P, n, n), and clock."""
-    B, A = state
-    G = (H @ (B @ A - M).flatten(1)[..., None]).reshape(M.shape)
-    return clock * (-G @ A.mT - lam * B), clock * (-B.mT @ G - lam * A)
+    """Flow of systems with their own loss, H (P, n^2, n^2) and M (P, n, n), decay (P, 1, 1) and clock."""
+    G_B, G_A = kim.landscape.factored_gradient(kim.laboratory.Batch(H, M, lam), *state)
+    return -clock * G_B, -clock * G_A
 
 
 def follow(problems: list, B: Tensor, A: Tensor, horizon: float) -> Tensor:

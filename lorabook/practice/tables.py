@@ -1,77 +1,27 @@
-"""The sweep's tables, and the rule by which two methods are told apart.
+"""The sweep's tables.
 
-Two methods are compared on the same test sentences and the same minibatches, seed by seed.  The variance of the mean
-difference adds that over sentences and that over seeds (:mod:`lorabook.real_fine_tune.compare`).  With a handful of
-seeds this error is itself uncertain: its degrees of freedom are Welch and Satterthwaite's, and Student's t stands in
-the place of the normal law.  The level of 1 in 20 is shared by all planned comparisons (Bonferroni).
+Two methods are compared on the same test sentences and the same minibatches, seed by seed, by the rule of
+:mod:`lorabook.real_fine_tune.compare`; its level is shared by all planned comparisons (Bonferroni).
 """
 
 from __future__ import annotations
 
 import csv
 import datetime
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
-from scipy import stats
-from torch import Tensor
 
 from lorabook.inputs import minilm, sentences
-from lorabook.practice.arms import SIZES, Arm, unpack
+from lorabook.practice.arms import Arm, unpack
+from lorabook.real_fine_tune.compare import Difference, paired
 from lorabook.real_fine_tune.task import right
 
-LEVEL = 0.05  # of all comparisons together
 MARGIN = {"accuracy": 2.0, "loss": 0.02}  # within which two methods count as equal: points, and test loss
 FIELDS = tuple(field.name for field in fields(Arm))
-COLUMNS = ("first", "second", "measure", "disagree", "mean", "sentences", "seeds", "count")
+COLUMNS = ("first", "second", "measure", "disagree", *Difference._fields)
 HEAD = ("first", "validation", "accuracy", "loss", "seconds")
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """A difference of two methods, with the spread that its error is made of."""
-
-    mean: float
-    sentences: float  # variance of the mean from the draw of test sentences
-    seeds: float  # the same from the seeds
-    count: int  # seeds
-
-    @property
-    def error(self) -> float:
-        return (self.sentences + self.seeds) ** 0.5
-
-    @property
-    def freedom(self) -> float:
-        """Welch and Satterthwaite's degrees of freedom."""
-        parts = self.sentences**2 / (SIZES[-1] - 1) + (self.seeds**2 / (self.count - 1) if self.count > 1 else 0.0)
-        return (self.sentences + self.seeds) ** 2 / parts if parts else float("inf")
-
-    def reach(self, comparisons: int, power: float = 0.0) -> float:
-        """Half the width of the interval at the shared level; with ``power``, the difference found so often."""
-        quantiles = stats.t.ppf(1 - LEVEL / (2 * comparisons), self.freedom)
-        return self.error * (quantiles + (stats.t.ppf(power, self.freedom) if power else 0.0))
-
-    def verdict(self, comparisons: int, margin: float = MARGIN["accuracy"]) -> str:
-        """``better``, ``worse``, ``equal`` (the interval lies within the margin) or ``open``."""
-        reach = self.reach(comparisons)
-        if abs(self.mean) > reach:
-            return "better" if self.mean > 0 else "worse"
-        return "equal" if abs(self.mean) + reach <= margin else "open"
-
-
-def compared(first: Tensor, second: Tensor) -> Contrast:
-    """Of judgements or losses (K, N) of two methods over the same K seeds and N sentences; (1, N) has no seed.
-
-    Raises:
-        ValueError: other sentences.
-    """
-    if first.shape[-1] != second.shape[-1]:
-        raise ValueError(f"{first.shape[-1]} and {second.shape[-1]} sentences cannot be paired.")
-    difference = first.double() - second.double()
-    seeds, number = difference.shape
-    between = float(difference.mean(1).var() / seeds) if seeds > 1 else 0.0
-    return Contrast(float(difference.mean()), float(difference.mean(0).var() / number), between, seeds)
 
 
 def rows(known: dict[Arm, dict]) -> list[dict]:
@@ -92,7 +42,7 @@ def comparisons(known: dict[Arm, dict], planned: list[tuple[str, list[Arm], str,
         judged = [right(side).double() * 100 for side in sides]
         disagree = float((judged[0] != judged[1]).double().mean())
         for measure, (one, other) in (("accuracy", judged), ("loss", sides)):
-            said = asdict(compared(one, other))
+            said = paired(one, other)._asdict()
             row = {"first": first, "second": second, "measure": measure, "disagree": disagree} | said
             found.append({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
     return found
@@ -122,8 +72,8 @@ def write(known: dict[Arm, dict], planned, folder: Path, made_of: dict) -> None:
 
 `pilot.csv`: the same for the pilot, on another draw of sentences; `falls` says whether the rate fell to 0.
 
-`comparisons.csv`: first minus second, in points of accuracy or in test loss, over `count` seeds; the variance of the
-mean from the draw of `sentences` and from the `seeds`; the share of sentences on which the two `disagree`.
+`comparisons.csv`: first minus second, in points of accuracy or in test loss, its standard
+`error` and the degrees of `freedom` of that; the share of sentences on which the two `disagree`.
 """,
         encoding="utf-8",
     )
@@ -140,12 +90,12 @@ def read_pilot(folder: Path) -> dict[tuple[bool, Arm], dict]:
     return {(row.pop("falls") == "True", *_arm(row)[:1]): _arm(row)[1] for row in _rows(folder / "pilot.csv")}
 
 
-def read(folder: Path) -> tuple[dict[Arm, dict], dict[tuple[str, str, str], tuple[Contrast, float]]]:
+def read(folder: Path) -> tuple[dict[Arm, dict], dict[tuple[str, str, str], tuple[Difference, float]]]:
     """The two tables of a folder: records by arm, and (first, second, measure) with the share that disagrees."""
     known = dict(map(_arm, _rows(folder / "arms.csv")))
     found = {
         (row["first"], row["second"], row["measure"]): (
-            Contrast(float(row["mean"]), float(row["sentences"]), float(row["seeds"]), int(row["count"])),
+            Difference(*(float(row[name]) for name in Difference._fields)),
             float(row["disagree"]),
         )
         for row in _rows(folder / "comparisons.csv")

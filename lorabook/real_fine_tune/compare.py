@@ -21,9 +21,20 @@ class Difference(NamedTuple):
     error: float  # standard error, over sentences and over seeds
     freedom: float  # degrees of freedom of the error
 
+    def reach(self, pairs: int = 1, power: float = 0.0) -> float:
+        """Half the interval's width as one of ``pairs`` comparisons; with ``power``, the difference found so often."""
+        more = float(scipy.stats.t.ppf(power, self.freedom)) if power else 0.0
+        return (student(self.freedom, LEVEL / pairs) + more) * self.error
+
     def apart(self, pairs: int = 1) -> bool:
         """Whether it is told from 0, as one of ``pairs`` comparisons (Bonferroni)."""
-        return abs(self.mean) > student(self.freedom, LEVEL / pairs) * self.error
+        return abs(self.mean) > self.reach(pairs)
+
+    def verdict(self, pairs: int, margin: float) -> str:
+        """``better``, ``worse``, ``equal`` (the interval lies within the margin) or ``open``."""
+        if self.apart(pairs):
+            return "better" if self.mean > 0 else "worse"
+        return "equal" if abs(self.mean) + self.reach(pairs) <= margin else "open"
 
 
 def student(freedom: float, level: float = LEVEL) -> float:
