@@ -712,7 +712,7 @@ def test_claims_can_be_followed_from_the_ledger_to_their_page_and_back(opened, r
         row = f"#row-{name.replace('.', '-').replace('_', '-')}"
         page.locator(f"{row} a").first.click()
         page.wait_for_url("**#claim-*")
-        card = page.get_by_role("link", name=name, exact=True)
+        card = page.locator(f'.lb-claim a[href="ledger.html{row}"]')
         assert abs(card.bounding_box()["y"]) < 5000, "the verdict stands near the place"
         card.click()
         page.wait_for_url(f"**/ledger.html{row}")
@@ -790,6 +790,7 @@ def test_each_page_of_the_story_ends_with_the_reason_for_the_next(site, root):
 def test_a_page_with_formulas_says_without_script_that_they_are_tex(site):
     for path in pages(site):
         article = path.read_text().partition('<article class="bd-article">')[2]
+        article = re.sub(r"<template.*?</template>", "", article, flags=re.S)  # previews need a script anyway
         assert ("<noscript>" in article) == ('class="math' in article), path.name
 
 
