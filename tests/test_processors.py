@@ -1,5 +1,7 @@
 """The numbers under other processors' arithmetic: the tool finds what moves, and nothing that is printed does."""
 
+import runpy
+
 import nbformat
 import pytest
 import test_device_discipline
@@ -86,6 +88,20 @@ def test_what_a_machine_needs_for_its_blas_stays(monkeypatch):
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     monkeypatch.setattr(processors, "FIXED", {"OPENBLAS_CORETYPE"})
     assert {processors.environment(name)[1]["OPENBLAS_CORETYPE"] for name in processors.SETTINGS} == {"Haswell"}
+
+
+def test_other_signs_are_as_right_as_ours(monkeypatch):
+    A = torch.randn(3, 5, 2, dtype=torch.float64) @ torch.randn(3, 2, 4, dtype=torch.float64)
+    (U, s, Vh), (values, vectors) = torch.linalg.svd(A), torch.linalg.eigh(A.mT @ A)
+    for name in ("svd", "eigh"):
+        monkeypatch.setattr(torch.linalg, name, getattr(torch.linalg, name))
+    runpy.run_path(processors.ROOT / "tools/signs/sitecustomize.py")
+    (U2, s2, V2h), (values2, vectors2) = torch.linalg.svd(A), torch.linalg.eigh(A.mT @ A)
+    torch.testing.assert_close((U2[..., :4] * s2[:, None]) @ V2h, A)
+    torch.testing.assert_close(U2.mT @ U2, torch.eye(5, dtype=torch.float64).expand(3, 5, 5))
+    torch.testing.assert_close(vectors2 @ torch.diag_embed(values2) @ vectors2.mT, A.mT @ A)
+    turned = [(two - one).norm() / one.norm() for one, two in ((U, U2), (Vh, V2h), (vectors, vectors2))]
+    assert min(turned) > 0.5 and (s == s2).all() and (values == values2).all()
 
 
 def test_a_routine_that_differs_on_the_device_is_named(monkeypatch):

@@ -38,6 +38,7 @@ SETTINGS = {
     "threads-2": {"OMP_NUM_THREADS": "2"},
     "threads-4": {"OMP_NUM_THREADS": "4"},
     "hash-seed": {"PYTHONHASHSEED": "1"},
+    "signs": {"PYTHONPATH": str(ROOT / "tools/signs")},  # of singular vectors; no processor's setting flips them
     "cuda": {"LORABOOK_DEVICE": "cuda"},
 }
 # four threads on fewer cores would take ten times as long
@@ -65,6 +66,7 @@ array = draw.cpu().numpy()
 found = {
     "torch's matrix product": draw @ draw,
     "torch's SVD": torch.linalg.svdvals(draw),
+    "a singular vector": torch.linalg.svd(draw).U[:, 0],
     "torch's long sum": draw.repeat(20, 1).sum(),
     "a training step": weight.grad,
     "numpy's matrix product": array @ array,
