@@ -109,6 +109,37 @@ def test_a_record_that_does_not_agree_is_refused_in_one_sentence(place, change, 
     assert str(raised.value).endswith(".") and "\n" not in str(raised.value)
 
 
+def llama(task, right, total=None):
+    """A made-up record of Llama's table, in which so many problems are solved."""
+    total = total or results.PROBLEMS[task]
+    if task == "gsm8k":
+        found = {"answers": ["#### 5"] * total, "texts": ["#### 5"] * right + ["#### 6"] * (total - right)}
+    else:
+        found = {"tasks": ["HumanEval/0"] * total, "texts": [""] * total}
+        found["passed"] = [k < right for k in range(total)]
+    point = points.Point("llama", task, "lora", 9, 2e-4, 8)
+    value, error = results.accuracy(found)
+    made = record(glue("lora", "mrpc")) | {"run": vars(point), "settings": points.values(settings.load("llama"))}
+    made |= {"predictions": found, "metric": {"name": "accuracy", "value": value, "error": error}}
+    return json.loads(json.dumps(made))
+
+
+def test_a_record_of_problems_is_held_against_its_texts(place):
+    path = place(llama("gsm8k", 600))
+    assert results.verified(path)["metric"]["value"] == pytest.approx(600 / 1319)
+    assert results.verified(place(llama("humaneval", 41)))["metric"]["value"] == 0.25
+    made = llama("gsm8k", 600)
+    made["predictions"]["texts"][0] = "#### 6"
+    with pytest.raises(ExperimentError, match="its accuracy is 0.45489, and from its predictions follows 0.454132"):
+        results.verified(place(made))
+    with pytest.raises(ExperimentError, match="it has 40 problems, and humaneval has 164"):
+        results.verified(place(llama("humaneval", 10, 40)))
+    made = llama("humaneval", 41)
+    made["predictions"]["texts"].pop()
+    with pytest.raises(ExperimentError, match="it is malformed: columns of different lengths, or no problems"):
+        results.verified(place(made))
+
+
 def test_another_name_and_what_is_no_json_are_refused(place, tmp_path):
     path = place(record(glue("lora", "mrpc")), "best")
     with pytest.raises(ExperimentError, match=r"best\.json: the name of this run is glue-mrpc-lora-r8-s42-.*\.json"):

@@ -314,10 +314,6 @@ def test_the_command_rehearses_and_says_that_it_is_no_result(tmp_path, capsys):
     [
         (["glue", "--task", "cola", "--method", "lora"], "Say where the records go: --out FOLDER."),
         (["mnist"], "There is no experiment 'mnist'"),
-        (
-            ["llama", "--all", "--out", "x"],
-            "llama has its plan here and no runner yet; glue, sst2, cifar100 or cifar10",
-        ),
     ],
 )
 def test_what_the_command_cannot_do_is_one_sentence(words, said, capsys):

@@ -5,6 +5,7 @@ Exit code 0: every run that was asked for has its record.  1: one could not be d
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -36,13 +37,18 @@ def add(commands) -> None:
     kind.add_argument(
         "--rehearse", action="store_true", help="tiny networks and data made by formula, no network; no result"
     )
+    parser.add_argument(
+        "--execute-generated-code",
+        action="store_true",
+        help="run the code that a network writes for HumanEval, without a network, in a file system of its own",
+    )
     parser.add_argument("--card", default="A100", help="of the plan: T4, L4, RTX4090, A100, H100, H200")
     parser.set_defaults(run=run)
 
 
 def run(options) -> str:
     """The plan, or where the records are."""
-    from lorabook.experiments import ExperimentError, plan, points, settings, shelf
+    from lorabook.experiments import ExperimentError, plan, points, run, settings, shelf
 
     experiment = settings.load(options.experiment)
     given = {name: getattr(options, name) for name in ("task", "method", "rank", "seed", "rate", "decay", "start")}
@@ -50,40 +56,33 @@ def run(options) -> str:
     values = points.values(experiment, options.rehearse)
     if options.dry_run:
         return plan.told(experiment, runs, values, options.card)
-    points.runnable(experiment)
+    run.may_run(runs, options.execute_generated_code)
     if not options.out:
         raise ExperimentError("Say where the records go: --out FOLDER.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ExperimentError("One process does one run; start other runs beside it, each on a card of its own.")
     shelf.quiet()
-    out = Path(options.out)
+    with _place(options, experiment, runs, values) as here:
+        out = Path(options.out)
+        out.mkdir(parents=True, exist_ok=True)
+        say = lambda line: print(line, file=sys.stderr, flush=True)
+        for one in runs:
+            run.record(one, values, out, here, say, options.execute_generated_code)
+    told = f"{len(runs)} run{'s' if len(runs) > 1 else ''} recorded in {out}."
+    return told + " A rehearsal: none of its numbers is a result." if options.rehearse else told
+
+
+@contextlib.contextmanager
+def _place(options, experiment, runs, values):
+    """Where model and data are from: the Hub, which is asked first, or what a rehearsal makes and removes."""
+    from lorabook.experiments import made, plan, shelf
+
     if options.rehearse:
         with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
-            return _rehearse(experiment, runs, values, out, Path(folder))
-    return _run(experiment, runs, values, out)
-
-
-def _rehearse(experiment, runs, values, out, folder: Path) -> str:
-    from lorabook.experiments import made, shelf
-
-    made.shelf(folder, experiment)
-    return _records(runs, values, out, shelf.Shelf(folder)) + " A rehearsal: none of its numbers is a result."
-
-
-def _run(experiment, runs, values, out) -> str:
-    from lorabook.experiments import plan, shelf
-
+            made.shelf(Path(folder), experiment)
+            yield shelf.Shelf(Path(folder))
+        return
     here = shelf.Shelf()
     here.reach(experiment["model"], experiment["model_revision"])
-    plan.check([plan.need(experiment, run, values) for run in runs], out, shelf.cache())
-    return _records(runs, values, out, here)
-
-
-def _records(runs, values, out, here) -> str:
-    from lorabook.experiments import run
-
-    say = lambda line: print(line, file=sys.stderr, flush=True)
-    out.mkdir(parents=True, exist_ok=True)
-    for one in runs:
-        run.record(one, values, out, here, say)
-    return f"{len(runs)} run{'s' if len(runs) > 1 else ''} recorded in {out}."
+    plan.check([plan.need(experiment, one, values) for one in runs], Path(options.out), shelf.cache())
+    yield here

@@ -5,12 +5,13 @@ the layout of the Hub.  Nothing that comes out of a rehearsal is a result.
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import torch
 
 from lorabook import checks
-from lorabook.experiments import images
+from lorabook.experiments import images, problems
 from lorabook.experiments.settings import Experiment
 from lorabook.experiments.tasks import TASKS, file, prompt
 
@@ -27,6 +28,9 @@ def shelf(folder: Path, experiment: Experiment) -> None:
             for split in ROWS:
                 write(folder / experiment["data"] / images.file(task, split), pictures(task, split))
         model("vit", place).save_pretrained(place)
+        return
+    if "llama" in experiment["model"].lower():
+        _llama(folder, experiment, place)
         return
     rows = {(task, split): made_rows(task, split) for task in experiment["tasks"] for split in ROWS}
     for (task, split), found in rows.items():
@@ -50,6 +54,74 @@ def made_rows(task: str, split: str) -> list[dict]:
     return rows
 
 
+SHORT = {"train": 24, "test": 6}  # rows for Llama, which reads and writes a token at a time
+OPERATIONS = (("more", "+"), ("less", "-"), ("times", "*"))
+
+
+def _llama(folder: Path, experiment: Experiment, place: Path) -> None:
+    texts = []
+    for task in experiment["tasks"]:
+        problem = problems.PROBLEMS[task]
+        for data, name, rows in (
+            ("data", problem.train, [_asked(task, k) for k in range(SHORT["train"])]),
+            ("test_data", problem.test, [_tested(task, k) for k in range(SHORT["test"])]),
+        ):
+            write(folder / experiment[data][task] / name, rows)
+            texts += [str(one) for row in rows for one in row.values()]
+        texts.append(problem.question(rows[0]))
+    pieces(texts).save_pretrained(place)
+    model("llama", place).save_pretrained(place)
+
+
+def _asked(task: str, k: int) -> dict:
+    """A row in the columns of MetaMathQA or CodeFeedback."""
+    word, sign = OPERATIONS[k % 3]
+    if task == "gsm8k":
+        a, b = 3 + k % 7, 2 + k % 5
+        text = f"Ann has {a} apples and Bob has {b} more. How many has Bob?"
+        steps = "Count them. " * (k % 4)
+        response = f"{steps}Bob has {a} + {b} = {a + b} apples.\n#### {a + b}\nThe answer is: {a + b}"
+        return {"query": text, "response": response, "type": "MATH_SV" if k % 6 == 5 else "GSM_Rephrased"}
+    code = f"def {word}(a, b):\n    return a {sign} b\n"
+    answer = f"This is it:\n```python\n{code}```\nIt takes two numbers." if k % 6 < 5 else "There is none."
+    return {"query": f"Write a function {word} of a and b.", "answer": answer, "lang": "python"}
+
+
+def _tested(task: str, k: int) -> dict:
+    """A row in the columns of GSM8K or HumanEval."""
+    word, sign = OPERATIONS[k % 3]
+    if task == "gsm8k":
+        a, b = 4 + k, 1000 + k
+        text = f"Ann has {a} apples and Bob has {b:,} more. How many has Bob?"
+        return {"question": text, "answer": f"Bob has {a} + {b:,} apples.\n#### {a + b:,}"}
+    body = f"    return a {sign} b\n"
+    return {
+        "task_id": f"HumanEval/{k}",
+        "prompt": f'def {word}(a, b):\n    """{word} of a and b"""\n',
+        "canonical_solution": body,
+        "test": f"def check(candidate):\n    assert candidate(7, {k}) == 7 {sign} {k}\n",
+        "entry_point": word,
+    }
+
+
+def pieces(texts: list[str]):
+    """A tokenizer of pieces of words, in which every text can be written, with the marks of Llama."""
+    transformers = checks.package("transformers", "experiments")
+    tokenizers = checks.package("tokenizers", "experiments")
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+    one = tokenizers.Tokenizer(models.BPE())
+    one.pre_tokenizer, one.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    first = ["<unk>", "<s>", "</s>"]
+    one.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=800, special_tokens=first, initial_alphabet=alphabet, show_progress=False)
+    )
+    one.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=one, **named)
+
+
 def pictures(task: str, split: str) -> list[dict]:
     """Rows of CIFAR: a picture of a colour that follows from the label, with a wave in it."""
     checks.package("PIL", "experiments", "pillow")
@@ -69,12 +141,18 @@ def pictures(task: str, split: str) -> list[dict]:
 
 
 def write(path: Path, rows: list[dict]) -> None:
-    """A parquet file, its folder made."""
+    """A file of parquet or JSON, as its name says, its folder made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".json":
+        path.write_text(json.dumps(rows), encoding="utf-8")
+        return
+    if path.suffix == ".jsonl":
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        return
     checks.package("pyarrow", "experiments")
     import pyarrow
     import pyarrow.parquet
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
@@ -107,6 +185,9 @@ def model(kind: str, place: Path):
         if kind == "vit":
             small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
             return transformers.ViTModel(transformers.ViTConfig(**small, image_size=32, patch_size=8))
+        if kind == "llama":
+            small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+            return transformers.LlamaForCausalLM(transformers.LlamaConfig(**small, vocab_size=known)).bfloat16()
         if kind == "t5":
             config = transformers.T5Config(
                 vocab_size=known, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0

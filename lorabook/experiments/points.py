@@ -19,9 +19,11 @@ STEPPED = ("one_step", "one_step_low_rank")
 METHODS = ("pretrained", *STEPPED, "full", *ADAPTED)  # of LoRA-One's tables and of their kind
 STARTS = ("zero", "small_1", "small_2", "small_3", "large")  # of Kim, Kim and Ryu's factors
 #: What a rehearsal takes less of: steps and rows in a step.
-REHEARSED = {"epochs": 2, "head_epochs": 2, "warmup_steps": 2, "batch": 16, "monte_carlo": 20}
+REHEARSED = {"epochs": 2, "head_epochs": 2, "warmup_steps": 2, "batch": 16, "monte_carlo": 20, "new_tokens": 8}
 STILL = ("pretrained", *STEPPED)  # nothing is drawn
-RUNNERS = ("glue", "sst2", "cifar100", "cifar10")
+#: The setting without which a method is not one of an experiment.
+ASKS = {"p_lora": "ridge", "lora_one_plain": "ridge", "lora_plus": "lora_plus_ratio"}
+ASKS |= dict.fromkeys(STEPPED, "step_sizes")
 RANKED = (*ADAPTED, "one_step_low_rank", "factored")
 
 
@@ -54,16 +56,12 @@ def values(experiment: Experiment, rehearse: bool = False) -> dict[str, Any]:
     return found | {name: min(most, found[name]) for name, most in REHEARSED.items() if rehearse and name in found}
 
 
-def runnable(experiment: Experiment) -> None:
-    """Raise ExperimentError where an experiment can be planned here and not run."""
-    if experiment.name not in RUNNERS:
-        raise ExperimentError(f"{experiment.name} has its plan here and no runner yet; {_or(RUNNERS)} can be run.")
-
-
 def methods(experiment: Experiment) -> tuple[str, ...]:
     """The methods that can be run: those of the source and, for LoRA-One's tables, further ones of the same kind."""
     own = tuple(experiment["methods"])
-    return own if experiment.source != "lora_one" else tuple(dict.fromkeys([*own, *METHODS]))
+    further = METHODS if experiment.source == "lora_one" else ()
+    able = [one for one in further if ASKS.get(one, "tasks") in experiment.settings]
+    return tuple(dict.fromkeys([*own, *able]))
 
 
 def runs(experiment: Experiment, everything: bool = False, **given: Any) -> list[Point]:
@@ -83,7 +81,6 @@ def runs(experiment: Experiment, everything: bool = False, **given: Any) -> list
     for method in _chosen("method", known, given.get("method"), everything, experiment["methods"]):
         axes = {
             "seed": (experiment["seeds"], method not in STILL),
-            "rate": (_rates(experiment), False),
             "rank": (experiment["ranks"], method in RANKED),
             "decay": (experiment["decays"] if method == "proximal" else [], method == "proximal"),
             "start": (starts(experiment), method == "factored"),
@@ -91,7 +88,7 @@ def runs(experiment: Experiment, everything: bool = False, **given: Any) -> list
         lists = []
         for name, (usual, counts) in axes.items():
             asked = given.get(name)
-            if not counts and name not in ("rate", "seed"):
+            if not counts and name != "seed":
                 lists.append([None])
             elif asked is not None:
                 if name in ("decay", "start") and asked not in usual:
@@ -100,7 +97,8 @@ def runs(experiment: Experiment, everything: bool = False, **given: Any) -> list
             else:
                 lists.append(list(usual) if everything and counts else list(usual)[:1])
         for task, one in itertools.product(tasks, itertools.product(*lists)):
-            found.append(Point(experiment.name, task, method, **dict(zip(axes, one))))
+            rate = given.get("rate") or _rate(experiment, task, method)
+            found.append(Point(experiment.name, task, method, rate=rate, **dict(zip(axes, one))))
     return found
 
 
@@ -111,9 +109,11 @@ def starts(experiment: Experiment) -> tuple[str, ...]:
     return tuple(f"{size:g}" for size in experiment.settings["starts"].value) if "starts" in experiment.settings else ()
 
 
-def _rates(experiment: Experiment) -> list[float]:
+def _rate(experiment: Experiment, task: str, method: str) -> float:
     """The rate of a run that names none: the configuration's, or the first of the grid."""
-    return [experiment["rate"]] if "rate" in experiment.settings else experiment["rates"]
+    own = {"full_rates": method == "full", "code_rates": task == "humaneval", "rates": True}
+    usual = next(name for name, counts in own.items() if counts and name in experiment.settings)
+    return experiment["rate"] if "rate" in experiment.settings else experiment[usual][0]
 
 
 def _chosen(what: str, known: Any, asked: Any, everything: bool, usual: Any = None) -> list:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lorabook
-from lorabook.experiments import ExperimentError, points, settings
+from lorabook.experiments import ExperimentError, points, problems, settings
 from lorabook.inputs import published
 from lorabook.page import figures
 
@@ -23,24 +23,37 @@ CIFAR = [  # every class has as many pictures as any other
     {"dataset": "CIFAR10", "examples": 10_000.0, "larger_class": 1_000.0},
     {"dataset": "CIFAR100", "examples": 10_000.0, "larger_class": 100.0},
 ]
+PROBLEMS = {"gsm8k": 1319, "humaneval": 164}  # in number
 KEYS = ("format", "run", "settings", "rehearsed", "data", "predictions", "metric", "seconds", "notes", "curve")
 
 
 def accuracy(predictions: dict) -> tuple[float, float]:
-    """Accuracy and the binomial error of it, of ``labels`` (N) and ``scores`` (N, labels); the first of equals counts.
+    """Accuracy and the binomial error of it, of ``labels`` (N) and ``scores`` (N, labels), where the first of equals
+    counts; or of what :func:`lorabook.experiments.problems.marked` returns.
 
     Raises:
-        ValueError: no rows, not one row of scores for each label, a score that is not finite, a label without one.
+        ValueError: no rows, columns of different lengths, a score that is not finite, a label without one.
     """
+    right = _right(predictions) if "scores" in predictions else _solved(predictions)
+    value = sum(right) / len(right)
+    return value, math.sqrt(value * (1 - value) / len(right))
+
+
+def _solved(predictions: dict) -> list[bool]:
+    lengths = {len(column) for column in predictions.values()}
+    if len(lengths) != 1 or not min(lengths):
+        raise ValueError("columns of different lengths, or no problems")
+    return problems.right(predictions)
+
+
+def _right(predictions: dict) -> list[bool]:
     labels, scores = predictions["labels"], predictions["scores"]
     if not labels or len(labels) != len(scores):
         raise ValueError(f"{len(labels)} labels and {len(scores)} rows of scores")
     for label, row in zip(labels, scores):
         if not all(isinstance(one, (int, float)) and math.isfinite(one) for one in row) or not 0 <= label < len(row):
             raise ValueError("scores that are no finite numbers, or a label without one")
-    right = sum(label == max(range(len(row)), key=row.__getitem__) for label, row in zip(labels, scores))
-    value = right / len(labels)
-    return value, math.sqrt(value * (1 - value) / len(labels))
+    return [label == max(range(len(row)), key=row.__getitem__) for label, row in zip(labels, scores)]
 
 
 def read(folder: Path | None = None) -> list[dict]:
@@ -83,7 +96,7 @@ def verified(path: Path) -> dict:
     ):
         if not math.isclose(told, found, rel_tol=1e-12, abs_tol=1e-15):
             raise refuse(f"its {name} is {told:.6g}, and from its predictions follows {found:.6g}")
-    _counted(record["predictions"]["labels"], point.task, refuse)
+    _counted(record["predictions"], point.task, refuse)
     wanted = points.values(settings.load(point.experiment))
     other = sorted(name for name in wanted | record["settings"] if wanted.get(name) != record["settings"].get(name))
     if other:
@@ -93,8 +106,14 @@ def verified(path: Path) -> dict:
     return record
 
 
-def _counted(labels: list[int], task: str, refuse: Any) -> None:
-    """The labels in number against GLUE's validation sets and CIFAR's test sets."""
+def _counted(predictions: dict, task: str, refuse: Any) -> None:
+    """The labels in number against GLUE's validation sets and CIFAR's test sets, and problems against theirs."""
+    if task in PROBLEMS:
+        found = len(predictions["texts"])
+        if found != PROBLEMS[task]:
+            raise refuse(f"it has {found} problems, and {task} has {PROBLEMS[task]}")
+        return
+    labels = predictions["labels"]
     for row in [*published.read("glue_validation"), *CIFAR]:
         if row["dataset"].lower().replace("-", "") == task:
             larger = max(labels.count(label) for label in set(labels))

@@ -5,36 +5,34 @@ A run that was stopped goes on from its last checkpoint and ends with the same n
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import importlib.metadata
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from lorabook import checks
-from lorabook.device import default_device, describe
-from lorabook.experiments import ExperimentError, images, methods, nuclear, tasks, training
+from lorabook.device import default_device
+from lorabook.experiments import ExperimentError, images, kept, language, methods, nuclear, sandbox, tasks, training
 from lorabook.experiments.points import Point
-from lorabook.experiments.results import FORMAT, accuracy
-from lorabook.experiments.settings import load
+from lorabook.experiments.results import FORMAT
 from lorabook.experiments.shelf import Shelf
 from lorabook.sweep.engine import write
 
-PACKAGES = ("lorabook", "torch", "transformers", "peft", "accelerate", "numpy")
-CURVE = ("epoch", "step", "loss", "learning_rate", "eval_loss", "eval_accuracy", "rank", "first_value_rank", "norm")
-HEARD = {"loss", "eval_loss", "rank"}  # an entry of the Trainer's history with none of these says nothing of the run
 Say = Callable[[str], None]
 
 
-def record(run: Point, values: dict[str, Any], out: Path, shelf: Shelf, say: Say = lambda line: None) -> Path:
+def record(
+    run: Point,
+    values: dict[str, Any],
+    out: Path,
+    shelf: Shelf,
+    say: Say = lambda line: None,
+    execute: bool = False,
+) -> Path:
     """Do one run, or the rest of it, and write its record; what has a record is left as it is.
 
     Args:
@@ -42,15 +40,18 @@ def record(run: Point, values: dict[str, Any], out: Path, shelf: Shelf, say: Say
         values: the settings, of :func:`lorabook.experiments.points.values`.
         out: a folder; the record is ``<name>.json`` there, and checkpoints lie in ``<name>/`` until it is written.
         shelf: where model and data are from.
+        execute: whether generated code may be run, which HumanEval cannot do without.
 
     Raises:
-        ExperimentError: model or data cannot be had, or checkpoints there are of another run.
+        ExperimentError: model or data cannot be had, checkpoints there are of another run, generated code would have to
+            be run and may not or cannot be.
         ImportError: a package of the extra ``experiments`` is missing.
     """
     name = run.name(values)
     place, folder = out / f"{name}.json", out / name
     if place.is_file():
         return place
+    may_run([run], execute)
     claim = {"run": asdict(run), "settings": json.loads(json.dumps(values)), "rehearsed": shelf.folder is not None}
     folder.mkdir(parents=True, exist_ok=True)
     told = folder / "run.json"
@@ -58,16 +59,27 @@ def record(run: Point, values: dict[str, Any], out: Path, shelf: Shelf, say: Say
         raise ExperimentError(f"{folder} holds checkpoints of another run: take another --out, or remove it.")
     write(told, json.dumps(claim, indent=1))
     say(name)
-    found = (_text if load(run.experiment).source == "lora_one" else _classified)(run, values, folder, shelf)
-    write(place, json.dumps({"format": FORMAT, **claim, **found, **_circumstances()}, indent=1) + "\n")
+    found = KINDS.get(run.experiment, _classified)(run, values, folder, shelf)
+    write(place, json.dumps({"format": FORMAT, **claim, **found, **kept.circumstances()}, indent=1) + "\n")
     shutil.rmtree(folder)
     return place
+
+
+def may_run(runs: list[Point], execute: bool) -> None:
+    """Raise ExperimentError where runs would have generated code executed that may not, or cannot be shut in."""
+    if any(run.task == "humaneval" for run in runs):
+        if not execute:
+            raise ExperimentError(
+                "HumanEval runs code that a network wrote: say --execute-generated-code, or leave it out with --task "
+                "gsm8k."
+            )
+        sandbox.needed()
 
 
 def _text(run: Point, values: dict[str, Any], folder: Path, shelf: Shelf) -> dict:
     """T5 on one of GLUE's tasks."""
     transformers = checks.package("transformers", "experiments")
-    with _seeded(run.seed):
+    with kept.seeded(run.seed):
         pinned = values["model"], values["model_revision"]
         tokenizer = shelf.pretrained(transformers.AutoTokenizer, *pinned)
         model = shelf.pretrained(transformers.AutoModelForSeq2SeqLM, *pinned).to(default_device())
@@ -76,7 +88,7 @@ def _text(run: Point, values: dict[str, Any], folder: Path, shelf: Shelf) -> dic
         )
         collate = tasks.text_batch(tokenizer)
         first = lambda count: [collate([sets["train"][k]]) for k in range(min(count, len(sets["train"])))]
-        origin, clock = state_hash(model), _Clock()
+        origin, clock = kept.state_hash(model), kept.Clock()
         ready = methods.ready(run.method, model, values, run.rank, run.rate, first)
         clock("start")
         words = tasks.label_tokens(run.task, tokenizer)
@@ -90,16 +102,16 @@ def _text(run: Point, values: dict[str, Any], folder: Path, shelf: Shelf) -> dic
         predictions = {"labels": sets["validation"].labels, "scores": training.predict(trainer, sets["validation"])}
         clock("evaluate")
     curve = trainer.state.log_history
-    return _found(run, files, origin, curve, predictions, clock, ready.notes, ready.model)
+    return kept.found(run, files, origin, curve, predictions, clock, ready.notes, kept.counted(ready.model))
 
 
 def _classified(run: Point, values: dict[str, Any], folder: Path, shelf: Shelf) -> dict:
     """A classifier of sentences or pictures: the head first, then the adapted matrices or factors beside them."""
-    with _seeded(run.seed):
+    with kept.seeded(run.seed):
         model, sets, files, collate = (_pictures if run.task in images.SETS else _sentences)(run, values, shelf)
-        scores, clock = lambda logits, labels: logits, _Clock()
+        scores, clock = lambda logits, labels: logits, kept.Clock()
         _probe(run, values, folder, model, sets, collate, scores)
-        origin = state_hash(model)
+        origin = kept.state_hash(model)
         clock("probe")
         notes: dict[str, Any] = {}
         if run.method == "factored":
@@ -125,7 +137,7 @@ def _classified(run: Point, values: dict[str, Any], folder: Path, shelf: Shelf) 
         clock("train")
         predictions = {"labels": sets["validation"].labels, "scores": training.predict(trainer, sets["validation"])}
         clock("evaluate")
-    return _found(run, files, origin, trainer.state.log_history, predictions, clock, notes, model)
+    return kept.found(run, files, origin, trainer.state.log_history, predictions, clock, notes, kept.counted(model))
 
 
 def _sentences(run: Point, values: dict[str, Any], shelf: Shelf) -> tuple:
@@ -186,64 +198,4 @@ def _sets(run: Point, values: dict, shelf: Shelf, file: Callable, make: Callable
     return sets, files
 
 
-def _found(point, files, origin, curve, predictions, clock, notes, model) -> dict:
-    """The part of a record that says what came out."""
-    try:
-        value, error = accuracy(predictions)
-    except ValueError:
-        raise ExperimentError(f"{point.method} ended in numbers that are not finite: take a smaller --rate.") from None
-    return {
-        "data": files,
-        "model": {"sha256": origin, "trained": sum(one.numel() for one in model.parameters() if one.requires_grad)},
-        "curve": [kept for entry in curve if set(kept := {key: entry[key] for key in CURVE if key in entry}) & HEARD],
-        "predictions": predictions,
-        "metric": {"name": "accuracy", "value": value, "error": error},
-        "seconds": clock.seconds,
-        "notes": notes,
-    }
-
-
-class _Clock:
-    """Seconds since the last call, by what they were spent on."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.last = time.perf_counter()
-
-    def __call__(self, what: str) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        self.seconds[what], self.last = now - self.last, now
-
-
-def _circumstances() -> dict:
-    """Versions, device and the most memory that was in use, in bytes."""
-    import resource
-
-    home = default_device()
-    memory = (
-        torch.cuda.max_memory_allocated(home)
-        if home.type == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"versions": versions, "device": describe(), "peak_memory": memory}
-
-
-def state_hash(model: nn.Module) -> str:
-    """SHA-256 of all weights, in the order of their names."""
-    total = hashlib.sha256()
-    for name, one in sorted(model.state_dict().items()):
-        total.update(name.encode())
-        total.update(one.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Everything that draws, from one seed; what it was before is put back afterwards."""
-    transformers = checks.package("transformers", "experiments")
-    with torch.random.fork_rng():
-        transformers.set_seed(seed)
-        yield
+KINDS: dict[str, Callable] = {"glue": _text, "llama": language.run}

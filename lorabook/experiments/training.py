@@ -25,16 +25,18 @@ def trainer(
     collate: Any,
     optimizer: Any,
     callbacks: list,
-    scores: Callable,
+    scores: Callable | None,
     each_epoch: bool = False,
 ) -> Any:
     """transformers' Trainer under the settings."""
     transformers = checks.package("transformers", "experiments")
     total = math.ceil(len(sets["train"]) / values["batch"]) * values["epochs"]
+    rows = values.get("micro_batch", values["batch"])  # at once
     arguments = transformers.TrainingArguments(
         str(folder),
         num_train_epochs=values["epochs"],
-        per_device_train_batch_size=values["batch"],
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=values["batch"] // rows,
         per_device_eval_batch_size=values["batch"],
         learning_rate=run.rate,
         optim="adamw_torch",
@@ -57,7 +59,7 @@ def trainer(
         disable_tqdm=True,
         report_to=[],
     )
-    return _kind()(
+    made = _kind()(
         model,
         arguments,
         data_collator=collate,
@@ -70,6 +72,8 @@ def trainer(
         if each_epoch
         else None,
     )
+    made.model_accepts_loss_kwargs = False  # batches that are accumulated count alike, whatever their tokens
+    return made
 
 
 def _kind() -> Any:
