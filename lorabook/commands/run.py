@@ -1,6 +1,7 @@
 """``lorabook run EXPERIMENT``: an experiment of a source, as it was made.
 
-Exit code 0: every run that was asked for has its record.  1: one could not be done, one sentence on stderr.
+Exit code 0: every run that was asked for has its record.  1: one could not be done, one sentence on stderr.  3: the
+scheduler is not there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ import tempfile
 from pathlib import Path
 
 from lorabook.commands.options import not_negative, positive
+from lorabook.commands.sweep import progress, tell
+from lorabook.sweep.engine import SchedulerError
+
+REHEARSED = "A rehearsal: none of its numbers is a result."
 
 
 def add(commands) -> None:
@@ -32,6 +37,9 @@ def add(commands) -> None:
     parser.add_argument("--start", help="of factored training: zero, small_1, small_2, small_3, large")
     parser.add_argument("--all", action="store_true", help="every value of what is not given, the rate excepted")
     parser.add_argument("--out", metavar="FOLDER", help="where the records go, a file for each run")
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS", default="", help="of a Dask scheduler, whose workers do a run each at a time"
+    )
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--dry-run", action="store_true", help="print the plan and do nothing")
     kind.add_argument(
@@ -48,7 +56,7 @@ def add(commands) -> None:
 
 def run(options) -> str:
     """The plan, or where the records are."""
-    from lorabook.experiments import ExperimentError, plan, points, run, settings, shelf
+    from lorabook.experiments import ExperimentError, distant, plan, points, run, settings, shelf
 
     experiment = settings.load(options.experiment)
     given = {name: getattr(options, name) for name in ("task", "method", "rank", "seed", "rate", "decay", "start")}
@@ -62,27 +70,43 @@ def run(options) -> str:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ExperimentError("One process does one run; start other runs beside it, each on a card of its own.")
     shelf.quiet()
-    with _place(options, experiment, runs, values) as here:
-        out = Path(options.out)
+    out = Path(options.out)
+    with _place(options, experiment) as here:
+        if options.scheduler:
+            return _distant(options, runs, values, out, here)
+        distant.prepared(runs, values, out, here)
         out.mkdir(parents=True, exist_ok=True)
         say = lambda line: print(line, file=sys.stderr, flush=True)
         for one in runs:
             run.record(one, values, out, here, say, options.execute_generated_code)
     told = f"{len(runs)} run{'s' if len(runs) > 1 else ''} recorded in {out}."
-    return told + " A rehearsal: none of its numbers is a result." if options.rehearse else told
+    return f"{told} {REHEARSED}" if options.rehearse else told
+
+
+def _distant(options, runs, values, out: Path, here) -> int:
+    """Runs on the workers of a scheduler."""
+    from lorabook.experiments import distant
+
+    execute = options.execute_generated_code
+    try:
+        tally = distant.sweep(runs, values, out, here, options.scheduler, execute, progress())
+    except SchedulerError as error:
+        tell(f"lorabook: {error} The same command finishes the rest.")
+        return 3
+    tell(f"{tally.line()}: {out}", *(f"failed: {line}" for line in tally.names))
+    if options.rehearse:
+        tell(REHEARSED)
+    return 1 if tally.failed else 0
 
 
 @contextlib.contextmanager
-def _place(options, experiment, runs, values):
-    """Where model and data are from: the Hub, which is asked first, or what a rehearsal makes and removes."""
-    from lorabook.experiments import made, plan, shelf
+def _place(options, experiment):
+    """Where model and data are from: the Hub, or what a rehearsal makes and removes."""
+    from lorabook.experiments import made, shelf
 
-    if options.rehearse:
-        with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
-            made.shelf(Path(folder), experiment)
-            yield shelf.Shelf(Path(folder))
+    if not options.rehearse:
+        yield shelf.Shelf()
         return
-    here = shelf.Shelf()
-    here.reach(experiment["model"], experiment["model_revision"])
-    plan.check([plan.need(experiment, one, values) for one in runs], Path(options.out), shelf.cache())
-    yield here
+    with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
+        made.shelf(Path(folder), experiment)
+        yield shelf.Shelf(Path(folder))

@@ -74,28 +74,28 @@ def _sweep(options) -> int:
     work = engine.Work(notebook.run, prove, points.resources, options.retries)
     limit = 1 if len(points) > MOST and not options.yes else None
     try:
-        tally = engine.sweep(work, named, Path(options.out), options.workers, options.scheduler, limit, _progress())
+        tally = engine.sweep(work, named, Path(options.out), options.workers, options.scheduler, limit, progress())
     except KeyboardInterrupt:
-        _tell(f"Stopped. {_stands(named, options.out)}; the same command goes on from there.")
+        tell(f"Stopped. {_stands(named, options.out)}; the same command goes on from there.")
         return 130
     except engine.SchedulerError as error:
-        _tell(f"lorabook: {error} {_stands(named, options.out)}; the same command finishes the rest.")
+        tell(f"lorabook: {error} {_stands(named, options.out)}; the same command finishes the rest.")
         return 3
     if limit:
         raise SweepError(f"{_cost(named, options.out, len(points))} Say --yes to start.")
-    _tell(f"{tally.line()}: {options.out}", *(f"failed: {line}" for line in tally.names))
+    tell(f"{tally.line()}: {options.out}", *(f"failed: {line}" for line in tally.names))
     if tally.failed:
-        _tell("Failed points stay as they are; --retries 1 tries them again.")
+        tell("Failed points stay as they are; --retries 1 tries them again.")
     return 1 if tally.failed else 0
 
 
-def _tell(*lines: str) -> None:
+def tell(*lines: str) -> None:
     """Lines on stderr; on a terminal below the progress."""
     print("\n" if sys.stderr.isatty() else "", end="", file=sys.stderr)
     print(*lines, sep="\n", file=sys.stderr, flush=True)
 
 
-def _progress():
+def progress():
     """What shows a line of progress: on a terminal each over the last one, else one a minute."""
     if sys.stderr.isatty():
         return lambda line: print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)

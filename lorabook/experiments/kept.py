@@ -62,8 +62,12 @@ def circumstances() -> dict:
         if home.type == "cuda"
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"versions": versions, "device": describe(), "peak_memory": memory}
+    return {"versions": versions(), "device": describe(), "peak_memory": memory}
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that a run rests on."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def counted(model: nn.Module) -> int:

@@ -20,7 +20,7 @@ from lorabook.experiments import ExperimentError, images, kept, language, method
 from lorabook.experiments.points import Point
 from lorabook.experiments.results import FORMAT
 from lorabook.experiments.shelf import Shelf
-from lorabook.sweep.engine import write
+from lorabook.sweep.engine import failure, write
 
 Say = Callable[[str], None]
 
@@ -49,7 +49,7 @@ def record(
     """
     name = run.name(values)
     place, folder = out / f"{name}.json", out / name
-    if place.is_file():
+    if failure(out, name) == "":
         return place
     may_run([run], execute)
     claim = {"run": asdict(run), "settings": json.loads(json.dumps(values)), "rehearsed": shelf.folder is not None}
