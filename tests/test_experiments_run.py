@@ -321,11 +321,5 @@ def test_what_the_command_cannot_do_is_one_sentence(words, said, capsys):
     assert capsys.readouterr().err.startswith(f"lorabook: {said}")
 
 
-def test_several_processes_are_refused_before_anything_is_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["run", "sst2", "--method", "probe", "--rehearse", "--out", str(tmp_path / "new")]) == 1
-    assert "One process does one run" in capsys.readouterr().err and not (tmp_path / "new").exists()
-
-
 def test_methods_of_the_tables_are_methods_of_the_runner():
     assert set(settings.load("glue")["methods"]) <= set(methods.METHODS)

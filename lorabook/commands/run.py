@@ -7,7 +7,6 @@ scheduler is not there.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -54,9 +53,9 @@ def add(commands) -> None:
     parser.set_defaults(run=run)
 
 
-def run(options) -> str:
+def run(options) -> str | int:
     """The plan, or where the records are."""
-    from lorabook.experiments import ExperimentError, distant, plan, points, run, settings, shelf
+    from lorabook.experiments import ExperimentError, distant, plan, points, run, settings, shelf, together
 
     experiment = settings.load(options.experiment)
     given = {name: getattr(options, name) for name in ("task", "method", "rank", "seed", "rate", "decay", "start")}
@@ -67,8 +66,8 @@ def run(options) -> str:
     run.may_run(runs, options.execute_generated_code)
     if not options.out:
         raise ExperimentError("Say where the records go: --out FOLDER.")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ExperimentError("One process does one run; start other runs beside it, each on a card of its own.")
+    if options.scheduler and together.count() > 1:
+        raise ExperimentError("Runs go to a scheduler from one process; several share a run here.")
     shelf.quiet()
     out = Path(options.out)
     with _place(options, experiment) as here:

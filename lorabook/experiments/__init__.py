@@ -6,7 +6,7 @@
 - ``problems``: what Llama reads and how its answers are marked; ``sandbox``: where generated code is run;
 - ``methods``: the methods of LoRA-One's tables; ``nuclear``: Kim, Kim and Ryu's proximal training and their starts;
 - ``run``: one run, and its record; ``language``: one of Llama's; ``kept``: what is kept of one;
-- ``distant``: runs on the workers of a scheduler;
+- ``distant``: runs on the workers of a scheduler; ``together``: several processes that share one;
 - ``training``: transformers' Trainer under the settings, resumed;
 - ``results``: records that were kept, held against themselves; ``judge``: what they say of a published table.
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from lorabook import checks
 from lorabook.device import default_device, describe
-from lorabook.experiments import ExperimentError
+from lorabook.experiments import ExperimentError, together
 from lorabook.experiments.results import accuracy
 
 PACKAGES = ("lorabook", "torch", "transformers", "peft", "accelerate", "numpy")
@@ -62,7 +62,8 @@ def circumstances() -> dict:
         if home.type == "cuda"
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )
-    return {"versions": versions(), "device": describe(), "peak_memory": memory}
+    found = {"versions": versions(), "device": describe(), "processes": together.count()}
+    return found | {"peak_memory": memory}
 
 
 def versions() -> dict[str, str]:

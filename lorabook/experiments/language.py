@@ -9,7 +9,7 @@ import torch
 
 from lorabook import checks
 from lorabook.device import default_device
-from lorabook.experiments import kept, methods, problems, training
+from lorabook.experiments import kept, methods, problems, together, training
 from lorabook.experiments.points import ADAPTED, Point
 from lorabook.experiments.shelf import Shelf
 
@@ -44,8 +44,12 @@ def run(point: Point, values: dict[str, Any], folder: Path, shelf: Shelf) -> dic
         whole: Any = ready.model
         if point.method in ADAPTED:
             whole = whole.merge_and_unload()
-        asked = [problem.question(row) + " " for row in read["test"]]
-        predictions = problems.marked(point.task, read["test"], written(whole, tokenizer, asked, values))
+
+        def answered(rows: list[dict]) -> dict[str, list]:
+            asked = [problem.question(row) + " " for row in rows]
+            return problems.marked(point.task, rows, written(whole, tokenizer, asked, values))
+
+        predictions = together.spread(read["test"], answered)
         clock("evaluate")
     notes = ready.notes | problems.kinder(predictions)
     return kept.found(point, files, origin, trainer.state.log_history, predictions, clock, notes, trained)

@@ -16,7 +16,18 @@ import torch
 
 from lorabook import checks
 from lorabook.device import default_device
-from lorabook.experiments import ExperimentError, images, kept, language, methods, nuclear, sandbox, tasks, training
+from lorabook.experiments import (
+    ExperimentError,
+    images,
+    kept,
+    language,
+    methods,
+    nuclear,
+    sandbox,
+    tasks,
+    together,
+    training,
+)
 from lorabook.experiments.points import Point
 from lorabook.experiments.results import FORMAT
 from lorabook.experiments.shelf import Shelf
@@ -53,15 +64,22 @@ def record(
         return place
     may_run([run], execute)
     claim = {"run": asdict(run), "settings": json.loads(json.dumps(values)), "rehearsed": shelf.folder is not None}
+    together.wait()
     folder.mkdir(parents=True, exist_ok=True)
     told = folder / "run.json"
     if told.is_file() and json.loads(told.read_text(encoding="utf-8")) != claim:
         raise ExperimentError(f"{folder} holds checkpoints of another run: take another --out, or remove it.")
-    write(told, json.dumps(claim, indent=1))
-    say(name)
+    together.wait()
+    if together.first():
+        write(told, json.dumps(claim, indent=1))
+        say(name)
     found = KINDS.get(run.experiment, _classified)(run, values, folder, shelf)
-    write(place, json.dumps({"format": FORMAT, **claim, **found, **kept.circumstances()}, indent=1) + "\n")
-    shutil.rmtree(folder)
+    made = {"format": FORMAT, **claim, **found, **kept.circumstances()}
+    together.wait()
+    if together.first():
+        write(place, json.dumps(made, indent=1) + "\n")
+        shutil.rmtree(folder)
+    together.wait()
     return place
 
 
@@ -182,7 +200,8 @@ def _probe(run: Point, values: dict, folder: Path, model: Any, sets: dict, colla
         optimizer = torch.optim.AdamW(head.parameters(), lr=values["head_rate"], weight_decay=0.0)
         trainer = training.trainer(run, own, folder / "head", model, sets, collate, optimizer, [], scores)
         training.train(trainer, folder / "head")
-        save_file({name: one.contiguous() for name, one in head.state_dict().items()}, place)
+        if together.first():
+            save_file({name: one.contiguous() for name, one in head.state_dict().items()}, place)
     for one in head.parameters():
         one.requires_grad_(False)
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from lorabook import checks
 from lorabook.device import default_device
+from lorabook.experiments import together
 from lorabook.experiments.points import Point
 
 CHECKPOINTS = 10  # in a run
@@ -31,12 +32,13 @@ def trainer(
     """transformers' Trainer under the settings."""
     transformers = checks.package("transformers", "experiments")
     total = math.ceil(len(sets["train"]) / values["batch"]) * values["epochs"]
-    rows = values.get("micro_batch", values["batch"])  # at once
+    own = together.each(values["batch"])  # of a step's rows those of this process
+    rows = min(own, values.get("micro_batch", own))  # of these those at once
     arguments = transformers.TrainingArguments(
         str(folder),
         num_train_epochs=values["epochs"],
         per_device_train_batch_size=rows,
-        gradient_accumulation_steps=values["batch"] // rows,
+        gradient_accumulation_steps=own // rows,
         per_device_eval_batch_size=values["batch"],
         learning_rate=run.rate,
         optim="adamw_torch",
@@ -59,6 +61,8 @@ def trainer(
         disable_tqdm=True,
         report_to=[],
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # one process, one card: several would multiply the batch
     made = _kind()(
         model,
         arguments,
