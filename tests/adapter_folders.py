@@ -78,6 +78,51 @@ class Picture(torch.nn.Module):
         return self.linear(self.conv(pictures).mean((2, 3)))
 
 
+class Attention(torch.nn.Module):
+    """An nn.MultiheadAttention and a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.attn, self.linear = torch.nn.MultiheadAttention(8, 2, batch_first=True), torch.nn.Linear(8, 3)
+
+    def forward(self, given):
+        return self.linear(self.attn(given, given, given)[0])
+
+    @torch.no_grad()
+    def added(self, state, times):
+        """The same with the updates that ``state`` holds of the attention, the second projection's so many times."""
+        pre, scale = "base_model.model.attn", 2
+        both = lambda name: scale * state[f"{name}.lora_B.weight"] @ state[f"{name}.lora_A.weight"]
+        self.attn.in_proj_weight += both(pre)
+        self.attn.out_proj.weight += times * both(f"{pre}.base_layer.out_proj")
+        return self.eval()
+
+
+class Two(torch.nn.Module):
+    """Two linear layers, the second without a bias."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4, bias=False)
+
+    def forward(self, given):
+        return self.b(self.a(given))
+
+
+class Tokens(torch.nn.Module):
+    """An embedding and a linear layer."""
+
+    def __init__(self, rows=8):
+        super().__init__()
+        torch.manual_seed(0)
+        self.emb, self.linear = torch.nn.Embedding(rows, 4), torch.nn.Linear(4, 4)
+
+    def forward(self, ids):
+        return self.linear(self.emb(ids))
+
+
 class Experts(torch.nn.Module):
     """Three experts with fused weights, as in transformers."""
 
@@ -150,6 +195,16 @@ def adapted(model, size=0.1, dtype=None, **options):
         if weight.requires_grad:
             weight.data.add_(size * device.normal(weight.shape, source, "cpu").to(weight))
     return (model.to(dtype) if dtype else model).eval()
+
+
+def moved(model, **options):
+    """A PEFT model of a plain module, all of whose factors are noise."""
+    return adapted(model, size=1.0, **{"task_type": None} | options)
+
+
+def noise(*shape):
+    """An input."""
+    return device.normal(shape, device.generator(5), "cpu").float()
 
 
 def run(*arguments):

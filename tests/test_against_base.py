@@ -290,6 +290,51 @@ def test_a_base_of_another_class_is_measured_and_said_to_be_that(tmp_path, capsy
         assert ("the base's files name 1 module otherwise" in out) == word
 
 
+def test_both_towers_are_found_under_the_names_that_their_files_give_them(tmp_path):
+    """unslothai/unsloth-zoo 1234, illuin-tech/colpali 424: modules and files name the towers differently."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = LlamaConfig(**sizes, vocab_size=40, num_key_value_heads=2)
+    vision = transformers.CLIPVisionConfig(**sizes, image_size=8, patch_size=4)
+    torch.manual_seed(0)
+    model = transformers.LlavaForConditionalGeneration(transformers.LlavaConfig(vision_config=vision, text_config=text))
+    model.save_pretrained(tmp_path / "b")
+    own = {name: layer.weight for name, layer in model.named_modules() if name.endswith("q_proj")}
+    adapted(model, target_modules=["q_proj"], task_type=None).save_pretrained(tmp_path / "a")
+    adapter, measured = inspect_folder(tmp_path / "a")
+    (found,) = against_base([adapter], tmp_path / "b", top=0)
+    assert len(measured) == len({one.key for one in found.values()}) == 2
+    for one in measured:
+        # the stored numbers, in float64
+        assert found[one.name].ratio == pytest.approx(one.norm / float(own[one.name].double().norm()), rel=1e-12)
+
+
+@pytest.mark.parametrize("ensured", [False, True])
+@pytest.mark.filterwarnings("ignore")
+def test_a_merge_adds_both_updates_to_a_weight_that_two_layers_share(tmp_path, capsys, ensured):
+    """huggingface/peft 2777."""
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=11, num_key_value_heads=2, tie_word_embeddings=True))
+    model.save_pretrained(tmp_path / "b")
+    before = model.lm_head.weight.detach().clone()
+    options = {"target_modules": ["embed_tokens", "lm_head"], "task_type": None, "ensure_weight_tying": ensured}
+    made = adapted(model, **options)
+    made.save_pretrained(tmp_path / "a")
+    layers = made.base_model.model.model.embed_tokens, made.base_model.model.lm_head
+    X, Y = (layer.get_delta_weight("default").detach() for layer in layers)
+    assert torch.allclose(X, Y) == ensured
+    merged = made.merge_and_unload()
+    assert merged.lm_head.weight is merged.model.embed_tokens.weight
+    # float32
+    torch.testing.assert_close(merged.lm_head.weight - before, X + Y, rtol=1e-4, atol=1e-6)
+    assert run(tmp_path / "a", "--model", tmp_path / "b") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert (
+        "lm_head shares its weight with the embedding (model.embed_tokens.weight): a merge adds the updates of" in out
+    )
+    assert "twice the same one under ensure_weight_tying" in out
+
+
 @pytest.mark.parametrize("end", ["qweight", "weight_packed", "W_q"])
 def test_a_quantised_base_is_told_from_one_that_lacks_the_module(tmp_path, end):
     """huggingface/peft 2586, and the formats of GPTQ, AWQ, compressed-tensors and HQQ."""

@@ -6,7 +6,20 @@ import re
 
 import pytest
 import torch
-from adapter_folders import Mixture, Picture, adapted, bert, files, folder, gpt2, mixture_of_experts, pair
+from adapter_folders import (
+    Attention,
+    Mixture,
+    Picture,
+    adapted,
+    bert,
+    files,
+    folder,
+    gpt2,
+    mixture_of_experts,
+    moved,
+    noise,
+    pair,
+)
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
@@ -243,12 +256,33 @@ def test_experts_without_their_target_parameters_are_refused_because_peft_would_
     assert "holds fused experts" in capsys.readouterr().err and files(tmp_path) == before
 
 
-def test_a_convolution_in_groups_is_refused_by_its_name(tmp_path, capsys):
-    options = {"target_modules": ["conv", "linear"], "task_type": None, "r": 4}
-    adapted(Picture(2), **options).save_pretrained(tmp_path / "a")
-    before = files(tmp_path)
-    assert run(tmp_path / "a", "--rank", 2, "--out", tmp_path / "b") == 1
-    assert "The factors of conv do not multiply" in capsys.readouterr().err and files(tmp_path) == before
+@pytest.mark.parametrize("share", [{"rank": 2}, {"energy": 0.5}])
+def test_a_convolution_in_groups_stays_as_it_is_while_the_rest_is_cut(tmp_path, share):
+    model = moved(Picture(2), target_modules=["conv", "linear"], r=4)
+    model.save_pretrained(tmp_path / "a")
+    found = {one.name: one for one in truncate_folder(tmp_path / "a", tmp_path / "b", **share)[1]}
+    assert found["conv"].kept == 4 and not found["conv"].error and found["linear"].kept < 4
+    again = PeftModel.from_pretrained(Picture(2), tmp_path / "b").eval()
+    old, new = (one.base_model.model for one in (model, again))
+    given = noise(2, 4, 5, 5)
+    assert torch.equal(old.conv(given), new.conv(given))
+    difference = old.linear.get_delta_weight("default") - new.linear.get_delta_weight("default")
+    # float32
+    assert found["linear"].error == pytest.approx(float(difference.detach().norm()), rel=1e-5)
+
+
+@pytest.mark.parametrize("share", [{"rank": 1}, {"energy": 0.7}, {"energy": 0.95}])
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"alpha_pattern": {"attn": 9}}])
+def test_both_projections_of_an_attention_are_cut_to_the_rank_that_peft_gives_them(tmp_path, share, options):
+    model = moved(Attention(), target_modules=["attn", "linear"], r=3, **options)
+    model.save_pretrained(tmp_path / "a")
+    found = {one.name: one for one in truncate_folder(tmp_path / "a", tmp_path / "b", **share)[1]}
+    assert found["attn"].kept == found["attn.base_layer.out_proj"].kept
+    again = PeftModel.from_pretrained(Attention(), tmp_path / "b").eval()
+    for name, layer in lora_layers(model).items():
+        difference = layer.get_delta_weight("default") - lora_layers(again)[name].get_delta_weight("default")
+        # float32
+        assert found[name].error == pytest.approx(float(difference.detach().norm()), rel=1e-4, abs=1e-4)
 
 
 def test_an_adapter_with_another_start_than_plain_lora_is_truncated_after_its_conversion(tmp_path):

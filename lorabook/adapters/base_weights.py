@@ -70,9 +70,11 @@ class BaseWeights:
         if reason is not None:
             return reason
         matrices = [part for part in parts if isinstance(part, Tensor)]
-        W = matrices[0] if len(matrices) == 1 else torch.cat(matrices)
+        W, size = matrices[0] if len(matrices) == 1 else torch.cat(matrices), self.header[keys[0]][1]
+        if len(size) > 2 and W.ndim == 2 and len(W) == shape[0] and shape[1] > W.shape[1] and not shape[1] % W.shape[1]:
+            return f"the base's convolution is in {shape[1] // W.shape[1]} groups, across which X reaches"
         if W.ndim != 2 or tuple(W.shape) not in (shape, shape[::-1]):
-            return f"the base's weight is {self.header[keys[0]][1]}, the update {shape}"
+            return f"the base's weight is {size}, the update {shape}"
         turned = tuple(W.shape) != shape
         if shape[0] == shape[1] and not tied:
             turned = swapped or expert is not None and self._inputs_first(keys[0])
@@ -123,24 +125,30 @@ class BaseWeights:
             return "the base's weight is quantised"
         return "the base has no weight of this name"
 
-    def _key(self, name: str, expert: int | None) -> str | None:
-        """The key of a module: its name, or the longest end of it that one weight alone has.
+    def key(self, name: str) -> str | None:
+        """The key of a module's weight, if any; of an nn.MultiheadAttention that of in_proj_weight."""
+        return self._key(name, None)
 
-        The numbers of layers belong to every end, so that a model with one layer does not stand for another.
+    def _key(self, name: str, expert: int | None) -> str | None:
+        """The key of a module: its name, or the longest end of it that a weight has.
+
+        The numbers of layers belong to every end, so that a model with one layer does not stand for another.  Of
+        several weights with this end, it is the one with which the name shares most words, if there is one.
         """
         words = bare(name).replace(".base_layer", "").split(".")
         least = next((place for place, word in enumerate(words) if word.isdecimal()), len(words) - 1)
-        for tail in ("", ".weight") if expert is not None else (".weight", ""):
+        for tail in ("", ".weight") if expert is not None else (".weight", "", ".in_proj_weight"):
             for begin in range(least + 1):
                 end = ".".join(words[begin:]) + tail
                 near = self.ends.get(words[-1], [])
                 found = [key for key in near if key == end or key.endswith("." + end)]
                 if end in found:
                     return end
-                if len(found) == 1:
-                    return found[0]
                 if found:
-                    return None
+                    shared = [len({*words[:begin]} & {*key.split(".")}) for key in found]
+                    return (
+                        found[shared.index(max(shared))] if len(found) == 1 or shared.count(max(shared)) == 1 else None
+                    )
         return None
 
     def _files(self) -> list[Path]:

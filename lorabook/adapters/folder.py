@@ -139,12 +139,19 @@ def survey(path: str | Path) -> Adapter:
     if not peft and (layout is None or any(PREFIX in key for key in header)):
         if config is not None:
             check(config)
-        what = "" if any(PREFIX in key for key in header) else ", and its weights are those of no adapter that is known"
+        what = ", and its weights are those of no adapter that is known"
+        if any(PREFIX in key for key in header):
+            what = f", which says what alpha and r are: write one for the factors in {files[0].name}"
         raise AdapterError(f"{place.parent} has no {CONFIG}{what}.")
     if layout is None:
-        found = sort_peft(header, config)
+        found = sort_peft(header, config, files[0].name.startswith("model"))
         if files[0].name != WEIGHTS:
             found.strict = found.strict or f"The weights are not in one {WEIGHTS}, where PEFT looks for them."
+        elif any((path / f"model.safetensors{end}").is_file() for end in ("", ".index.json")):
+            notes.append(
+                "A whole model lies beside the adapter. transformers loads it with the adapter on top, so that X "
+                "counts twice if it was merged before."
+            )
     else:
         small = {key: value for (key,), (value,) in _small(home, header)}
         found = sort_foreign(header, config or {}, layout, metadata(texts), small.__getitem__)

@@ -21,6 +21,7 @@ FP8 = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 LARGEST_FACTOR = 2**28  # entries
 #: Why a tensor is left out that is in force all the same, and one that is not.
 WHOLE, REPLACED = "saved whole, not as factors", "the base model's own, which the adapter replaces"
+BASE, BIAS, TOKENS = "the base model's own, stored along", "bias of an adapter", "rows of an embedding"
 PLAIN, EMBEDDING, CONVOLUTION, EXPERT, DIRECTION = "", "embedding", "convolution", "expert", "direction part (DoRA)"
 EMPTY = "empty tensors, as ZeRO-3 leaves them where the weights were not gathered before saving"
 FAULTY = "cannot be measured"
@@ -36,6 +37,7 @@ class Part(NamedTuple):
     kind: str = PLAIN
     experts: int = 1
     transposed: bool = False  # A^T and B^T are stored
+    groups: int = 1  # of a convolution: each has its rows of B (m, r / groups), and its rows of A
 
     def factors(self, B: Tensor, A: Tensor) -> list[tuple[Tensor, Tensor]]:
         """B (m, r), A (r, n) of every expert, of which there is mostly one, from the stored tensors."""
@@ -45,6 +47,8 @@ class Part(NamedTuple):
             return list(zip(B, A))
         if self.experts > 1:  # PEFT: A holds one expert after the other, and B's columns change the expert fastest
             return list(zip(B.view(len(B), -1, self.experts).permute(2, 0, 1), A.view(self.experts, -1, A.shape[-1])))
+        if self.groups > 1:
+            B = torch.block_diag(*B.flatten(1).chunk(self.groups))
         return [(B.flatten(1), A.flatten(1))]  # a convolution is the matrix out x (in k k)
 
 
@@ -122,13 +126,15 @@ class Sorting:
                 return fault("too large", sentence)
         if transposed:
             A, B = (*A[:-2], *A[-2:][::-1]), (*B[:-2], *B[-2:][::-1])
-        experts = 1
+        experts = groups = 1
         if stacked(A, B):
             experts, kind, inner, outer = A[0], EXPERT, A[1], B[2]
         elif len(A) == len(B) == 2:
             inner, outer = A[0], B[1]
         elif len(A) == len(B) > 2 and all(side == 1 for side in B[2:]):
             inner, outer, kind = A[0], B[1], CONVOLUTION
+            if inner > outer and not inner % outer and not B[0] % (inner // outer):
+                groups, outer = inner // outer, inner
         else:
             inner, outer = 0, 1
         if inner != outer:
@@ -148,7 +154,7 @@ class Sorting:
             self.notes += [word] * (word not in self.notes)
         if kind:
             self.skipped |= {key: self.skipped.get(key, kind) for key in (key_A, key_B)}
-        self.parts[name] = Part(key_B, key_A, inner, scale, kind, experts, transposed)
+        self.parts[name] = Part(key_B, key_A, inner, scale, kind, experts, transposed, groups)
 
 
 def stacked(A: tuple[int, ...], B: tuple[int, ...]) -> bool:

@@ -86,7 +86,9 @@ class Patterns:
     """
 
     def __init__(self, patterns: dict | None, name: str):
-        self.values = list((patterns or {}).values())
+        self.keys, self.values = list(patterns or {}), list((patterns or {}).values())
+        self.used: set[int] = set()
+        self.torn: list[str] = []  # names that several plain keys fit, with different values
         self.expressions: list[tuple[int, re.Pattern, int]] = []
         # a plain key matches an end of its own length that agrees outside its bare dots, which stand for any letter
         self.plain: dict[tuple[int, tuple[int, ...]], dict[str, int]] = {}
@@ -108,6 +110,8 @@ class Patterns:
     def of(self, name: str, default):
         """The value for the module ``name``."""
         places = [*self._looked_up(name)]
+        if len({self.values[place] for place in places}) > 1:
+            self.torn.append(name)
         first = min(places, default=len(self.values))
         for place, expression, repeated in self.expressions:
             if place > first:
@@ -118,7 +122,14 @@ class Patterns:
             if expression.match(name):
                 first = place
                 break
-        return self.values[first] if first < len(self.values) else default
+        if first == len(self.values):
+            return default
+        self.used.add(first)
+        return self.values[first]
+
+    def unused(self) -> list[str]:
+        """The keys that were the first to match for none of the names that were looked up."""
+        return [key for place, key in enumerate(self.keys) if place not in self.used]
 
     def _looked_up(self, name: str) -> Iterator[int]:
         starts = [0, *(place + 1 for place, letter in enumerate(name) if letter == ".")]

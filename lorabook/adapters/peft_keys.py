@@ -4,31 +4,52 @@
 - convolutions: A (r, in, k, k) and B (out, r, 1, 1);
 - fused experts (``target_parameters``): A (E r, n) and B (m, r E), one wrapper around the other for each parameter;
 - DoRA: plain factors and a vector of magnitudes.
+
+:mod:`lorabook.adapters.loading` says what PEFT does with them.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+from lorabook.adapters import loading
 from lorabook.adapters.formats import PEFT_KEY, PREFIX, bare
-from lorabook.adapters.parts import DIRECTION, EMBEDDING, EMPTY, EXPERT, PLAIN, REPLACED, WHOLE, Sorting, modules
+from lorabook.adapters.parts import (
+    BASE,
+    BIAS,
+    DIRECTION,
+    EMBEDDING,
+    EMPTY,
+    EXPERT,
+    PLAIN,
+    REPLACED,
+    TOKENS,
+    WHOLE,
+    Sorting,
+    modules,
+)
 from lorabook.adapters.peft_config import CONFIG, Patterns, printable
 
 
-def sort_peft(header: dict, config: dict) -> Sorting:
-    """The modules of a file with PEFT's keys; ``config`` was checked."""
+def sort_peft(header: dict, config: dict, among_all: bool = False) -> Sorting:
+    """The modules of a file with PEFT's keys; ``config`` was checked.
+
+    Args:
+        among_all: the file holds all weights of the model.
+    """
     found = Sorting(header)
     halves: dict[str, dict[str, str]] = {"A": {}, "B": {}}
     tables: dict[str, dict[str, str]] = {"A": {}, "B": {}}
-    magnitudes, dead, wrapped = set(), 0, 0
+    magnitudes, dead, wrapped, nested = set(), 0, 0, 0
     for key, (shape, _) in header.items():
         plain = bare(key)
-        name = plain.removeprefix(PREFIX)
+        name = plain.rpartition(PREFIX)[2]
         match, table = PEFT_KEY.fullmatch(name), re.fullmatch(r"(.+)\.lora_embedding_([AB])(?:\.[^.]+)?", name)
         if match or table:
             wrapped += plain != key
+            nested += plain.count(PREFIX) > 1
             dead += plain == key and not key.startswith(PREFIX)
         if "lora_magnitude_vector" in plain:
             magnitudes.add(name.partition(".lora_magnitude_vector")[0])
@@ -37,15 +58,16 @@ def sort_peft(header: dict, config: dict) -> Sorting:
             found.skipped[key] = "factors of an embedding"
             found.half(tables, table[2], table[1], key)
         elif "trainable_tokens_" in plain:
-            found.skipped[key] = "rows of an embedding"
+            found.skipped[key] = TOKENS
         elif match:
             if len(shape) > 2:
                 found.skipped[key] = "factors of a convolution"
             found.half(halves, match[2], match[1], key)
         elif ".lora_B" in name:
-            found.skipped[key] = "bias of an adapter"
+            found.skipped[key] = BIAS
         else:
-            found.skipped[key] = REPLACED if ".original_module." in name else WHOLE
+            mine = not among_all or ".modules_to_save." in name
+            found.skipped[key] = REPLACED if ".original_module." in name else WHOLE if mine else BASE
         if key in found.skipped and not (match or table) and 0 in shape:
             found.fault(name, (key,), EMPTY, f"{printable(name)} is empty, of the shape {shape}: {EMPTY}.")
     targets = config.get("target_parameters") or []
@@ -60,7 +82,10 @@ def sort_peft(header: dict, config: dict) -> Sorting:
         # A^T, which starts at 0, is the left factor of the update of the weight (rows, width)
         found.place(name, key_B, key_A, c, kind=EMBEDDING, transposed=True, rank=rank, said=said)
     _switches(found, config, targets, magnitudes)
-    _prefixes(found, dead, wrapped)
+    _prefixes(found, dead, wrapped, nested)
+    if all(name in named.values() for name, part in found.parts.items() if part.kind == EXPERT):
+        found.notes += scale.unused(found.faults)
+    loading.from_files(found, config)
     return found
 
 
@@ -73,10 +98,28 @@ class _Scale:
         self.alpha = Patterns(config.get("alpha_pattern"), "alpha_pattern")
 
     def of(self, name: str) -> tuple[int, object, float]:
+        name = name.removesuffix(loading.OUT_PROJ)  # PEFT gives it what nn.MultiheadAttention has
         said = self.rank.of(name, self.config["r"])
         rank = said if isinstance(said, int) else -1
         alpha = self.alpha.of(name, self.config["lora_alpha"])
         return rank, said, alpha / (math.sqrt(said) if self.config.get("use_rslora") else said)
+
+    def unused(self, more: Iterable[str]) -> Iterator[str]:
+        """Sentences about keys of both patterns that count for no module, nor for ``more``, or only by their order."""
+        for name in more:
+            self.of(name)
+        for one in (self.rank, self.alpha):
+            keys = one.unused()
+            if keys:
+                yield (
+                    f"{len(keys)} of {len(one.keys)} keys of {one.name} count for no module here "
+                    f"({loading.some(keys)}): none has such a name, or a key before it fits too."
+                )
+        if self.alpha.torn:
+            yield (
+                f"Several keys of alpha_pattern fit {loading.some(self.alpha.torn)}. PEFT takes the first, and sorts "
+                "them when it saves: the adapter may have been trained with another alpha."
+            )
 
 
 def _parameters(names: Iterable[str], targets: list[str]) -> dict[str, str]:
@@ -130,7 +173,7 @@ def _switches(found: Sorting, config: dict, targets: list[str], magnitudes: set[
         )
 
 
-def _prefixes(found: Sorting, dead: int, wrapped: int) -> None:
+def _prefixes(found: Sorting, dead: int, wrapped: int, nested: int) -> None:
     """Say which keys PEFT will not load."""
     if wrapped:
         found.notes.append(
@@ -143,3 +186,9 @@ def _prefixes(found: Sorting, dead: int, wrapped: int) -> None:
         found.notes.append(
             f"{dead} of {len(found.header)} keys do not begin with {PREFIX}: PEFT loads none of these, without a word."
         )
+    if nested:
+        found.notes.append(
+            f"{nested} of {len(found.header)} keys have {PREFIX} twice, as where get_peft_model gets a PEFT model: "
+            "PEFT loads none of these into a plain base, without a word."
+        )
+        found.strict = found.strict or f"The keys have {PREFIX} twice, so PEFT loads none of them into a plain base."

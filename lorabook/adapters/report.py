@@ -219,15 +219,21 @@ def _base_notes(beside: dict[str, AgainstBase]) -> Iterable[str]:
     if other:
         name, key = other[0]
         yield (
-            f"the base's files name {modules(len(other))} otherwise, as {printable(key)} for {printable(name)}: usual "
-            "where a class of the model has, or lacks, a head. PEFT loads an adapter into the class whose modules have "
-            "the adapter's names, and finds no place for it in any other."
+            f"the base's files name {modules(len(other))} otherwise, as {printable(key)} for {printable(name)}. "
+            "transformers gives the weights of some classes other names on loading, those of vision-language models "
+            "above all. Where it does not, the adapter belongs to a class that has, or lacks, a head, and PEFT finds "
+            "no place for it in any other."
         )
-    tied = [(name, one.key) for name, one in beside.items() if one.tied]
-    if tied:
+    for name, key in [(name, one.key) for name, one in beside.items() if one.tied][:1]:
+        other = any(one.key == key and not one.tied for one in beside.values())
+        what = (
+            "adds the updates of both to it, so twice the same one under ensure_weight_tying"
+            if other
+            else "changes both"
+        )
         yield (
-            f"{printable(tied[0][0])} shares its weight with the embedding ({printable(tied[0][1])}): a merge changes "
-            "both, unless they are untied before."
+            f"{printable(name)} shares its weight with the embedding ({printable(key)}): a merge {what}, unless they "
+            "are untied before."
         )
 
 

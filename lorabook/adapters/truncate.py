@@ -26,6 +26,7 @@ from torch import Tensor
 from lorabook.adapters import products
 from lorabook.adapters.folder import Adapter, survey, tensors
 from lorabook.adapters.formats import PREFIX, WEIGHTS
+from lorabook.adapters.loading import OUT_PROJ
 from lorabook.adapters.parts import EXPERT, Part
 from lorabook.adapters.peft_config import CONFIG, MOVES_BASE, AdapterError, printable
 from lorabook.adapters.updates import products_of, stored, trouble
@@ -70,7 +71,7 @@ def truncate_folder(
         out: a folder that does not exist yet.  It appears whole or not at all.  None: only the errors are wanted.
         rank: no module has more than this.
         energy: or: every module keeps the fewest directions that carry this share of ``||X||_F^2``.  All experts of a
-            module have one rank, the highest that one of them needs.
+            module have one rank, the highest that one of them needs, as have the projections of an attention.
         progress: is called with a line after every module.
 
     Raises:
@@ -87,7 +88,7 @@ def truncate_folder(
     most = max(part.rank for part in parts.values())
     if rank is not None and rank > most:
         raise AdapterError(f"The rank {rank} is above what is there: no module of the adapter has more than {most}.")
-    together = {} if energy is None else _experts(adapter, energy)
+    together = {} if energy is None else _common(adapter, energy)
     new: dict[str, Tensor] = {}
     kept: dict[str, int] = {}
     found = []
@@ -95,7 +96,8 @@ def truncate_folder(
         halves = []
         for label, left, right in products_of(name, part, B, A):
             _sound(label, left, right)
-            left, right, said = truncate(label, left, right, part.scale, together.get(name, rank), energy)
+            goal = part.rank if part.groups > 1 else together.get(name, rank)
+            left, right, said = truncate(label, left, right, part.scale, goal, energy)
             halves.append((left, right))
             found.append(replace(said, kind=part.kind))
         kept[name] = found[-1].kept
@@ -155,13 +157,13 @@ def smaller(config: dict, parts: dict[str, Part], kept: dict[str, int]) -> dict:
     grown = math.sqrt if config.get("use_rslora") else float
     rank, alpha = {}, {}
     for name, part in parts.items():
-        key = _room(part) if part.kind == EXPERT else name
+        key = _room(name, part)
         # fifteen digits: alpha is a short number again where it was one
         value = float(f"{part.scale * grown(kept[name]):.15g}")
         said = kept[name], int(value) if value == int(value) else value
         if (rank.setdefault(key, said[0]), alpha.setdefault(key, said[1])) != said:
-            raise AdapterError(f"The experts' parameters in {printable(key)} would have different ranks.")
-    experts = {_room(part) for part in parts.values() if part.kind == EXPERT}
+            raise AdapterError(f"The parameters in {printable(key)} would have different ranks.")
+    experts = {_room(name, part) for name, part in parts.items() if part.kind == EXPERT}
     ends = {name[place + 1 :] for name in rank for place, letter in enumerate(name) if letter == "."}
     usual = [Counter(values.values()).most_common(1)[0][0] for values in (rank, alpha)]
     new = {"r": usual[0], "lora_alpha": usual[1]}
@@ -178,24 +180,27 @@ def _key(name: str, ends: set[str], experts: set[str]) -> str:
     return "^" + key if name in ends or key != name else key
 
 
-def _room(part: Part) -> str:
-    """The module of fused experts, whose parameters are wrapped one around the other."""
-    return re.sub(r"(\.base_layer)*\.lora_A\..*$", "", part.key_A.removeprefix(PREFIX))
+def _room(name: str, part: Part) -> str:
+    """The module that PEFT gives its rank: the experts of all their parameters, the attention of its projections."""
+    if part.kind == EXPERT:
+        return re.sub(r"(\.base_layer)*\.lora_A\..*$", "", part.key_A.removeprefix(PREFIX))
+    return name.removesuffix(OUT_PROJ)
 
 
-def _experts(adapter: Adapter, energy: float) -> dict[str, int]:
-    """One rank for all experts of a module and all of its parameters: the highest that one needs."""
-    need, room = {}, {}
-    chosen = {name: part for name, part in adapter.parts.items() if part.kind == EXPERT}
+def _common(adapter: Adapter, energy: float) -> dict[str, int]:
+    """One rank for all experts and all parts of a module that has one: the highest that one needs."""
+    rooms = {name: _room(name, part) for name, part in adapter.parts.items()}
+    several = Counter(rooms.values())
+    chosen = {
+        name: rooms[name] for name, part in adapter.parts.items() if part.kind == EXPERT or several[rooms[name]] > 1
+    }
+    need = dict.fromkeys(chosen.values(), 1)
     for name, part, B, A in stored(adapter) if chosen else ():
-        if name not in chosen:
-            continue
-        for label, left, right in products_of(name, part, B, A):
+        for label, left, right in products_of(name, part, B, A) if name in chosen else ():
             _sound(label, left, right)
             values = products.singular_values(left.double(), right.double())
-            need[name] = max(1, need.get(name, 1), products.energy_rank(values, energy))
-        room[_room(part)] = max(room.get(_room(part), 1), need[name])
-    return {name: room[_room(part)] for name, part in chosen.items()}
+            need[chosen[name]] = max(need[chosen[name]], products.energy_rank(values, energy))
+    return {name: need[room] for name, room in chosen.items()}
 
 
 def _as_stored(part: Part, halves: list[tuple[Tensor, Tensor]], old_B: Tensor, old_A: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,8 +232,9 @@ def _whole(adapter: Adapter) -> None:
             "of them: add them first."
         )
     loaded = all(key.startswith(PREFIX) for part in adapter.parts.values() for key in (part.key_A, part.key_B))
-    known = loaded and (adapter.config.get("use_dora") or adapter.config.get("target_parameters"))
-    if adapter.strict and not known:
+    known = any(adapter.config.get(one) for one in ("use_dora", "target_parameters", "alora_invocation_tokens"))
+    known = known or any(part.groups > 1 for part in adapter.parts.values())
+    if adapter.strict and not (loaded and known):
         raise AdapterError(adapter.strict)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lorabook.commands.options import Progress, add_report, not_negative, positive
 
 
@@ -77,9 +79,14 @@ def run(options) -> str:
         bases: list = [None] * len(verdicts)
         if options.model:
             from lorabook.adapters.against_base import against_base
+            from lorabook.adapters.base_weights import BaseWeights
+            from lorabook.adapters.fits import misfits
 
             chosen = {"top": options.top, "threshold": options.threshold, "only": options.modules}
             bases = against_base(series.adapters, options.model, progress=progress, **chosen)
+            base = BaseWeights(options.model)
+            told = [replace(one, notes=(*one.notes, *misfits(one, base))) for one in series.adapters]
+            series = replace(series, adapters=tuple(told))
     one = len(paths) == 1
     if options.json and one:
         text = report.as_json(series.adapters[0], series.measured[0], verdicts[0], bases[0])

@@ -1,0 +1,61 @@
+"""Whether an adapter fits its base, beyond the updates: biases, rows of embeddings, weights saved whole, attention.
+
+From names and shapes alone; :mod:`lorabook.adapters.against_base` measures the updates themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lorabook.adapters.base_weights import BaseWeights
+from lorabook.adapters.folder import Adapter, opened
+from lorabook.adapters.loading import OUT_PROJ, biased, plain_name, some, token_rows
+from lorabook.adapters.parts import WHOLE, modules
+from lorabook.adapters.peft_config import printable
+
+
+def misfits(adapter: Adapter, base: BaseWeights) -> list[str]:
+    """What PEFT cannot load into this base, cannot merge with it or does not use in it, in sentences."""
+    return [*_biases(adapter, base), *_tokens(adapter, base), *_whole(adapter, base), *_attention(adapter, base)]
+
+
+def _biases(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
+    weights = {name: base.key(name) for name in biased(adapter.skipped)}
+    bare = [name for name, key in weights.items() if key and f"{key.removesuffix('weight')}bias" not in base.header]
+    if bare:
+        yield f"The adapter has a bias and the base has none in {modules(len(bare))}: PEFT cannot merge {some(bare)}."
+
+
+def _tokens(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
+    for _, name, indices in token_rows(adapter.skipped, adapter.config):
+        key = base.key(name)
+        rows = base.header[key][1][0] if key else None
+        if rows is not None and max(indices, default=0) >= rows:
+            yield (
+                f"trainable_token_indices go up to {max(indices)}, but {printable(name)} of the base has {rows} rows: "
+                "PEFT cannot load the adapter until they are added (resize_token_embeddings)."
+            )
+
+
+def _whole(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
+    for stored in (key for key, why in adapter.skipped.items() if why == WHOLE):
+        name, _, tail = plain_name(stored).replace(".base_layer", "").rpartition(".")
+        key = base.key(name) if tail == "weight" else None
+        shape = tuple(opened(adapter.files[stored]).get_slice(stored).get_shape())
+        if key and 0 not in shape and base.header[key][1] != shape:
+            yield (
+                f"{printable(name)} is saved whole as {shape}, and the base has {base.header[key][1]}: PEFT cannot "
+                "load it until the base is of that size (resize_token_embeddings, or num_labels of a head)."
+            )
+
+
+def _attention(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
+    rooms = {name: name.removesuffix(".out_proj") for name in adapter.parts if name.endswith(".out_proj")}
+    weights = {name: base.key(name) for name, room in rooms.items() if f"{room}{OUT_PROJ}" not in adapter.parts}
+    inside = lambda key: f"{key.removesuffix('out_proj.weight')}in_proj_weight" in base.header
+    idle = [name for name, key in weights.items() if key and OUT_PROJ not in name and inside(key)]
+    if idle:
+        yield (
+            f"An nn.MultiheadAttention never calls its out_proj, so that PEFT's update there is not in use and gets no "
+            f"gradient, though a merge adds it: {some(idle)}. Name the attention itself in target_modules."
+        )
