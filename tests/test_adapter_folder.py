@@ -658,6 +658,14 @@ def test_a_convolution_and_magnitudes_of_kohya_are_told_apart(tmp_path, capsys):
     assert "alpha" in adapter.faults["lora_unet_d"].sentence
 
 
+def test_a_bias_of_an_adapter_is_told_from_other_weights_in_every_format(tmp_path):
+    """huggingface/diffusers: the adapters of Flux's Control have such biases, and norms."""
+    more = {"transformer.x.to_q.lora_B.bias": torch.ones(12), "transformer.x.norm.weight": torch.ones(12)}
+    save_file(FORMATS["diffusers, new"][0](*pair(12, 8, 4)) | more, tmp_path / "pytorch_lora_weights.safetensors")
+    skipped = inspect_folder(tmp_path)[0].skipped
+    assert [skipped[key] for key in more] == ["bias of an adapter", "not a pair of factors"]
+
+
 @pytest.mark.parametrize(
     "key, word", [("a.hada_w1_a", "LoHa"), ("a.lokr_w1", "LoKr"), ("a.oft_blocks", "OFT"), ("a.ia3_l", "IA3")]
 )

@@ -593,6 +593,12 @@ def two_active():
             lambda: get_peft_model(nn.Sequential(nn.Conv2d(3, 4, 2)), LoraConfig(r=2, target_modules=["0"])),
             "adapts a layer of type Conv2d",
         ),
+        (
+            lambda: get_peft_model(
+                nn.Sequential(nn.MultiheadAttention(8, 2)), LoraConfig(r=2, target_modules=["out_proj"])
+            ),
+            "is the out_proj of an nn.MultiheadAttention",
+        ),
         (lambda: torch.compile(adapted()), "got OptimizedModule: pass the model inside it"),
         (lambda: nn.DataParallel(adapted()), "got DataParallel: pass the model inside it"),
         (

@@ -13,7 +13,7 @@ from lorabook.adapters.compare import Compared, Comparison
 from lorabook.adapters.folder import Adapter
 from lorabook.adapters.formats import PREFIX
 from lorabook.adapters.merges import Checked, Merge
-from lorabook.adapters.parts import EXPERT, modules
+from lorabook.adapters.parts import BIAS, EXPERT, modules
 from lorabook.adapters.peft_config import printable
 from lorabook.adapters.tables import (
     WIDTH,
@@ -177,7 +177,7 @@ def merged_text(
             f"instead of 1 (errors then: {wrong}). Give it the weights divided by sqrt(R)."
         )
     for place, one in enumerate(adapters, 1):
-        if any(why == "bias of an adapter" for why in one.skipped.values()):
+        if BIAS in one.skipped.values():
             below.append(f"{place} has biases in its adapter: PEFT leaves them out, and so does this table.")
     if checked:
         below.append(

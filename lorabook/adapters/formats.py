@@ -16,7 +16,7 @@ from typing import NamedTuple
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lorabook.adapters.parts import DIRECTION, PLAIN, Sorting, modules, stacked
+from lorabook.adapters.parts import BIAS, DIRECTION, PLAIN, Sorting, modules, stacked
 from lorabook.adapters.peft_config import LARGEST_NUMBER, AdapterError, load, printable
 
 WEIGHTS, PICKLE, INDEX = "adapter_model.safetensors", "adapter_model.bin", "adapter_model.safetensors.index.json"
@@ -234,7 +234,8 @@ def sort_foreign(header: dict, config: dict, layout: Layout, said: dict, tensor:
         elif not key.endswith(".alpha"):
             magnitude = re.search(r"dora_scale$|\.m$|magnitude", key)
             dora = dora or bool(magnitude)
-            found.skipped[key] = "magnitudes of DoRA" if magnitude else "not a pair of factors"
+            rest = BIAS if ".lora_B." in key else "not a pair of factors"
+            found.skipped[key] = "magnitudes of DoRA" if magnitude else rest
     for name, key_A, key_B in found.both(halves):
         fault = lambda reason, sentence: found.fault(name, (key_A, key_B), reason, sentence)
         if name in third:

@@ -15,6 +15,7 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from lorabook.checks import package
 
@@ -148,6 +149,8 @@ def _trouble(layer: Any, adapter: str, uses: Counter, start: bool) -> str:
         weight = layer.get_param()
         if weight.ndim > 3 or weight.ndim == 3 and len(weight) == 1:
             return f"adapts a parameter of the shape {tuple(weight.shape)}"
+    elif isinstance(base, NonDynamicallyQuantizableLinear):
+        return "is the out_proj of an nn.MultiheadAttention, which takes the weight from it and never calls it"
     elif type(layer) is not Linear or type(base) not in (nn.Linear, Conv1D):
         return f"adapts a layer of type {type(base).__name__}, not a linear one"
     else:

@@ -69,7 +69,7 @@ def truncate_folder(
     Args:
         path: folder of a PEFT adapter.
         out: a folder that does not exist yet.  It appears whole or not at all.  None: only the errors are wanted.
-        rank: no module has more than this.
+        rank: no module has more than this, but a convolution in groups stays as it is.
         energy: or: every module keeps the fewest directions that carry this share of ``||X||_F^2``.  All experts of a
             module have one rank, the highest that one of them needs, as have the projections of an attention.
         progress: is called with a line after every module.
