@@ -73,10 +73,10 @@ def test_a_verdict_in_place_of_another_and_one_on_no_list_are_named():
 
 
 def test_a_claim_that_is_not_testable_is_told_with_its_reason():
-    old = {"id": "kim.figure-1-ranks", "verdict": "not testable here"}
+    old = {"id": "kim.table-2-published", "verdict": "not testable here"}
     assert held.claim_moved(old, old | {"note": "a word"})[1:] == [
         "    note: nothing -> a word",
-        f"    wanted: {lists.find('kim.figure-1-ranks').reason}",
+        f"    wanted: {lists.find('kim.table-2-published').reason}",
     ]
 
 

@@ -14,9 +14,12 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from lorabook.experiments import results
+from lorabook.experiments.points import STARTS
+from lorabook.experiments.settings import load
 from lorabook.inputs import published
 
 SEEDS = 3  # of a cell that counts
+KIM = ("sst2", "cifar100")
 NAMES = {  # of the methods, in the slides' table
     "Full": "full",
     "Pre-trained": "pretrained",
@@ -27,7 +30,6 @@ NAMES = {  # of the methods, in the slides' table
     "LoRA-GA": "lora_ga",
     "LoRA-One": "lora_one",
 }
-CORE = [(method, 8, task) for method in ("lora", "lora_one") for task in ("mrpc", "cola")]
 
 
 class Found(NamedTuple):
@@ -57,12 +59,12 @@ def judge(claim: str, records: Iterable[dict] | None = None) -> Found | None:
     return JUDGES[claim](list(results.read() if records is None else records))
 
 
-def cells(records: list[dict]) -> dict[tuple, Cell]:
-    """By method, rank and task the runs of a cell of GLUE's table that has enough of them."""
+def cells(records: list[dict], experiment: str = "glue") -> dict[tuple, Cell]:
+    """By method, rank and task the runs of a cell of a table of LoRA-One that has enough of them."""
     found: dict[tuple, dict[float, list]] = defaultdict(lambda: defaultdict(list))
     for one in records:
         run = one["run"]
-        if run["experiment"] == "glue":
+        if run["experiment"] == experiment:
             found[run["method"], run["rank"], run["task"]][run["rate"]].append(one["metric"])
     made = {}
     for key, rates in found.items():
@@ -78,12 +80,21 @@ def cells(records: list[dict]) -> dict[tuple, Cell]:
 
 def table_glue(records: list[dict]) -> Found | None:
     """The farthest cell from its printed number, in joint errors; the probe takes LoRA's number for LoRA-One's."""
-    ours = cells(records)
-    if not set(CORE) <= set(ours):
+    return _table(cells(records), "glue_t5base", ("mrpc", "cola"))
+
+
+def table_llama(records: list[dict]) -> Found | None:
+    """The same of Llama's table, where GSM8K is enough."""
+    return _table(cells(records, "llama"), "llama2_7b", ("gsm8k",))
+
+
+def _table(ours: dict[tuple, Cell], table: str, tasks: tuple[str, ...]) -> Found | None:
+    """A table of LoRA-One once LoRA and LoRA-One of rank 8 are there for the tasks."""
+    if not {(method, 8, task) for method in ("lora", "lora_one") for task in tasks} <= set(ours):
         return None
     printed = {
         (NAMES[row["method"]], row["rank"] and int(row["rank"]), row["dataset"].lower().replace("-", "")): row
-        for row in published.read("glue_t5base")
+        for row in published.read(table)
         if row["mean"] is not None
     }
 
@@ -92,7 +103,7 @@ def table_glue(records: list[dict]) -> Found | None:
         return abs(cell.mean - row["mean"]) / math.hypot(row["std"] or 0.0, cell.test, cell.error)
 
     shared = [key for key in ours if key in printed]
-    swapped = [distance(("lora_one", 8, task), ("lora", 8, task)) for task in ("mrpc", "cola")]
+    swapped = [distance(("lora_one", 8, task), ("lora", 8, task)) for task in tasks]
     runs = sum(ours[key].runs for key in shared)
     return Found(max(distance(key, key) for key in shared), max(swapped), f"{len(shared)} cells, {runs} runs")
 
@@ -137,30 +148,114 @@ def table_1(records: list[dict]) -> Found | None:
     return Found(max(off(*one) for one in wanted), max(after), f"{len(wanted)} decays above 0")
 
 
-def figure_2(records: list[dict]) -> Found | None:
-    """How loudly the large start fails: the least of three measures; the probe takes the third small start for it."""
+def figure_1(records: list[dict]) -> Found | None:
+    """How far the rank of the first value matrix falls during training, in powers of two: the least over the decays of
+    Table 1 above 0; the probe is the most without decay."""
+    falls: dict[tuple, list[float]] = defaultdict(list)
+    for one in records:
+        if one["run"]["method"] == "proximal":
+            # of a change that vanished the rank is 0
+            course = [max(entry["first_value_rank"], 0.5) for entry in one["curve"] if "first_value_rank" in entry]
+            falls[one["run"]["task"], one["run"]["decay"]].append(math.log2(max(course) / course[-1]))
+    wanted = [(row["task"].lower(), row["decay"]) for row in published.read("kim_table_1")]
+    if not all(falls[key] for key in wanted):
+        return None
+    least = min(mean(falls[key]) for key in wanted if key[1] > 0)
+    return Found(least, max(mean(falls[key]) for key in wanted if key[1] == 0), f"{len(wanted)} decays")
+
+
+def accuracy_against_decay(records: list[dict]) -> Found | None:
+    """How far decay harms on CIFAR-100 and does not on SST-2; the probe takes the largest decay of SST-2.
+
+    A harm is the fall of the accuracy from decay 0 to the mean of the decays above 0, of SST-2 without the largest, in
+    joint errors of the two test sets' accuracies.  Two of them separate harm from none.
+    """
+    found: dict[tuple, list[dict]] = defaultdict(list)
+    for one in records:
+        if one["run"]["method"] == "proximal":
+            found[one["run"]["task"], one["run"]["decay"]].append(one["metric"])
+    grids = {task: sorted(r["decay"] for r in published.read("kim_grids") if r["task"].lower() == task) for task in KIM}
+    if not all(found[task, decay] for task, grid in grids.items() for decay in grid):
+        return None
+    centre = lambda key, name: mean(one[name] for one in found[key])
+
+    def harm(task: str, decays: list[float]) -> float:
+        fall = centre((task, 0.0), "value") - mean(centre((task, one), "value") for one in decays)
+        return fall / math.hypot(centre((task, decays[0]), "error"), centre((task, 0.0), "error"))
+
+    (_, *small, large), (_, *others) = (grids[task] for task in KIM)
+    harmed = harm("cifar100", others) - 2
+    apart = lambda decays: min(harmed, 2 - harm("sst2", decays))
+    return Found(apart(small), apart([large]), f"{sum(map(len, grids.values()))} decays")
+
+
+def _ends(records: list[dict]) -> dict[str, list[float]]:
+    """By start on SST-2 the means of norm, rank, accuracy and its error at the end, where there are enough seeds."""
     ends: dict[str, list[tuple]] = defaultdict(list)
     for one in records:
-        if one["run"]["method"] == "factored":
+        if one["run"]["experiment"] == "sst2" and one["run"]["method"] == "factored":
             last = [entry for entry in one["curve"] if "rank" in entry][-1]
             ends[one["run"]["start"]].append(
                 (last["norm"], last["rank"], one["metric"]["value"], one["metric"]["error"])
             )
-    if min(len(ends[start]) for start in ("zero", "small_3", "large")) < SEEDS:
+    return {start: [mean(column) for column in zip(*rows)] for start, rows in ends.items() if len(rows) >= SEEDS}
+
+
+def figure_2(records: list[dict]) -> Found | None:
+    """How loudly the large start fails: the least of three measures; the probe takes the third small start for it."""
+    ends = _ends(records)
+    if not {"zero", "small_3", "large"} <= set(ends):
         return None
-    centre = {start: [mean(column) for column in zip(*rows)] for start, rows in ends.items()}
 
     def loud(start: str) -> float:
-        norm, rank, value, error = centre[start]
-        norm_0, rank_0, value_0, error_0 = centre["zero"]
+        norm, rank, value, error = ends[start]
+        norm_0, rank_0, value_0, error_0 = ends["zero"]
         return min(math.log(norm / norm_0), rank - rank_0, (value_0 - value) / math.hypot(error, error_0))
 
-    return Found(loud("large"), loud("small_3"), f"{sum(map(len, ends.values()))} runs on SST-2")
+    return Found(loud("large"), loud("small_3"), f"{len(ends)} starts on SST-2")
+
+
+def appendix_c3(records: list[dict]) -> Found | None:
+    """How far a small start ends from the zero start: the largest of the powers of two between the norms and half the
+    joint errors between the accuracies; the probe is the large start."""
+    ends = _ends(records)
+    if not set(STARTS) <= set(ends):
+        return None
+
+    def apart(start: str) -> float:
+        (norm, _, value, error), (norm_0, _, value_0, error_0) = ends[start], ends["zero"]
+        return max(abs(math.log2(norm / norm_0)), abs(value - value_0) / math.hypot(error, error_0) / 2)
+
+    small = [apart(start) for start in STARTS if start.startswith("small")]
+    return Found(max(small), apart("large"), f"{len(ends)} starts on SST-2")
+
+
+def vit_figure(records: list[dict]) -> Found | None:
+    """How much lower the training loss ends at the next smaller start, in errors of the means over seeds: the least;
+    the probe exchanges the two sizes in the middle."""
+    ends: dict[float, list[float]] = defaultdict(list)
+    for one in records:
+        if one["run"]["experiment"] == "cifar10":
+            ends[float(one["run"]["start"])].append([entry["loss"] for entry in one["curve"] if "loss" in entry][-1])
+    sizes = sorted(size for size, losses in ends.items() if len(losses) >= SEEDS)
+    if set(sizes) != set(load("cifar10")["starts"]):
+        return None
+    error = lambda size: stdev(ends[size]) / math.sqrt(len(ends[size]))
+    lower = lambda a, b: (mean(ends[b]) - mean(ends[a])) / math.hypot(error(a), error(b), 1e-12)
+    least = lambda order: min(lower(a, b) for a, b in zip(order, order[1:]))
+    first, second, third, *others = sizes
+    over = f"{len(sizes)} sizes, {sum(map(len, ends.values()))} runs"
+    return Found(least(sizes), least([first, third, second, *others]), over)
 
 
 JUDGES: dict[str, Callable[[list[dict]], Found | None]] = {
     "lora_one.table-glue": table_glue,
+    "lora_one.table-llama": table_llama,
     "lora_one.table-time": table_time,
     "kim.table-1-published": table_1,
+    "kim.figure-1-ranks": figure_1,
     "kim.figure-2-published": figure_2,
+    "kim.appendix-c3-published": appendix_c3,
+    "kim.accuracy-against-decay": accuracy_against_decay,
+    "mallada.vit-figure": vit_figure,
 }
