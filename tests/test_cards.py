@@ -1,10 +1,13 @@
 """A card says the claim in words, whose it is, the verdict and what holds instead; numbers are folded."""
 
 import dataclasses
+import html
 import re
 from urllib.parse import parse_qs, urlsplit
 
+import nbformat
 import pytest
+from test_letters import RAW, without_tex
 
 from lorabook.page import cards, claims, ledger, lists
 from lorabook.page.letters import typeset
@@ -114,6 +117,20 @@ def test_several_verdicts_share_a_table_and_lose_nothing(verdicts):
 
 def test_a_star_of_a_letter_stays_a_star():
     assert cards._starless("r* and $r^*$ and `r*`") == r"r\* and $r^*$ and `r*`"
+
+
+def test_a_table_of_a_notebook_keeps_its_cells_and_shows_no_raw_formula(root):
+    assert cards.table(r"| \|\|F\|\| at \|c\| > 0 | delta_w |") == r"| ‖F‖ at \|c\| &gt; 0 | δ<sub>w</sub> |"
+    seen = 0
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        outputs = [o for cell in nbformat.read(path, 4).cells for o in cell.get("outputs", [])]
+        outputs = [o for o in outputs if ledger.SITE not in o.get("data", {})]
+        for raw in (o.data["text/markdown"] for o in outputs if "text/markdown" in o.get("data", {})):
+            table = cards.table(raw)
+            assert not RAW.search(without_tex(re.sub(r"<[^>]*>", "", table))), f"{path.stem}: {table}"
+            assert [line.count("|") for line in table.splitlines()] == [line.count("|") for line in raw.splitlines()]
+            seen += RAW.search(html.escape(without_tex(raw))) is not None
+    assert seen > 10
 
 
 def test_a_card_that_waits_for_runs_says_why_and_with_runs_its_numbers():

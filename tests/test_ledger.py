@@ -266,6 +266,10 @@ def test_every_erratum_says_whether_the_conclusion_stands(source):
         ("a start", "A start"),
         ("r >= r*", "r >= r*"),
         ("b = 128, mu", "b = 128, mu"),
+        ("s1 times the time", "s1 times the time"),
+        ("delta_w = s2 / s1", "delta_w = s2 / s1"),
+        ("alpha falls", "alpha falls"),
+        ("p-value", "P-value"),
         ("", ""),
     ],
 )
@@ -325,3 +329,12 @@ def test_outside_the_site_a_notebook_shows_the_same_words_without_anchors_and_li
     assert ledger.shown("[[a](#claim-a)]{#row-a} and [out](https://example.org)")["text/plain"] == (
         "a and [out](https://example.org)"
     )
+
+
+def test_a_sentence_has_one_full_stop_wherever_that_stands():
+    assert letters.sentence("small starts") == "Small starts."
+    for whole in ("It is right. (This is beside it.)", "Is it right?", "$r$ is 2."):
+        assert letters.sentence(whole) == whole
+    assert letters.sentence("a start (see below)") == "A start (see below)."
+    for _, verdict in ledger.collect(NOTEBOOKS):
+        assert not re.search(r"[.!?]\)?\.(?!\w)", letters.sentence(verdict.claim.statement).replace("...", ""))

@@ -21,7 +21,7 @@ RAW = re.compile(
         ("s1 t = 0.05", "s<sub>1</sub> t = 0.05"),
         ("4 sigma sigma_W2", "4 σ σ<sub>W<sub>2</sub></sub>"),
         ("hidden in >~, r >= r*, 2 r <= d", "hidden in ≳, r ≥ r*, 2 r ≤ d"),
-        ("1 - cos at T_{1/2} and T_1/2", "1 − cos at T<sub>1/2</sub> and T<sub>1/2</sub>"),
+        ("1 - cos at T_{1/2}", "1 − cos at T<sub>1/2</sub>"),
         ("(1 - eta/4)^t lambda_r*, s_(r+1)", "(1 − η/4)<sup>t</sup> λ<sub>r*</sub>, s<sub>r+1</sub>"),
         (
             "2 lambda_min(K), |gamma_1|^2, |a0|^2",

@@ -597,6 +597,13 @@ def test_a_card_shows_the_claim_first_and_its_numbers_after_one_click_and_on_pap
     assert not first.evaluate("node => node.open"), "after printing the fold is as it was"
 
 
+def test_the_front_page_shows_a_claim_that_holds_and_one_that_fails_with_their_folds(site):
+    cards = BeautifulSoup((site / "book/index.html").read_text(), "html.parser").select("article div.lb-verdict")
+    assert [card["class"][1] for card in cards] == ["lb-holds", "lb-fails"]
+    assert all(card.select_one("details.lb-numbers li") for card in cards)
+    assert "What holds instead" in cards[1].get_text() and "What holds instead" not in cards[0].get_text()
+
+
 def test_claims_between_which_nothing_is_said_share_a_table_with_all_that_a_card_has(site, opened, root):
     verdicts = {verdict.claim.id: verdict for _, verdict in ledger.collect(root / "notebooks")}
     shared, alone = [], []

@@ -13,6 +13,7 @@ from pathlib import Path
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
+from verdicts import table
 
 COLLECTED = "notebooks/explore"
 CLOSED_FORM = ("rushka", "mallada")  # those that also draw lorabook.riccati
@@ -47,10 +48,10 @@ class Explorable(Directive):
         found = parts(json.loads(path.read_text(encoding="utf-8")), kind)
         if not found or not all(found):
             raise self.error(f"{COLLECTED} has no explorable {kind} with a figure before it and a table after it.")
-        figure, place, table = found
+        figure, place, rows = found
         cells = [nodes.container("", nodes.raw("", part, format="html"), classes=["cell"]) for part in (figure, place)]
         last = nodes.container(classes=["cell"])
-        self.state.nested_parse(StringList(table.splitlines(), str(path)), self.content_offset, last)
+        self.state.nested_parse(StringList(table(rows).splitlines(), str(path)), self.content_offset, last)
         return [*cells, last, nodes.raw("", scripts(kind), format="html")]
 
 

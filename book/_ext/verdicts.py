@@ -1,13 +1,23 @@
 """Sphinx extension: the verdict cards of a page, drawn from the records that its notebook holds.
 
 Each output with a record becomes a card in MyST (lorabook.page.cards), so that its mathematics, links and fold are
-those of the page.  Where the text says nothing between two claims that hold, their cells are one on the page, and they
-share a table.  Code that is neither shown on purpose (the parameters) nor folded by the notebook is folded.
+those of the page; plain formulas in other tables are set as on cards.  Where the text says nothing between two claims
+that hold, their cells are one on the page, and they share a table.  Code that is neither shown on purpose (the
+parameters) nor folded by the notebook is folded.
+
+Another page can show the card of a claim:
+
+```{verdict} ../notebooks/rushka_closed_forms rushka.eq-34
+```
 """
 
 import json
 import re
+from pathlib import Path
 
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from docutils.statemachine import StringList
 from sphinx.util import logging
 
 SHOWN = {"parameters", "injected-parameters"}
@@ -48,8 +58,11 @@ def draw(app, page, source):
         if cell["cell_type"] == "code" and not {*tags} & (SHOWN | FOLDED):
             tags.append("hide-input")
         for output in cell.get("outputs", []):
-            if SITE in output.get("data", {}):
-                output["data"]["text/markdown"] = output["data"].pop(SITE)
+            shown = output.get("data", {})
+            if SITE in shown:
+                shown["text/markdown"] = shown.pop(SITE)
+            elif "".join(shown.get("text/markdown", "")).startswith("|"):
+                shown["text/markdown"] = table(shown["text/markdown"])
         held = [output for output in cell.get("outputs", []) if recorded(output)]
         if held:
             verdicts = [verdict for output in held if (verdict := known(recorded(output), page))]
@@ -57,6 +70,13 @@ def draw(app, page, source):
             drawn = {"metadata": {}, "data": {"text/markdown": cards_of(verdicts, address, run)}}
             cell["outputs"] = [*rest, held[0] | drawn]
     source[0] = json.dumps(notebook)
+
+
+def table(text):
+    """A table of a notebook, its formulas set."""
+    from lorabook.page import cards
+
+    return cards.table("".join(text))
 
 
 def recorded(output):
@@ -113,6 +133,27 @@ def cards_of(verdicts, address, run):
     return "".join(cards.card(verdict, address, run) for verdict in verdicts)
 
 
+class Card(Directive):
+    """The card of one claim, from the notebook that holds its record."""
+
+    required_arguments = 2
+
+    def run(self):
+        env, (notebook, name) = self.state.document.settings.env, self.arguments
+        place = Path(env.doc2path(env.docname)).parent / f"{notebook}.ipynb"
+        env.note_dependency(str(place))
+        cells = json.loads(place.read_text(encoding="utf-8"))["cells"] if place.is_file() else []
+        records = filter(None, (recorded(output) for cell in cells for output in cell.get("outputs", [])))
+        verdict = next((known(record, env.docname) for record in records if record["id"] == name), None)
+        if verdict is None:
+            raise self.error(f"{notebook} has no verdict on {name}.")
+        shown = nodes.container()
+        text = cards_of([verdict], "", "")
+        self.state.nested_parse(StringList(text.splitlines(), str(place)), self.content_offset, shown)
+        return shown.children
+
+
 def setup(app):
     app.connect("source-read", draw, priority=550)  # after the page has taken its prose
+    app.add_directive("verdict", Card)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -84,6 +84,11 @@ def together(verdicts: list[Verdict], issues: str = "", run: str = "") -> str:
     return "`````{div} lb-verdict lb-together\n\n" + "\n\n".join(parts) + "\n`````\n"
 
 
+def table(text: str) -> str:
+    """A notebook's table as MyST, its plain formulas set."""
+    return typeset(text.replace(r"\|\|", "||"))
+
+
 def _links(claim: Claim) -> str:
     """The name of a claim, which leads to its row in the ledger, and its map where it has one."""
     links = f"[[{claim.id}](#row-{claim.id.replace('.', '-')})]{{.lb-claim}}"

@@ -22,6 +22,7 @@ import html
 import math
 from dataclasses import dataclass, field
 
+from lorabook.page.letters import capital
 from lorabook.page.lists import Claim, ClaimError, find
 
 HOLDS = "holds"
@@ -53,9 +54,8 @@ class Verdict:
         claim = self.claim
         if claim.reason and not self.value:
             return [claim.reason]
-        measured = claim.measured[:1].upper() + claim.measured[1:]
         parts = [f"Proved: {self.proof}."] if self.proof else []
-        parts.append(f"{measured}: {self.value}, wanted {claim.wanted()}.")
+        parts.append(f"{capital(claim.measured)}: {self.value}, wanted {claim.wanted()}.")
         if self.constant:
             parts.append(f"Constant ({claim.constant}): {self.constant}.")
         if self.probe:

@@ -22,7 +22,6 @@ RULES = [
         (r"&lt;~", "≲"),
         (r"&gt;~", "≳"),
         (r"\|\|", "‖"),
-        (r"\bT_1/2\b", "T<sub>1/2</sub>"),
         (r"_\{([^{}]*)\}", r"<sub>\1</sub>"),
         (r"(?<=[A-Za-z‖])_\(([^()]*)\)", r"<sub>\1</sub>"),
         (r"(?<=[A-Za-z‖])_(\w+\*?)", r"<sub>\1</sub>"),
@@ -44,12 +43,13 @@ def typeset(text: str) -> str:
 
 def capital(text: str) -> str:
     """With a capital at the start, unless that is a letter of a formula."""
-    return text[:1].upper() + text[1:] if re.match(r"[a-z][a-z'-]|a ", text) else text
+    first = re.match(r"[a-z][a-z'-]+(?!\w)|a ", text)
+    return text if not first or first[0] in GREEK or first[0] == "ln" else text[0].upper() + text[1:]
 
 
 def sentence(text: str) -> str:
-    """With a capital at the start and a full stop at the end."""
-    return capital(text) + ("." if text and text[-1] not in ".!?" else "")
+    """With a capital at the start and a full stop at the end, which may stand before a closing bracket."""
+    return capital(text) + ("." if text and not text.rstrip(")").endswith((".", "!", "?")) else "")
 
 
 def _formulas(text: str) -> str:
