@@ -118,7 +118,7 @@ def run(arm: Arm, split: int = SPLIT, schedule: bool = True) -> dict:
     first, last = found.loss[:, 0].tolist()
     said = {"first": first, "validation": last}
     if arm.tested:
-        said |= judged(here.test.losses(found.stack[-1, 0]))
+        said |= judged(here.test.losses(found.stack[0]))
     return said | {"seconds": time.process_time() - begun}
 
 

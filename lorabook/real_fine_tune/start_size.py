@@ -43,7 +43,7 @@ def arms(training: Task, validating: Task, testing: Task, W: Tensor, size: float
     rank, batch, steps = (SETTING[name] for name in ("rank", "batch", "steps"))
     method, G = Method("lora", init_scale=size), torch.zeros_like(W)  # this start asks no gradient
     run = train(training, validating, method, W, G, rank, 0.0, rates, steps, batch, seed, every=0)
-    return torch.stack([run.loss[-1], torch.stack([testing.loss(stack) for stack in run.stack[-1]])], -1)
+    return torch.stack([run.loss[-1], torch.stack([testing.loss(stack) for stack in run.stack])], -1)
 
 
 def table() -> Tensor:

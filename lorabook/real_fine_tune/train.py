@@ -50,9 +50,9 @@ CONTROLS = {"directions alone": Method("directed"), "size alone": Method("sized"
 
 @dataclass(frozen=True)
 class Trained:
-    """R runs, one per learning rate, kept at K steps and looked at at O.
+    """R runs, one per learning rate, looked at at O steps.
 
-    stack: (K, R, L, m, n) the open matrices at each stop; the last is the end.
+    stack: (R, L, m, n) the open matrices at the end.
     at: (O) steps at which was looked; 0 is the start.
     loss: (O, R) on the sentences that were watched.
     seconds: of the processor, for the gradients and forces alone.
@@ -181,7 +181,6 @@ def train(
     seed: int,
     every: int = 8,
     schedule: bool = False,
-    stops=(),
 ) -> Trained:
     """Train the open matrices with every learning rate of ``rates``.
 
@@ -192,8 +191,7 @@ def train(
         rates: (R,) learning rates.
         steps: minibatches of ``batch`` sentences.
         seed: of LoRA's draw and of the order of the sentences.
-        every: steps between two looks; 0 looks only at the stops.
-        stops: steps at which the matrices are kept as well; the last step always is one.
+        every: steps between two looks; 0 looks only at the end.
         schedule: whether the rates fall to 0 (:func:`falling`), or stay.
 
     Raises:
@@ -205,10 +203,9 @@ def train(
     B0, A0 = B0.expand(runs, *B0.shape), A0.expand(runs, *A0.shape)
     batches, fixed = order(len(task), batch, seed + 1), method.start == "full"
     update = lambda B, A: B.squeeze(-1).unflatten(-1, W.shape[-2:]) if fixed else B @ A
-    stops = sorted({*(stop for stop in stops if 0 < stop < steps), steps})
-    wanted = {*stops, *(range(0, steps, every) if every else ())}
-    pace = max(1, math.gcd(every, *stops))
-    clock, kept, spent = itertools.count(0, pace), [], [0.0]
+    wanted = {steps, *(range(0, steps, every) if every else ())}
+    pace = math.gcd(every, steps)
+    clock, spent = itertools.count(0, pace), [0.0]
 
     def forces(B, A):
         begun = time.process_time()
@@ -223,7 +220,6 @@ def train(
             now = W0 + update(B, A)
             # all runs start alike
             losses = torch.stack([watched.loss(one) for one in (now if step else now[:1])]).expand(runs)
-            kept.extend([now] if step in stops else [])
         return (losses[:, None].expand(runs, len(W)),)
 
     rate_B, rate_A = (rates * method.ratio)[:, None], rates[:, None]
@@ -234,7 +230,7 @@ def train(
     if lost:
         raise RuntimeError(f"{lost} of {runs} runs diverged: lower the learning rates.")
     looked = [k for k, step in enumerate(found.at.tolist()) if step in wanted]
-    return Trained(torch.stack(kept), found.at[looked], found.observed[0][looked].mean(-1), spent[0])
+    return Trained(W0 + update(found.B, found.A), found.at[looked], found.observed[0][looked].mean(-1), spent[0])
 
 
 def tune(
@@ -245,29 +241,26 @@ def tune(
     W: Tensor,
     G: Tensor,
     rates,
-    steps,
+    steps: int,
     seeds: int,
     seed: int,
     every: int = 8,
     **options,
-) -> list[TunedMethod]:
-    """For each budget take the best of ``rates`` by the loss on ``validation``, and repeat it with other seeds.
+) -> TunedMethod:
+    """Take the best of ``rates`` by the loss on ``validation``, and repeat it with other seeds.
 
     Args:
         watched: what the losses of the other seeds are looked at on, each ``every`` steps.
         rates: (R,) three or more rising learning rates.
-        steps: numbers of minibatches; the grid is trained once, to the largest.
+        steps: number of minibatches.
         seeds: K >= 1; ``seed``, ``seed + 1``, ...
         options: ``rank``, ``gamma`` and ``batch`` of :func:`train`.
     """
     checks.count(seeds, "seeds", 1)
-    steps, found = sorted(set(steps)), []
-    most = dict(rates=rates, steps=steps[-1], stops=steps)
-    grid = train(task, validation, method, W, G, seed=seed, every=0, **most, **options)
-    for budget, losses, stack in zip(steps, grid.loss, grid.stack, strict=True):
-        best, edge = compare.best(losses, rates)
-        one = dict(rates=[rates[best]], steps=budget, every=every)
-        runs = tuple(train(task, watched, method, W, G, seed=seed + k, **one, **options) for k in range(1, seeds))
-        ends = torch.stack([stack[best], *(run.stack[-1, 0] for run in runs)])
-        found.append(TunedMethod(ends, losses, best, edge, runs))
-    return found
+    options |= dict(steps=steps)
+    grid = train(task, validation, method, W, G, rates=rates, seed=seed, every=0, **options)
+    best, edge = compare.best(grid.loss[-1], rates)
+    again = dict(rates=[rates[best]], every=every)
+    runs = tuple(train(task, watched, method, W, G, seed=seed + k, **again, **options) for k in range(1, seeds))
+    ends = torch.stack([grid.stack[best], *(run.stack[0] for run in runs)])
+    return TunedMethod(ends, grid.loss[-1], best, edge, runs)
