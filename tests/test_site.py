@@ -149,9 +149,9 @@ def axe():
     return (Path(find_spec("axe_playwright_python").origin).parent / "axe.min.js").read_text()
 
 
-def visit(browser, url, width=1280, theme="light", axe=""):
-    """Open a page and list its faults, one list per kind; axe-core runs where its script is given."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+def visit(browser, url, *looks, axe=""):
+    """Open a page and list its faults by (width, theme), one list per kind; axe-core runs where its script is given."""
+    context = browser.new_context()
     page, console, requests = context.new_page(), [], []
     page.on("console", lambda message: console.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: console.append(str(error)))
@@ -163,23 +163,27 @@ def visit(browser, url, width=1280, theme="light", axe=""):
     )
     page.goto(url)
     page.evaluate("() => window.MathJax?.startup?.promise")
-    page.wait_for_timeout(50)
-    found = page.evaluate(FAULTS) | {"console": console, "requests": requests, "axe": []}
-    if axe:
-        page.evaluate(axe)
-        found["axe"] = page.evaluate(AXE)
+    found: dict = {look: {"console": console, "requests": requests, "axe": []} for look in looks}
+    scripts = [FAULTS, axe, AXE] if axe else [FAULTS]  # the last one takes the drawings off the page
+    for script in scripts:
+        for width, theme in looks:
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme=theme)
+            page.wait_for_timeout(50)
+            faults = page.evaluate(script)
+            found[width, theme] |= {FAULTS: faults, AXE: {"axe": faults}}.get(script, {})
     context.close()
     return found
 
 
 @pytest.fixture(scope="session")
 def visits(site, browser, axe):
-    """Every page, at desk and at phone width, light and dark."""
-    found = {}
-    for path in pages(site):
-        for width, theme, script in ((1280, "light", ""), (1280, "dark", axe), (PHONE, "light", axe)):
-            found[f"{path.relative_to(site)} at {width}, {theme}"] = visit(browser, path.as_uri(), width, theme, script)
-    return found
+    """Every page, at desk width and dark, then at phone width and light."""
+    return {
+        f"{path.relative_to(site)} at {width}, {theme}": faults
+        for path in pages(site)
+        for (width, theme), faults in visit(browser, path.as_uri(), (1280, "dark"), (PHONE, "light"), axe=axe).items()
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -208,7 +212,7 @@ def test_a_page_with_a_fault_is_caught(site, browser, axe, tmp_path, kind):
         '<!DOCTYPE html><html lang="en"><title>t</title><script defer '
         f'src="{mathjax}"></script><body>{SPOILT[kind]}</body>'
     )
-    found = visit(browser, path.as_uri(), PHONE, axe=axe)
+    (found,) = visit(browser, path.as_uri(), (PHONE, "light"), axe=axe).values()
     assert found[kind], f"the fault was not seen: {found}"
     assert {other for other in KINDS if found[other]} <= {kind} | SEEN_TWICE.get(kind, set())
     if kind in ("tex", "axe"):
@@ -836,9 +840,9 @@ def test_in_the_book_in_one_file_every_anchor_is_one_and_every_link_leads_somewh
     assert 'id="row-rushka-eq-20"' in body and 'href="#row-rushka-eq-20"' in body
 
 
-@pytest.mark.parametrize("width, theme", [(1280, "light"), (PHONE, "dark")])
-def test_the_book_in_one_file_has_no_fault_and_asks_for_no_other_file(edition, browser, width, theme):
-    assert {kind: faults for kind, faults in visit(browser, edition.as_uri(), width, theme).items() if faults} == {}
+def test_the_book_in_one_file_has_no_fault_and_asks_for_no_other_file(edition, browser):
+    for look, faults in visit(browser, edition.as_uri(), (1280, "light"), (PHONE, "dark")).items():
+        assert {kind: found for kind, found in faults.items() if found} == {}, look
 
 
 LOOKS = """() => [...document.querySelectorAll(".lb-explore")].map(mount => ({
