@@ -264,21 +264,8 @@ def test_nothing_is_executed_or_written_unless_it_was_asked_for(tmp_path, capsys
     assert "Generated code is not run here: it takes Linux with unshare-of-nobody" in capsys.readouterr().err
 
 
-@shut
-@pytest.mark.slow
-def test_every_method_and_task_is_rehearsed_end_to_end(shelf, tmp_path):
-    todo = [
-        point
-        for method in points.methods(LLAMA)
-        for task in LLAMA["tasks"]
-        for point in points.runs(LLAMA, task=task, method=method)
-    ]
-    assert {point.method for point in todo} == {"full", "lora", "lora_ga", "lora_one", "pretrained", "pissa"}
-    for point in todo:
-        found = json.loads(run.record(point, VALUES, tmp_path, shelf, execute=True).read_text())
-        assert found["rehearsed"] is True and len(found["predictions"]["texts"]) == made.SHORT["test"]
-        assert found["metric"]["value"] == results.accuracy(found["predictions"])[0]
-        assert bool(found["curve"]) == (point.method != "pretrained")
+def test_methods_are_those_whose_settings_are_known():
+    assert points.methods(LLAMA) == ("full", "lora", "lora_ga", "lora_one", "pretrained", "pissa")
 
 
 def test_a_rate_is_that_of_its_task_and_method():

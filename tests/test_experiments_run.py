@@ -12,7 +12,19 @@ import torch
 import transformers
 
 from lorabook.__main__ import main
-from lorabook.experiments import ExperimentError, made, methods, nuclear, plan, points, run, settings, training
+from lorabook.experiments import (
+    ExperimentError,
+    made,
+    methods,
+    nuclear,
+    plan,
+    points,
+    results,
+    run,
+    sandbox,
+    settings,
+    training,
+)
 from lorabook.experiments.shelf import Shelf
 from lorabook.inputs import published
 
@@ -91,14 +103,14 @@ def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_numbers(shelves, 
     wanted = read(run.record(*one(name, **given), tmp_path / "whole", shelves[name]))
     out = tmp_path / "parts"
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        stop_at(patch, 4)
+        stop_at(patch, 3 if name == "glue" else 5)
         run.record(*one(name, **given), out, shelves[name])
     (folder,) = [path for path in out.iterdir() if path.is_dir()]
     assert list(folder.glob("checkpoint-*")) and not list(out.glob("*.json"))
     place = run.record(*one(name, **given), out, shelves[name])
     assert same(read(place), wanted) and not folder.exists()
     losses = [entry["loss"] for entry in wanted["curve"] if "loss" in entry]
-    assert len(losses) in (6, 12) and len(set(losses)) > 5  # something was trained
+    assert len(losses) in (4, 8) and len(set(losses)) > 3  # something was trained
 
 
 @slow
@@ -117,27 +129,57 @@ def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_numbers(tmp_path):
 
 
 @slow
-@pytest.mark.parametrize("name", ["glue", "sst2", "cifar100", "cifar10"])
-def test_every_method_and_task_is_rehearsed_end_to_end(shelves, tmp_path, name):
+def test_everything_is_rehearsed_end_to_end_in_three_minutes(tmp_path, capsys):
+    begun = time.process_time()  # of this process alone, whatever else the machine does
+    for name in settings.names():
+        words = ["run", name, "--all", "--rehearse", "--out", str(tmp_path / name)]
+        assert main([*words, *(EXECUTE if name == "llama" else [])]) == 0, capsys.readouterr().err
+    spent = time.process_time() - begun
+    for name in settings.names():
+        experiment, values = settings.load(name), points.values(settings.load(name), rehearse=True)
+        todo = {one.name(values): one for one in points.runs(experiment, everything=True, rehearse=True)}
+        found = {path.stem: read(path) for path in (tmp_path / name).glob("*.json")}
+        assert set(todo) == set(found) or name == "llama" and set(found) < set(todo)
+        assert {(one.task, one.method) for one in todo.values()} == {
+            (task, method) for task in experiment["tasks"] for method in experiment["methods"]
+        }
+        for number, one in found.items():
+            rehearsed(todo[number], one, values)
+    assert spent < 180
+
+
+try:
+    sandbox.needed()
+    EXECUTE = ["--execute-generated-code"]
+except ExperimentError:
+    EXECUTE = ["--task", "gsm8k"]
+
+
+@slow
+@pytest.mark.parametrize("name", ["glue", "llama"])
+def test_further_methods_are_rehearsed_end_to_end(tmp_path, name):
     experiment, values = settings.load(name), points.values(settings.load(name), rehearse=True)
-    todo = points.runs(experiment, everything=True, rank=8, seed=experiment["seeds"][0])
+    made.shelf(tmp_path, experiment)
     further = [one for one in points.methods(experiment) if one not in experiment["methods"]]
-    todo += [
-        found for method in further for found in points.runs(experiment, task=experiment["tasks"][0], method=method)
-    ]
-    for number in todo:
-        found = read(run.record(number, values, tmp_path, shelves[name]))
-        assert found["rehearsed"] is True and found["run"]["method"] == number.method
-        assert len(found["predictions"]["labels"]) == made.ROWS["validation"]
-        assert bool(found["curve"]) == (number.method not in (*points.STILL, "probe"))
-        if number.method in ("proximal", "factored"):
-            assert len(found["notes"]["singular_values"]) == 4  # query and value of two layers
-            assert [entry["rank"] for entry in found["curve"] if "rank" in entry][-1] == max(
-                nuclear.ranks(
-                    {k: torch.tensor(s) for k, s in found["notes"]["singular_values"].items()}, values["rank_cut"]
-                ).values()
-            )
-    assert {number.method for number in todo} == set(points.methods(experiment))
+    assert "pissa" in further
+    for method in further:
+        (one,) = points.runs(experiment, task=experiment["tasks"][0], method=method)
+        rehearsed(one, read(run.record(one, values, tmp_path / "out", Shelf(tmp_path))), values)
+
+
+def rehearsed(point, found, values):
+    """What the record of a rehearsal has to have."""
+    assert found["rehearsed"] is True and found["run"]["method"] == point.method
+    value, error = results.accuracy(found["predictions"])
+    assert (found["metric"]["value"], found["metric"]["error"]) == (value, error)
+    rows = made.SHORT["test"] if point.experiment == "llama" else made.ROWS["validation"]
+    assert {len(column) for column in found["predictions"].values()} == {rows}
+    assert bool(found["curve"]) == (point.method not in (*points.STILL, "probe"))
+    if point.method in ("proximal", "factored"):
+        values_of = {k: torch.tensor(s) for k, s in found["notes"]["singular_values"].items()}
+        assert len(values_of) == 4  # query and value of two layers
+        last = [entry["rank"] for entry in found["curve"] if "rank" in entry][-1]
+        assert last == max(nuclear.ranks(values_of, values["rank_cut"]).values())
 
 
 @slow

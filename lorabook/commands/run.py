@@ -7,6 +7,7 @@ scheduler is not there.
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 import tempfile
 from pathlib import Path
@@ -34,7 +35,11 @@ def add(commands) -> None:
     parser.add_argument("--rate", type=positive(float), metavar="L", help="learning rate; default: the experiment's")
     parser.add_argument("--decay", type=not_negative(float), metavar="D", help="lambda of the nuclear norm")
     parser.add_argument("--start", help="of factored training: zero, small_1, small_2, small_3, large")
-    parser.add_argument("--all", action="store_true", help="every value of what is not given, the rate excepted")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="every value of what is not given, the rate excepted; of a rehearsal the first rank and seed",
+    )
     parser.add_argument("--out", metavar="FOLDER", help="where the records go, a file for each run")
     parser.add_argument(
         "--scheduler", metavar="ADDRESS", default="", help="of a Dask scheduler, whose workers do a run each at a time"
@@ -59,7 +64,7 @@ def run(options) -> str | int:
 
     experiment = settings.load(options.experiment)
     given = {name: getattr(options, name) for name in ("task", "method", "rank", "seed", "rate", "decay", "start")}
-    runs = points.runs(experiment, options.all, **given)
+    runs = points.runs(experiment, options.all, options.rehearse, **given)
     values = points.values(experiment, options.rehearse)
     if options.dry_run:
         return plan.told(experiment, runs, values, options.card)
@@ -108,4 +113,5 @@ def _place(options, experiment):
         return
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as folder:
         made.shelf(Path(folder), experiment)
+        gc.freeze()  # a Trainer collects what is garbage, which takes longer than so small a training
         yield shelf.Shelf(Path(folder))

@@ -15,7 +15,7 @@ from lorabook.experiments import images, problems
 from lorabook.experiments.settings import Experiment
 from lorabook.experiments.tasks import TASKS, file, prompt
 
-ROWS = {"train": 96, "validation": 40}
+ROWS = {"train": 64, "validation": 20}
 GOOD, BAD = ("fine", "bright", "warm", "clever"), ("dull", "grey", "cold", "clumsy")
 THINGS = ("film", "plot", "score", "cast", "scene", "ending")
 

@@ -53,7 +53,11 @@ class Point:
 def values(experiment: Experiment, rehearse: bool = False) -> dict[str, Any]:
     """The settings by name, as a run uses them."""
     found = {name: one.value for name, one in experiment.settings.items()}
-    return found | {name: min(most, found[name]) for name, most in REHEARSED.items() if rehearse and name in found}
+    if not rehearse:
+        return found
+    return (
+        found | {name: min(most, found[name]) for name, most in REHEARSED.items() if name in found} | {"checkpoints": 4}
+    )
 
 
 def methods(experiment: Experiment) -> tuple[str, ...]:
@@ -64,12 +68,13 @@ def methods(experiment: Experiment) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*own, *able]))
 
 
-def runs(experiment: Experiment, everything: bool = False, **given: Any) -> list[Point]:
+def runs(experiment: Experiment, everything: bool = False, rehearse: bool = False, **given: Any) -> list[Point]:
     """The runs that are asked for.
 
     Args:
         experiment: which.
         everything: all values of what is not given; otherwise its first one, and one task and method have to be named.
+        rehearse: of seeds and ranks the first will do: another one goes the same way.
         given: ``task``, ``method``, ``rank``, ``seed``, ``rate``, ``decay``, ``start``; None where not given.
 
     Raises:
@@ -95,7 +100,8 @@ def runs(experiment: Experiment, everything: bool = False, **given: Any) -> list
                     raise ExperimentError(f"{name} {asked!r} is not one of {_or(usual)}.")
                 lists.append([asked])
             else:
-                lists.append(list(usual) if everything and counts else list(usual)[:1])
+                whole = everything and counts and not (rehearse and name in ("seed", "rank"))
+                lists.append(list(usual) if whole else list(usual)[:1])
         for task, one in itertools.product(tasks, itertools.product(*lists)):
             rate = given.get("rate") or _rate(experiment, task, method)
             found.append(Point(experiment.name, task, method, rate=rate, **dict(zip(axes, one))))

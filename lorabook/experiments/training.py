@@ -14,7 +14,7 @@ from lorabook.device import default_device
 from lorabook.experiments import together
 from lorabook.experiments.points import Point
 
-CHECKPOINTS = 10  # in a run
+CHECKPOINTS = 10  # in a run, where its settings do not say
 
 
 def trainer(
@@ -33,6 +33,7 @@ def trainer(
     transformers = checks.package("transformers", "experiments")
     total = math.ceil(len(sets["train"]) / values["batch"]) * values["epochs"]
     own = together.each(values["batch"])  # of a step's rows those of this process
+    checkpoints = values.get("checkpoints", CHECKPOINTS)
     rows = min(own, values.get("micro_batch", own))  # of these those at once
     arguments = transformers.TrainingArguments(
         str(folder),
@@ -50,8 +51,8 @@ def trainer(
         use_cpu=default_device().type == "cpu",
         seed=run.seed,
         data_seed=run.seed,
-        save_strategy="steps",
-        save_steps=max(1, total // CHECKPOINTS),
+        save_strategy="no" if each_epoch else "steps",
+        save_steps=max(1, total // checkpoints),
         save_total_limit=1,
         eval_strategy="epoch" if each_epoch else "no",
         logging_steps=max(1, total // 200),
@@ -70,7 +71,7 @@ def trainer(
         train_dataset=sets["train"],
         eval_dataset=sets["validation"],
         optimizers=(optimizer, None),
-        callbacks=callbacks,
+        callbacks=[*callbacks, *([_ends(max(1, values["epochs"] // checkpoints))] if each_epoch else [])],
         preprocess_logits_for_metrics=scores,
         compute_metrics=(lambda found: {"accuracy": float((found[0].argmax(-1) == found[1]).mean())})
         if each_epoch
@@ -78,6 +79,18 @@ def trainer(
     )
     made.model_accepts_loss_kwargs = False  # batches that are accumulated count alike, whatever their tokens
     return made
+
+
+def _ends(every: int) -> Any:
+    """Checkpoints at the end of epochs, after what is measured there: one from the last step of an epoch would hold
+    the training and not the measurement, which the resumed run would not make up for."""
+
+    def on_epoch_end(_, args, state, control, **others):
+        if round(state.epoch) % every == 0 or state.global_step >= state.max_steps:
+            control.should_save = True
+
+    base = checks.package("transformers", "experiments").TrainerCallback
+    return type("Ends", (base,), {"on_epoch_end": on_epoch_end})()
 
 
 def _kind() -> Any:
