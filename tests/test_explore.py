@@ -245,13 +245,15 @@ def hold_mallada(shown):
         )
     aligned, grown = (float(at[test][0]) if test.any() else None for test in (gap < 0.01, (first - 1).abs() < 0.01))
     assert (drawn["aligned"], drawn["grown"]) == (aligned, grown)
-    edges = [0, min(aligned or 20, grown or 20), grown or 20, 20]
+    turned = min(aligned or 20, grown or 20)
+    begun = float(at[first >= 0.05][0])
+    edges = [0, turned, min(grown or 20, max(turned, begun)), grown or 20, 20]
     bars = {
         part["name"]: (float(part["x"]), float(part["width"]))
         for part in shown.plots[0]["parts"]
-        if part["name"] in ("align", "growth", "plateau")
+        if part["name"] in ("align", "wait", "growth", "plateau")
     }
-    for name, low, high in zip(("align", "growth", "plateau"), edges, edges[1:]):
+    for name, low, high in zip(("align", "wait", "growth", "plateau"), edges, edges[1:]):
         left, right = shown.pixel("x", [low, high])
         # bars are not rounded; one thinner than a pixel is left out
         assert name in bars and bars[name] == pytest.approx((left, right - left)) or right - left < 1

@@ -56,11 +56,12 @@ Explore.start("mallada", ({start, values, W1, W2, A1, A2, sigma, weight}) => {
       closed.push(1 - Riccati.residual(c, N, t * weight / sigma) / c);
     }
     const reach = test => { const k = at.findIndex((_, i) => test(i)); return k < 0 ? null : at[k]; };
-    const aligned = reach(k => gap[k] < 0.01), grown = reach(k => Math.abs(first[k] - 1) < 0.01);
+    const aligned = reach(k => gap[k] < 0.01), begun = reach(k => first[k] >= 0.05), grown = reach(k => Math.abs(first[k] - 1) < 0.01);
     const half = Riccati.timeTo(c, N, c / 2) * sigma / weight, parts = shares.at(-1);
-    const edges = [0, Math.min(aligned ?? HORIZON, grown ?? HORIZON), grown ?? HORIZON, HORIZON];
+    const end = grown ?? HORIZON, turned = Math.min(aligned ?? HORIZON, end);
+    const edges = [0, turned, Math.min(end, Math.max(turned, begun ?? HORIZON)), end, HORIZON];
 
-    const x = {low: 0, high: HORIZON, name: "time s₁t"}, names = ["align", "growth", "plateau"];
+    const x = {low: 0, high: HORIZON, name: "time s₁t"}, names = ["align", "wait", "growth", "plateau"];
     const value = Axes.plot(left, {title: "Singular values of F, in units of σ", bar: true, x, y: {low: -0.1, high: 1.2, name: "value / σ"},
       about: "Singular values of F against time: the first solid, the second dotted, the closed form dashed, the share that layer 2 learns dash-dotted."});
     value.line(at, first, "first", "first", "first");
