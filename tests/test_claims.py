@@ -471,3 +471,20 @@ def test_a_claim_may_rest_on_one_of_another_list(write):
     write([entry(id="b", rests_on=["demo.a"])], name="other")
     with pytest.raises(ClaimError, match="circle"):
         lists.load("demo")
+
+
+def test_a_claim_is_named_in_code_style_where_a_text_speaks_of_it():
+    every = [claim for source in lists.sources() for claim in lists.load(source).values()]
+    said = [text for claim in every for text in vars(claim).values() if isinstance(text, str)]
+    said += [
+        str(text)
+        for source in lists.sources()
+        for entry in [*lists.withdrawn(source), *lists.items(source)]
+        for text in (entry.get("now"), entry.get("why"), entry.get("reason"))
+    ]
+    bare = re.compile(rf"(?<![`#\w])(?:{'|'.join(lists.sources())})\.[a-z0-9][\w-]*[a-z0-9]")
+    ids = {claim.id for claim in every}
+    assert bare.search("as for lora_one.theorem-3-2") and not bare.search("as for `lora_one.theorem-3-2`")
+    assert not [text for text in said if text not in ids and bare.search(text)]
+    short = re.compile(r"\b[Aa]s for (?:theorem|proposition|lemma|eq)-\d")
+    assert not [text for text in said if short.search(text)]

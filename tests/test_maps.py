@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lorabook import device, maps, rushka
+from lorabook.lora_one import alignment
 from lorabook.maps import drawing, mallada_runs, network_runs, rushka_runs, selection_runs, tables
 from lorabook.maps.chart import Axis, Chart, Panel, Region
 from lorabook.page import lists
@@ -199,6 +200,21 @@ def test_three_points_of_a_kept_map_are_as_a_run_makes_them(name):
         again = maps.run(few, kept.x[i : i + 1], kept.y[j : j + 1], one.draws[1])[0, 0, 0]
         # six digits are kept; integrators and long training leave a few more units in the last of them
         assert torch.allclose(again, kept.values[p, i, j], rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def test_the_constant_of_the_printed_start_is_in_the_range_that_its_claim_names():
+    one = maps.ATLAS["printed-start"]
+    kept = tables.read(one)
+    found, starts = [], []
+    for panel in range(len(one.panels)):
+        d = one.panels[panel].value
+        for column, kappa in enumerate(kept.x):
+            for epsilon in kept.borders(panel, column):
+                # border(d, kappa, K) = epsilon, solved for K
+                found.append((epsilon / alignment.border(d, kappa, 1.0)) ** ((2 * kappa - 1) / (2 * kappa + 1)))
+                starts.append(alignment.printed_size(epsilon, d, kappa))
+    assert f"K is from {min(found):.2f} to {max(found):.2f}" in lists.find("maps.printed-start").hypotheses
+    assert 5e-7 < min(starts) and max(starts) < 4e-4
 
 
 def test_the_kept_maps_agree_with_their_claims():

@@ -53,14 +53,8 @@ def test_a_piece_of_a_page_becomes_markdown(programs, html, text):
     assert programs.markdown(article) == text
 
 
-@pytest.mark.parametrize(
-    "tex, plain",
-    [
-        (r"at most $\epsilon$, for $\kappa_G \le 2$", "at most ε, for κ_G ≤ 2"),
-        (r"$\lVert X\rVert_2 \ge \frac12$", "‖ X‖_2 ≥ 1/2"),
-        (r"an \(\alpha\) of some size", "an α of some size"),
-        ("no formula", "no formula"),
-    ],
-)
-def test_a_sentence_is_searched_without_its_tex(programs, tex, plain):
-    assert programs.untexed(tex) == plain
+def test_the_words_of_a_page_have_formulas_as_letters_and_blanks_between_blocks(programs):
+    html = r"""<h2>Rank</h2><p>At <span class="math">\(\frac{\ln n}{g}\)</span>, s<sub>1</sub> <em>t</em>:</p>
+    <ul><li><p>a</p></li><li><p>b<a class="headerlink">#</a></p></li></ul><div class="math">\[X \neq 0\]</div><pre>code</pre>"""
+    article = BeautifulSoup(f"<article>{html}</article>", "html.parser").article
+    assert programs.plain(article) == "Rank At (ln n)/g, s₁ t: a b X ≠ 0"

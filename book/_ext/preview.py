@@ -12,7 +12,8 @@ from html import escape
 from pathlib import Path
 
 from docutils import nodes
-from programs import found, untexed
+from plain_tex import untexed
+from programs import found
 
 PAGE = "book/notation"
 ROW = re.compile(r"^\| \$([^$|]+)\$[^|]*\| `(\w+)`[^|]*\| ([^|]+?) \| ([^|]+?) \|$", re.M)
@@ -89,7 +90,8 @@ def ask_for_mathjax(app, tree, page):
 
 
 def set_formulas(text):
-    """Formulas in dollars as MathJax takes them."""
+    """Formulas in dollars as MathJax takes them, and code in backticks as HTML."""
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
     return re.sub(r"\$([^$]+)\$", r'<span class="math">\\(\1\\)</span>', text)
 
 

@@ -12,19 +12,13 @@ import re
 from pathlib import Path
 
 from bs4 import BeautifulSoup, NavigableString
+from plain_tex import letters_of, script, unmarked
 from verdicts import issues
 
 INDEX = "claims_index.js"
 SILENT = ["script", "style", "noscript", "button", "nav", "template", "form", "link"]
+BLOCKS = [*"p li td th dt dd div figcaption summary caption h1 h2 h3 h4 h5 h6".split()]  # words of two do not touch
 HEADS = [f"h{level}" for level in range(1, 7)]
-# TeX as plain letters, for the sentences of the search page.
-LETTERS = {
-    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "eta": "η", "theta": "θ", "kappa": "κ",
-    "lambda": "λ", "mu": "μ", "nu": "ν", "rho": "ρ", "sigma": "σ", "tau": "τ", "omega": "ω", "Delta": "Δ",
-    "Sigma": "Σ", "Theta": "Θ", "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠", "lVert": "‖", "rVert": "‖",
-    "|": "‖", "top": "ᵀ", "sqrt": "√", "cdot": "·", "times": "×", "to": "→", "infty": "∞", "in": "∈", "lesssim": "≲",
-    "propto": "∝", "sum": "Σ", "langle": "⟨", "rangle": "⟩", "nabla": "∇", "approx": "≈", "natural": "♮",
-}  # fmt: skip
 
 
 def address(app, claim, page):
@@ -85,27 +79,16 @@ def letters(app, site, verdicts):
 def indexed(app, page, verdict):
     """What the search page knows of a claim."""
     from lorabook.page import lists
+    from lorabook.page.letters import typeset
 
     claim = verdict.claim
-    names = [claim.id, claim.where, lists.short(claim.id.partition(".")[0]), verdict.verdict, untexed(claim.statement)]
-    return [*map(untexed, names), address(app, claim.id, page)]
+    source = lists.short(claim.id.partition(".")[0])
+    said = [unmarked(typeset(text)) for text in (claim.where, source, verdict.verdict, claim.statement)]
+    return [claim.id, *said, address(app, claim.id, page)]
 
 
 def compact(value):
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
-
-
-def untexed(text):
-    """A text with its formulas, in dollars or in TeX's brackets, as plain letters, as far as they go."""
-    formulas = r"\$([^$]*)\$|\\\((.*?)\\\)|\\\[(.*?)\\\]"
-    return re.sub(formulas, lambda found: letters_of(next(filter(None, found.groups()), "")), text)
-
-
-def letters_of(tex):
-    """One formula without its dollars."""
-    tex = re.sub(r"\\(?:mathbf|mathrm|mathcal|tilde|hat|dot|bigl|bigr|left|right|operatorname)\b|\\[,;!]|[{}]", "", tex)
-    tex = re.sub(r"\\[dt]?frac\s*(\w)\s*(\w)", r"\1/\2", tex)
-    return re.sub(r"\\([A-Za-z]+|\|)", lambda name: LETTERS.get(name[1], name[1]), tex).strip()
 
 
 def plain(article):
@@ -113,7 +96,13 @@ def plain(article):
     copy = BeautifulSoup(str(article), "html.parser")
     for node in copy.find_all([*SILENT, "svg", "pre"]) + copy.find_all(class_="headerlink"):
         node.decompose()
-    return untexed(" ".join(copy.get_text(" ").split()))
+    for node in copy.find_all(["span", "div"], class_="math"):
+        node.replace_with(letters_of(formula(node).strip("$")))
+    for node in reversed(copy.find_all(["sub", "sup"])):
+        node.replace_with(script("_" if node.name == "sub" else "^", node.get_text()))
+    for node in copy.find_all(BLOCKS):
+        node.append(" ")
+    return " ".join(copy.get_text().split())
 
 
 # A page as Markdown

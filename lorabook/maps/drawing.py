@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 from lorabook.maps.chart import Axis, Region
-from lorabook.page import figures
+from lorabook.page import figures, plotted
 
 DARK = "#111111"  # on cells, which have one colour on every page
 
@@ -53,7 +53,9 @@ def row(panels: list[tuple[Region, int, Axes]], caption: str, alt: tuple[str, ..
         lines = [(x, y, math.nan) for line in region.predicted(panel) for x, y in zip(region.x, line)]
         found = [(x, y, math.nan) for x, y in _borders(region, panel)]
         for series, rows in (("value", cells), ("measured border", found), ("predicted border", lines)):
-            table = pandas.DataFrame(rows, columns=[region.chart.x.label, region.chart.y.label, "value"])
+            table = pandas.DataFrame(
+                rows, columns=[plotted.plain(axis.label) for axis in (region.chart.x, region.chart.y)] + ["value"]
+            )
             tables.append(table.assign(panel=letter, series=series).set_index(["panel", "series"]))
     data = pandas.concat(tables).to_csv(float_format="%.4g", lineterminator="\n")
     return dataclasses.replace(figures.row(*(ax for _, _, ax in panels), caption=caption, alt=alt), data=data)

@@ -67,7 +67,7 @@ CHARTS = (
     Chart(
         name="printed-start",
         source="lora_one",
-        says="Theorem 3.2's printed start is small enough for a sine of epsilon",
+        says="Theorem 3.2's printed start is small enough for a sine of ε",
         x=Axis("κ(G)", 1.25, 3, 5, 11, log=False),
         y=Axis("ε", 5e-4, 0.6, 8, 18),
         panels=(Panel("d = 16", 16), Panel("d = 64", 64)),

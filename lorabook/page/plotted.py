@@ -35,7 +35,7 @@ def csv(panels) -> str:
     looks = _named(line for ax in panels for line in ax.lines)
     tables = [_panel(ax, looks).assign(panel=letter) for ax, letter in zip(panels, "abcdefghijkl")]
     table = pandas.concat(tables, ignore_index=True).set_index(["panel", "series"])
-    return table.rename(columns=_plain).to_csv(float_format="%.5g", lineterminator="\n")
+    return table.rename(columns=plain).to_csv(float_format="%.5g", lineterminator="\n")
 
 
 def link(text: str) -> str:
@@ -57,7 +57,7 @@ def _panel(ax: Axes, looks: dict[tuple | None, str]) -> pandas.DataFrame:
             tables[-1] = tables[-1].merge(points, how="left")
             continue
         level = "level" in points or "x" in points and points["x"].isna().any()
-        instead = "level" if level else _plain(ax.get_ylabel() or ax.get_title(loc="left"))
+        instead = "level" if level else plain(ax.get_ylabel() or ax.get_title(loc="left"))
         names.append(_name(artist, before, names, seen.get(_look(artist)) or instead))
         tables.append(points.assign(series=names[-1]))
         before = artist
@@ -114,13 +114,13 @@ def _placed(points: pandas.DataFrame, transform, ax: Axes) -> pandas.DataFrame:
     return points if all(placed) else points.drop_duplicates()
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A label on one line, its TeX as letters."""
     return " ".join(re.sub(r"\$|\\[,;]|\\(?=[A-Za-z])", "", text).split())
 
 
 def _label(artist: Artist) -> str:
-    label = _plain(artist.get_label() or "")
+    label = plain(artist.get_label() or "")
     return "" if NAMELESS.fullmatch(label) else label.removeprefix("_")
 
 
