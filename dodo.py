@@ -224,7 +224,7 @@ PYTEST = [sys.executable, "tools/follow.py", "pytest", "-n", "2"]
 
 # The tests of `doit check`: shapes, verdicts, pairs and rooms, and the mathematics that takes seconds.
 FAST = """checks claims contributing descent device device_discipline figures flow held kim ledger linalg linear_phase
-    measure minilm pairs parameters plotted riccati rooms rushka_algorithm rushka_low_rank rushka_printed
+    measure minilm pairs parameters plain_tex plotted riccati rooms rushka_algorithm rushka_low_rank rushka_printed
     rushka_trace"""
 
 

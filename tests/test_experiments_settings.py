@@ -6,7 +6,7 @@ import sys
 import pytest
 import yaml
 
-from lorabook.experiments import ExperimentError, settings
+from lorabook.experiments import ExperimentError, plan, points, settings
 from lorabook.inputs import published
 from lorabook.page import lists
 
@@ -56,6 +56,28 @@ def test_a_page_shows_every_setting_and_every_experiment(root):
     assert {row[0].replace(" ", "_") for row in settings.load("glue").table().rows} == set(
         settings.load("glue").settings
     )
+
+
+def test_the_page_names_every_method_as_the_command_takes_it(root):
+    page = (root / "book/experiments.md").read_text(encoding="utf-8")
+    for name in settings.names():
+        row = re.search(rf"^\| `{name}` \|(.*)$", page, re.M)[1]
+        assert set(re.findall(r"`(\w+)`", row)) == set(points.methods(settings.load(name))), name
+
+
+def test_the_page_says_the_hours_of_the_plan(root):
+    page = (root / "book/experiments.md").read_text(encoding="utf-8")
+    sst2 = settings.load("sst2")
+    runs = points.runs(sst2, everything=True)
+    text = {card: plan.told(sst2, runs, points.values(sst2), card) for card in ("H100", "A100")}
+    longest = {card: max(float(line.split()[-1]) for line in text[card].splitlines()[8:]) for card in text}
+    assert f"at most {longest['H100']:g} hours of an H100 or {longest['A100']:g} of an A100" in page
+    together = re.search(r"at most (\S+) hours on one H100", text["H100"])[1]
+    assert f"all {len(runs)} take at most {together} hours" in page
+    still = {float(line.split()[-1]) for line in text["H100"].splitlines()[8:] if "factored" in line}
+    assert [f"takes at most {hours:g} hours" in page for hours in still] == [True]
+    # the rest is what the decompositions take
+    assert 0.2 < 1 - still.pop() / longest["H100"] < 0.3
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ def test_a_piece_of_a_page_becomes_markdown(programs, html, text):
 
 def test_the_words_of_a_page_have_formulas_as_letters_and_blanks_between_blocks(programs):
     html = r"""<h2>Rank</h2><p>At <span class="math">\(\frac{\ln n}{g}\)</span>, s<sub>1</sub> <em>t</em>:</p>
-    <ul><li><p>a</p></li><li><p>b<a class="headerlink">#</a></p></li></ul><div class="math">\[X \neq 0\]</div><pre>code</pre>"""
+    <ul><li><p>a</p></li><li><p>b<a class="headerlink">#</a></p></li></ul>
+    <div class="math">\[X \neq 0\]</div><pre>code</pre>"""
     article = BeautifulSoup(f"<article>{html}</article>", "html.parser").article
     assert programs.plain(article) == "Rank At (ln n)/g, s₁ t: a b X ≠ 0"

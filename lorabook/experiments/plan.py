@@ -122,7 +122,7 @@ def told(experiment: Experiment, runs: list[Point], values: dict[str, Any], card
         f"To download, once: {needs[0].download / GB:.1f} GB.",
         f"Memory of the card: up to {most / GB:.1f} GB; {card} has {CARDS[card].memory:g}."
         + ("" if most <= CARDS[card].memory * GB else " That is not enough."),
-        f"Together: at most {sum(hours):.2g} hours on one {card}.",
+        f"Together: at most {float(f'{sum(hours):.2g}'):g} hours on one {card}.",
     ]
     return "\n".join([*lines, "", figures.table(header, rows)._repr_mimebundle_()["text/plain"]])
 
