@@ -24,7 +24,7 @@ def bowl(arm, best=2e-3):
 def carried_out(loss):
     """What the plan asks for, stage by stage, with losses from a formula."""
     known, stages = {}, []
-    for _ in range(100):
+    for _ in range(300):
         stage, now = plan.todo(known)
         if not now:
             return known, stages
