@@ -63,7 +63,7 @@ class Opening(Directive):
         figure = next("".join(out["data"]["text/html"]) for out in cell["outputs"] if "text/html" in out["data"])
         kept = PANEL.findall(figure)[: self.options.get("panels")]
         figure = PANEL.sub(lambda panel: panel[0] if panel[0] in kept else "", figure)
-        figure = CAPTION.sub(lambda _: escape(" ".join(self.content)), figure)
+        figure = CAPTION.sub(lambda _: escape(" ".join(self.content)) + " ", figure)  # before the link to the data
         return [nodes.raw("", figure, format="html")]
 
 
