@@ -18,16 +18,16 @@ from lorabook import checks
 from lorabook.device import generator, normal
 from lorabook.experiments import ExperimentError
 from lorabook.experiments.points import STARTS
-from lorabook.kim.proximal import prox_nuclear
 
 
 def tuned(model: nn.Module, modules: list[str]) -> dict[str, nn.Parameter]:
-    """The weights of the modules of these names, by name; all others are frozen.
+    """The weights of the modules whose names end in one of these, by name; all others are frozen.
 
     Raises:
         ExperimentError: there are none.
     """
-    found = {f"{name}.weight": one.weight for name, one in model.named_modules() if name.split(".")[-1] in modules}
+    ends = tuple(f".{one}" for one in modules)  # PEFT reads its target_modules so
+    found = {f"{name}.weight": one.weight for name, one in model.named_modules() if f".{name}".endswith(ends)}
     if not found:
         raise ExperimentError(f"The model has no modules {', '.join(modules)}.")
     for one in model.parameters():
@@ -59,7 +59,7 @@ class ProximalSGD:
         tau = optimizer.param_groups[0]["lr"] * self.decay
         for names in _by_shape(self.weights).values():
             X = torch.stack([self.weights[name] - self.before[name] for name in names]).double()
-            for name, new in zip(names, prox_nuclear(X, tau)):
+            for name, new in zip(names, shrunk(X, tau)):
                 self.weights[name].copy_(self.before[name] + new.to(self.before[name].dtype))
 
     def values(self) -> dict[str, Tensor]:
@@ -68,6 +68,20 @@ class ProximalSGD:
             name: torch.linalg.svdvals((one - self.before[name]).detach().double())
             for name, one in self.weights.items()
         }
+
+
+def shrunk(X: Tensor, tau: float) -> Tensor:
+    """:func:`lorabook.kim.proximal.prox_nuclear` from the eigenvectors of ``X^T X``: half its time.
+
+    Args:
+        X: (..., m, n) float64.  tau: > 0.
+
+    Error: ``eps s_1 / tau`` relative to the largest singular value s_1; with thousands of steps between two of float32's
+    roundings it would show from ``tau < 1e-8 s_1`` on.
+    """
+    squares, V = torch.linalg.eigh(X.mT @ X)
+    kept = (1 - tau / squares.clamp(min=tau**2).sqrt()).clamp(min=0)
+    return X @ (V * kept[..., None, :]) @ V.mT
 
 
 def _by_shape(weights: dict[str, nn.Parameter]) -> dict[torch.Size, list[str]]:

@@ -6,6 +6,7 @@ A run that was stopped goes on from its last checkpoint and ends with the same n
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -185,10 +186,11 @@ def _pictures(run: Point, values: dict[str, Any], shelf: Shelf) -> tuple:
 
 
 def _probe(run: Point, values: dict, folder: Path, model: Any, sets: dict, collate: Any, scores: Any) -> None:
-    """Train the head alone, and freeze it; a head that was trained before is read."""
+    """Train the head alone, and freeze it.  It lies beside the records, and is the same for every run of its seed."""
     from safetensors.torch import load_file, save_file
 
-    place, head = folder / "head.safetensors", model.classifier
+    name = Point(run.experiment, run.task, "probe", run.seed, values["head_rate"]).name(values)
+    place, head = folder.parent / f"{name}.safetensors", model.classifier
     for one in model.parameters():
         one.requires_grad_(False)
     for one in head.parameters():
@@ -201,7 +203,9 @@ def _probe(run: Point, values: dict, folder: Path, model: Any, sets: dict, colla
         trainer = training.trainer(run, own, folder / "head", model, sets, collate, optimizer, [], scores)
         training.train(trainer, folder / "head")
         if together.first():
-            save_file({name: one.contiguous() for name, one in head.state_dict().items()}, place)
+            save_file({name: one.contiguous() for name, one in head.state_dict().items()}, folder / place.name)
+            os.replace(folder / place.name, place)
+    checks.package("transformers", "experiments").set_seed(run.seed)  # what follows draws alike, trained or read
     for one in head.parameters():
         one.requires_grad_(False)
 

@@ -74,6 +74,17 @@ def tokenizer_file() -> Path:
     return path
 
 
+def weights_file() -> Path:
+    """Path of the model's weights, with its configuration beside them.
+
+    Raises:
+        WeightsError: they are missing or are not the pinned ones (SHA-256).
+    """
+    path = locate()
+    _verify(path, SHA256)
+    return path
+
+
 def _verify(path: Path, wanted: str) -> None:
     if not path.is_file():
         raise WeightsError(f"There is no weights file {path.name}.")

@@ -1,0 +1,136 @@
+"""Kim, Kim and Ryu's experiments on what is real here: MiniLM and rated sentences through the code of ``lorabook run``.
+
+The settings are those of ``sst2`` but for CHANGED, each with the reason.  A :class:`Here` stands in the place of the
+Hub; everything else, from the linear probing to the record, is the runner's.
+
+    python -m lorabook.experiments.minilm FOLDER
+
+does the runs that have no record in FOLDER yet, one after another, and writes the tables of ``data/kim_minilm``.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import lorabook
+from lorabook import checks
+from lorabook.experiments import nuclear, points, run
+from lorabook.experiments.points import STARTS, Point
+from lorabook.experiments.settings import load
+from lorabook.experiments.shelf import Shelf, quiet
+from lorabook.inputs import minilm, sentences
+
+FOLDER = lorabook.DATA / "kim_minilm"
+SPLITS = {"train": 512, "validation": 640}  # sentences
+BLOCKS = 2  # the last ones, whose query and value are tuned
+RATE, FACTORED_RATE = 0.3, 1.0
+CHANGED: dict[str, tuple[Any, str]] = {
+    "model": (f"{minilm.PACKAGE} {minilm.VERSION}", "a transformer that is here; six blocks of width 384"),
+    "data": (f"{sentences.PACKAGE} {sentences.VERSION}", "film reviews, as in SST-2; positive or negative"),
+    "splits": (f"{SPLITS['train']} to train on, {SPLITS['validation']} to test on", "what the time allows"),
+    "length": (16, "sentences of more word pieces are left out, none is cut"),
+    "modules": (
+        [f"{5 - k}.attention.self.{kind}" for k in reversed(range(BLOCKS)) for kind in ("query", "value")],
+        "the last two blocks, which have the largest gradients; what lies below is computed once",
+    ),
+    "batch": (32, "with fewer steps than the text has epochs, a larger one would leave too few"),
+    "epochs": (4, "64 steps in place of 79,000; the rate makes up for it as far as it can"),
+    "rates": (
+        [RATE],
+        "two over the largest curvature is 0.44; rates and steps multiply to 10, where those of the text make 200",
+    ),
+    "monte_carlo": (100, "what the time allows; more samples only move the least and the largest outwards, slowly"),
+    "monte_carlo_rows": (32, "what the time allows"),
+    "seeds": ([0], "what the time allows"),
+}
+
+
+@functools.cache
+def values() -> dict[str, Any]:
+    """The settings of a run: those of ``sst2`` but for CHANGED."""
+    return points.values(load("sst2")) | {name: value for name, (value, _) in CHANGED.items()}
+
+
+def arms() -> list[Point]:
+    """All runs: the head alone, every decay of appendix C.1, the five starts of appendix C.3."""
+    one = functools.partial(Point, "sst2", "sst2", seed=0)
+    found = [one("probe", rate=RATE)]
+    # the run that measures the constants is the proximal one at its decay, and goes on from there
+    kind = lambda decay: "constants" if decay == values()["factored_decay"] else "proximal"
+    found += [one(kind(decay), rate=RATE, decay=decay) for decay in sorted(values()["decays"])]
+    rank = values()["ranks"][0]
+    return found + [one("factored", rate=FACTORED_RATE, rank=rank, start=start) for start in STARTS]
+
+
+def label(arm: Point) -> str:
+    """Its name in the tables: ``head``, a decay, or a start."""
+    return arm.start or ("head" if arm.decay is None else f"{arm.decay:g}")
+
+
+class Here(Shelf):
+    """The pinned weights and sentences in the place of the Hub."""
+
+    def pretrained(self, kind: Any, repository: str, revision: str, **options: Any) -> Any:
+        minilm.tokenizer_file()
+        found = kind.from_pretrained(str(minilm.weights_file().parent), **options)
+        if isinstance(found, nn.Module):
+            remember(found, len(found.bert.encoder.layer) - BLOCKS)
+        return found
+
+    def rows(self, repository: str, revision: str, name: str) -> tuple[list[dict], str]:
+        return split(Path(name).name.split("-")[0]), sentences.SHA256
+
+
+@functools.cache
+def split(name: str) -> list[dict]:
+    """The sentences of a split, those that are short enough, in the columns of SST-2."""
+    tokenizer = checks.package("tokenizers", "experiments").Tokenizer.from_file(str(minilm.tokenizer_file()))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    found = sentences.load("movie")
+    short = [k for k, one in enumerate(tokenizer.encode_batch(list(found.texts))) if len(one.ids) <= values()["length"]]
+    those = sentences.Sentences(tuple(found.texts[k] for k in short), found.labels[short])
+    part = dict(zip(SPLITS, sentences.split(those, tuple(SPLITS.values()), 0)))[name]
+    return [{"sentence": text, "label": label} for text, label in zip(part.texts, part.labels.tolist())]
+
+
+def remember(model: nn.Module, below: int) -> None:
+    """Let a BERT compute its first ``below`` blocks, which nothing trains, once for each sentence.
+
+    The state dict stays as it is.  Equal to the model but for rounding, and only without dropout below.
+    """
+    lower = copy.deepcopy(model.bert).eval()
+    lower.encoder.layer = lower.encoder.layer[:below]
+    kept: dict[bytes, Tensor] = {}
+    blank = model.config.pad_token_id
+
+    @torch.no_grad()
+    def seen(input_ids: Tensor, **_: Any) -> Tensor:
+        mask = input_ids != blank
+        names = [ids[real].cpu().numpy().tobytes() for ids, real in zip(input_ids, mask)]
+        new = [k for k, name in enumerate(names) if name not in kept]
+        if new:
+            hidden = lower(input_ids=input_ids[new], attention_mask=mask[new].long()).last_hidden_state
+            kept.update((names[k], one[mask[k]]) for k, one in zip(new, hidden))
+        return torch.stack([F.pad(kept[name], (0, 0, 0, len(ids) - len(kept[name]))) for name, ids in zip(names, input_ids)])
+
+    model.bert.embeddings.forward = seen
+    for layer in model.bert.encoder.layer[:below]:
+        layer.forward = lambda hidden_states, *_, **__: hidden_states
+
+
+def record(arm: Point, out: Path) -> dict:
+    """The record of one run in the folder ``out``; what is there is read, and what was stopped goes on."""
+    quiet()
+    out.mkdir(parents=True, exist_ok=True)
+    say = lambda line: print(line, file=sys.stderr, flush=True)
+    return json.loads(run.record(arm, values(), out, Here(), say).read_text(encoding="utf-8"))
