@@ -22,7 +22,7 @@ import torch
 
 from lorabook.device import default_device
 from lorabook.experiments import ExperimentError
-from lorabook.experiments.points import RANKED, STILL, Point
+from lorabook.experiments.points import DECAYED, RANKED, STILL, Point
 from lorabook.experiments.settings import Experiment, written
 from lorabook.page import figures
 
@@ -75,7 +75,7 @@ def need(experiment: Experiment, run: Point, values: dict[str, Any]) -> Need:
     size, wide = experiment.size, 4 if values["precision"] == "float32" else 2
     weights, rows, length = size["parameters"], size["rows"][run.task], size.get("tokens", values.get("length"))
     steps = math.ceil(rows / values["batch"]) * values["epochs"]
-    trained = {"full": weights, "proximal": size["matrices"] * size["width"] ** 2}.get(run.method, 0)
+    trained = weights if run.method == "full" else size["matrices"] * size["width"] ** 2 * (run.method in DECAYED)
     if run.method in RANKED and run.rank:
         trained = run.rank * size["adapted"]
     if run.method in STILL:
@@ -93,7 +93,10 @@ def need(experiment: Experiment, run: Point, values: dict[str, Any]) -> Need:
     work = weights * tokens * (6 if run.method == "full" else 4)
     probed = weights * rows * length * 2 * values.get("head_epochs", 0)
     svd = steps * size["matrices"] * 22 * size["width"] ** 3 if run.decay else 0.0
-    stored = 12 * trained if run.method != "proximal" else 4 * weights + 12 * trained
+    if run.method == "constants":  # a gradient and a product with the Hessian, 8 passes of the last block, a sample
+        samples = 2 * len(values["table_2_ranks"]) * values["monte_carlo"]
+        work += samples * 8 * 2 * weights / size["layers"] * values["monte_carlo_rows"] * length
+    stored = 12 * trained if run.method not in DECAYED else 4 * weights + 12 * trained
     download = weights * wide + size["data_megabytes"] * 1e6
     return Need(download, memory, 2 * stored, steps, work + probed, svd)
 

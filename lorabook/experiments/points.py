@@ -24,6 +24,7 @@ STILL = ("pretrained", *STEPPED)  # nothing is drawn
 #: The setting without which a method is not one of an experiment.
 ASKS = {"p_lora": "ridge", "lora_one_plain": "ridge", "lora_plus": "lora_plus_ratio"}
 ASKS |= dict.fromkeys(STEPPED, "step_sizes")
+DECAYED = ("proximal", "constants")  # with a nuclear norm
 RANKED = (*ADAPTED, "one_step_low_rank", "factored")
 
 
@@ -87,7 +88,7 @@ def runs(experiment: Experiment, everything: bool = False, rehearse: bool = Fals
         axes = {
             "seed": (experiment["seeds"], method not in STILL),
             "rank": (experiment["ranks"], method in RANKED),
-            "decay": (experiment["decays"] if method == "proximal" else [], method == "proximal"),
+            "decay": (decays(experiment, method), method in DECAYED),
             "start": (starts(experiment), method == "factored"),
         }
         lists = []
@@ -106,6 +107,13 @@ def runs(experiment: Experiment, everything: bool = False, rehearse: bool = Fals
             rate = given.get("rate") or _rate(experiment, task, method)
             found.append(Point(experiment.name, task, method, rate=rate, **dict(zip(axes, one))))
     return found
+
+
+def decays(experiment: Experiment, method: str) -> list[float]:
+    """The decays of a nuclear norm; the constants are measured about the end of one of them."""
+    if method == "constants":
+        return [experiment["factored_decay"]]
+    return experiment["decays"] if method == "proximal" else []
 
 
 def starts(experiment: Experiment) -> tuple[str, ...]:

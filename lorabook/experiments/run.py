@@ -19,6 +19,9 @@ from lorabook import checks
 from lorabook.device import default_device
 from lorabook.experiments import (
     ExperimentError,
+from lorabook.experiments import (
+    ExperimentError,
+    constants,
     images,
     kept,
     language,
@@ -29,7 +32,28 @@ from lorabook.experiments import (
     together,
     training,
 )
-from lorabook.experiments.points import Point
+from lorabook.experiments.points import DECAYED, Point
+    images,
+    kept,
+    language,
+    methods,
+    nuclear,
+    sandbox,
+    tasks,
+from lorabook.experiments import (
+    ExperimentError,
+    constants,
+    images,
+    kept,
+    language,
+    methods,
+    nuclear,
+    sandbox,
+    tasks,
+    together,
+    training,
+)
+from lorabook.experiments.points import DECAYED, Point
 from lorabook.experiments.results import FORMAT
 from lorabook.experiments.shelf import Shelf
 from lorabook.sweep.engine import failure, write
@@ -140,7 +164,7 @@ def _classified(run: Point, values: dict[str, Any], folder: Path, shelf: Shelf) 
                 factors, lr=run.rate, momentum=values["momentum"], weight_decay=values["factored_decay"]
             )
             course = nuclear.Course(lambda: nuclear.products(model), values["rank_cut"])
-        elif run.method == "proximal":
+        elif run.method in DECAYED:
             weights = nuclear.tuned(model, values["modules"])
             proximal = nuclear.ProximalSGD(weights, run.rate, run.decay, values["momentum"])
             optimizer, course = proximal.optimizer, nuclear.Course(proximal.values, values["rank_cut"])
@@ -154,6 +178,9 @@ def _classified(run: Point, values: dict[str, Any], folder: Path, shelf: Shelf) 
             training.train(trainer, folder)
             notes["singular_values"] = {name: s.tolist() for name, s in course.values().items()}
         clock("train")
+        if run.method == "constants":
+            notes["constants"] = constants.about(model, proximal, values, sets["train"], collate, run.seed)
+            clock("constants")
         predictions = {"labels": sets["validation"].labels, "scores": training.predict(trainer, sets["validation"])}
         clock("evaluate")
     return kept.found(run, files, origin, trainer.state.log_history, predictions, clock, notes, kept.counted(model))
