@@ -47,10 +47,11 @@ CHANGED: dict[str, tuple[Any, str]] = {
         [RATE],
         "two over the largest curvature is 0.44; rates and steps multiply to 10, where those of the text make 200",
     ),
-    "monte_carlo": (40, "what the time allows; more samples only move the least and the largest outwards, slowly"),
+    "monte_carlo": (20, "what the time allows; more samples only move the least and the largest outwards, slowly"),
     "monte_carlo_rows": (32, "what the time allows"),
     "power_steps": (12, "what the time allows"),
     "seeds": ([0], "what the time allows"),
+    "checkpoints": (1, "a run takes a minute"),
 }
 
 
