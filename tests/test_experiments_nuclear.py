@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lorabook.experiments import ExperimentError, nuclear, points, settings
+from lorabook.kim import prox_nuclear
 
 VALUES = points.values(settings.load("sst2")) | {"modules": ["query"]}
 f64 = torch.float64
@@ -24,6 +25,7 @@ def test_only_the_matrices_of_the_named_modules_are_tuned():
     found = nuclear.tuned(model, ["query"])
     assert list(found) == ["query.weight"]
     assert [name for name, one in model.named_parameters() if one.requires_grad] == ["query.weight"]
+    assert list(nuclear.tuned(nn.ModuleDict({"4": model}), ["4.query"])) == ["4.query.weight"]  # as PEFT reads names
     with pytest.raises(ExperimentError, match="The model has no modules value"):
         nuclear.tuned(model, ["value"])
 
@@ -43,6 +45,14 @@ def test_a_step_is_a_gradient_step_and_a_soft_threshold_of_the_change():
     found = proximal.values()["query.weight"]
     assert torch.allclose(found, (rate * (s - decay)).clamp(min=0), atol=1e-12)
     assert nuclear.ranks({"W": found}, 1e-4) == {"W": 3}
+
+
+@pytest.mark.parametrize("size, tau", [((9, 9), 0.5), ((3, 12, 7), 1e-3), ((6, 11), 100.0)])
+def test_the_fast_proximal_map_is_the_proximal_map(size, tau):
+    X = torch.randn(size, generator=torch.Generator().manual_seed(4), dtype=f64)
+    # eps s_1 / tau
+    assert torch.allclose(nuclear.shrunk(X, tau), prox_nuclear(X, tau), atol=1e-15 * 10 * max(1, 10 / tau))
+    assert not nuclear.shrunk(0 * X, tau).any()
 
 
 def test_proximal_descent_ends_at_the_minimiser_of_a_quadratic():

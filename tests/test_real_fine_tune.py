@@ -8,10 +8,10 @@ import pytest
 import torch
 from device_discipline import no_hidden_host_transfers
 
-from lorabook import descent, device, kim, linalg
+from lorabook import descent, device, linalg
 from lorabook.inputs import minilm, sentences
 from lorabook.inputs.sentences import Sentences
-from lorabook.real_fine_tune import alignment, compare, encoder, one_matrix, start_size, starts, train
+from lorabook.real_fine_tune import alignment, compare, encoder, start_size, starts, train
 from lorabook.real_fine_tune import task as sentiment
 
 f64 = torch.float64
@@ -150,20 +150,6 @@ def test_a_chunk_is_computed_only_up_to_its_longest_sentence(network, task, monk
     assert cut.x.shape == task.x.shape and torch.equal(cut.mask, task.mask) and not cut.x[0, widths[0] :].any()
     # float32 sums over fewer columns of exact zeros
     assert (cut.x - task.x)[task.mask].abs().max() < 1e-5
-
-
-def test_curvature_is_the_change_of_the_gradient_and_symmetric(task, W):
-    Y, Z = (draw(*W.shape, seed=k) for k in (2, 3))
-    Y, Z = Y / Y.norm(), Z / Z.norm()
-    along = task.negative_gradient(W)
-    along = along / along.norm()
-    size = 0.02
-    change = (task.negative_gradient(W - size * along) - task.negative_gradient(W + size * along)) / (2 * size)
-    found = task.curvature(W, along)
-    # a central difference in float32: third derivatives and rounding
-    assert (found - change).norm() < 2e-2 * found.norm()
-    left, right = float((Y * task.curvature(W, Z)).sum()), float((Z * task.curvature(W, Y)).sum())
-    assert left == pytest.approx(right, rel=1e-3, abs=1e-6 * float(found.norm()))
 
 
 def test_the_head_is_the_best_of_its_kind():
@@ -676,109 +662,11 @@ def test_an_arm_of_the_table_is_made_again(network, W):
     assert (again - start_size.table()[0, 1, 2]).abs().max() < 2e-4
 
 
-# One matrix
-
-
-@pytest.fixture(scope="module")
-def one(task, W):
-    return one_matrix.OneMatrix(task, W, 2, 1e-3)
-
-
-def test_one_matrix_has_the_gradient_and_curvature_of_the_whole(one, task, W):
-    X, Z = 0.1 * draw(384, 384, seed=4), draw(384, 384, seed=5)
-    shifted = W.clone()
-    shifted[2] += X
-    assert torch.equal(one.moved(X), shifted) and torch.equal(one.loss(X), task.loss(shifted))
-    assert torch.equal(one.gradient(X), -task.negative_gradient(shifted)[2])
-    both = one.gradient(torch.stack([X, 0 * X]))
-    assert torch.equal(both[0], one.gradient(X)) and both.shape == (2, 384, 384)
-    assert float(one.curvature(X, Z)) == pytest.approx(float((Z * one.hessian(X, Z)).sum()))
-
-
-def test_no_sample_lies_outside_the_ends_of_the_spectrum(one):
-    low, high = one_matrix.spectrum_ends(lambda Z: one.hessian(one.M, Z), one.shape, 6, device.generator(0), "cpu")
-    for seed in range(3):
-        Z = draw(384, 384, seed=seed)
-        Z = Z / Z.norm()
-        assert low <= float(one.curvature(one.M, Z)) <= high
-
-
-def test_the_ends_of_a_known_spectrum_are_found():
-    Q = linalg.random_orthonormal(30, 30, device.generator(0), "cpu")
-    values = torch.linspace(-2, 5, 30, dtype=f64)
-    H = Q * values @ Q.mT
-    product = lambda Z: (H @ Z.flatten()).reshape(5, 6)
-    # a full Krylov space holds the whole spectrum, up to rounding
-    assert one_matrix.spectrum_ends(product, (5, 6), 30, device.generator(1), "cpu") == pytest.approx(
-        (-2.0, 5.0), abs=1e-8
-    )
-    low, high = one_matrix.spectrum_ends(product, (5, 6), 6, device.generator(1), "cpu")
-    assert -2 < low < 0 and 4 < high < 5
-    with pytest.raises(ValueError, match="steps must be a whole number >= 1"):
-        one_matrix.spectrum_ends(product, (5, 6), 0, device.generator(1), "cpu")
-
-
-def test_the_tangent_projection_keeps_what_moves_the_rank_r_part():
-    X, Z = draw(8, 6) @ torch.diag(torch.tensor([9.0, 8, 0, 0, 0, 0], dtype=f64)), draw(8, 6, seed=1)
-    project = one_matrix.tangent(X, 2)
-    p, q = draw(8, 8, seed=2)[:, :1] @ draw(1, 8, seed=3), draw(6, 1, seed=4) @ draw(1, 6, seed=5)
-    for direction in (p @ X, X @ q):
-        assert (project(direction) - direction).abs().max() < 1e-10 * direction.abs().max()
-    assert (project(project(Z)) - project(Z)).abs().max() < 1e-12
-    # dimension of the tangent space of rank 2: 2 (8 + 6 - 2)
-    columns = torch.stack([project(e.reshape(8, 6)).flatten() for e in torch.eye(48, dtype=f64)])
-    assert int(torch.linalg.matrix_rank(columns)) == 24
-
-
-def test_the_rooms_of_the_landscape_accept_one_matrix(one):
-    alpha, beta = kim.constants.monte_carlo(one, one.M, 2, 1.0, 2, device.generator(0))
-    assert math.isfinite(alpha) and math.isfinite(beta)
-    top = float(torch.linalg.matrix_norm(one.gradient(one.M), 2))
-    # above the gradient's spectral norm the zero update is stationary
-    answer = kim.proximal.solve(
-        one_matrix.OneMatrix(one.task, one.stack, 2, 1.1 * top), steps=10, tolerance=1e-6, smoothness=10.0
-    )
-    assert bool(answer.converged) and int(kim.proximal.numerical_rank(answer.X)) == 0
-
-
-class Known:
-    """A convex problem whose answer is a formula: ``||X - M||^2 / 2``, so X soft-thresholds M."""
-
-    def __init__(self, M, lam):
-        self.M, self.lam, self.shape = M, lam, M.shape
-
-    def loss(self, X):
-        return (X - self.M).square().sum() / 2
-
-    def gradient(self, X):
-        return X - self.M
-
-
-def test_settled_factors_reach_the_nuclear_norm_solution():
-    problem = Known(draw(9, 7), 0.8)
-    B, A = one_matrix.settle(problem, draw(9, 7, seed=1), draw(7, 7, seed=2), 300)
-    wanted = kim.prox_nuclear(problem.M, 0.8)
-    # L-BFGS stops where the objective no longer falls, at the root of rounding
-    assert (B @ A - wanted).abs().max() < 1e-5
-    full = problem.loss(wanted) + 0.8 * torch.linalg.matrix_norm(wanted, "nuc")
-    assert float(kim.landscape.objective(problem, B, A)) == pytest.approx(float(full), rel=1e-9)
-    few = one_matrix.settle(problem, draw(9, 7, seed=1), draw(7, 7, seed=2), 2)
-    assert kim.landscape.objective(problem, *few) > kim.landscape.objective(problem, B, A)
-
-
-def test_a_start_of_the_wrong_shape_and_no_steps_are_refused():
-    problem = Known(draw(5, 4), 0.1)
-    with pytest.raises(ValueError, match="do not multiply"):
-        one_matrix.settle(problem, draw(5, 2), draw(3, 4), 1)
-    with pytest.raises(ValueError, match="steps must be a whole number >= 1"):
-        one_matrix.settle(problem, draw(5, 2), draw(2, 4), 0)
-
-
-def test_nothing_slips_to_another_device(task, W, one):
+def test_nothing_slips_to_another_device(task, W):
     G = task.negative_gradient(W)
     with no_hidden_host_transfers():
         task.some(torch.arange(4, device="cpu")).negative_gradient(W)
-        task.curvature(W, G), task.loss(W), task.correct(W)
+        task.loss(W), task.correct(W)
         starts.lora(W, 2, device.generator(0)), starts.lora_ga(G, 2), starts.lora_one(G, 2, 1.0), starts.full(W)
         starts.one_step(G, 1.0, 2), starts.pissa(W, 2), starts.random_like(G, 0)
         labelings = alignment.shuffled(task.labels, 2, 0)
@@ -786,6 +674,5 @@ def test_nothing_slips_to_another_device(task, W, one):
         alignment.random(2, G, 2, 0), compare.paired(task.losses(W), task.losses(W)).apart()
         compare.over_seeds(draw(3), draw(3, seed=1)), compare.average(task.losses(W))
         start_size.best(start_size.table())
-        one.gradient(one.M), one.hessian(one.M, G[0]), one_matrix.tangent(G[0], 2)(G[1])
     found = descent.descend(lambda B, A: (B, A), draw(3, 2), draw(2, 3), 0.1, 0.1, 1, rule=train.adamw(0.1, 1e-6))
     assert found.B.device == W.device

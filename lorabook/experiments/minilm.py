@@ -6,7 +6,7 @@ Hub; everything else, from the linear probing to the record, is the runner's.
     python -m lorabook.experiments.minilm FOLDER
 
 does the runs that have no record in FOLDER yet, one after another, and then writes the tables of ``data/kim_minilm``
-(:mod:`lorabook.experiments.minilm_tables`).  Half an hour of one core.
+(:mod:`lorabook.experiments.minilm_records`).  Half an hour of one core.
 """
 
 from __future__ import annotations
@@ -139,13 +139,13 @@ def record(arm: Point, out: Path) -> dict:
 
 def main(words: list[str]) -> None:
     """Every run, then the tables."""
-    from lorabook.experiments import minilm_tables
+    from lorabook.experiments import minilm_records
 
     if len(words) != 1:
         raise ExperimentError("Say where the records go: python -m lorabook.experiments.minilm FOLDER.")
     out = Path(words[0])
     records = {label(arm): record(arm, out) for arm in arms()}
-    minilm_tables.write_all(records, out)
+    minilm_records.write_all(records, out)
 
 
 if __name__ == "__main__":

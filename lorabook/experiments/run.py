@@ -19,29 +19,6 @@ from lorabook import checks
 from lorabook.device import default_device
 from lorabook.experiments import (
     ExperimentError,
-from lorabook.experiments import (
-    ExperimentError,
-    constants,
-    images,
-    kept,
-    language,
-    methods,
-    nuclear,
-    sandbox,
-    tasks,
-    together,
-    training,
-)
-from lorabook.experiments.points import DECAYED, Point
-    images,
-    kept,
-    language,
-    methods,
-    nuclear,
-    sandbox,
-    tasks,
-from lorabook.experiments import (
-    ExperimentError,
     constants,
     images,
     kept,

@@ -2,6 +2,5 @@
 
 - ``encoder``: the network in plain torch; ``task``: its sentences, loss and gradient;
 - ``starts``: where an adapter starts; ``train``: methods and how they train; ``compare``: what can be told apart;
-- ``alignment``: how much of an update lies in a gradient's leading directions; ``start_size``: starts of several sizes;
-- ``one_matrix``: Kim et al.'s problem on one matrix, and its factors run to their end.
+- ``alignment``: how much of an update lies in a gradient's leading directions; ``start_size``: starts of several sizes.
 """

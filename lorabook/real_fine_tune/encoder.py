@@ -3,7 +3,6 @@
 ``x -> LN(x + O attention(Q x, K x, V x))``, then ``x -> LN(x + W2 gelu(W1 x))``, six times; a sentence is the
 mean of its words' last vectors, scaled to length 1.  The matrices Q, K, V, O of the last blocks are an
 argument, so that a gradient with respect to them, or a batch of adapters, needs no module and no hook.
-Attention is written out: its second derivative exists on every device.
 
 No dropout anywhere.  Equal to ``transformers.BertModel`` in evaluation mode.
 """

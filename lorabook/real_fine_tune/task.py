@@ -95,17 +95,6 @@ class Task:
             total.addmm_(weights, slopes(W, part.x, part.mask).flatten(1))
         return total.unflatten(-1, W.shape).double() / len(self)
 
-    @torch.enable_grad()
-    def curvature(self, stack: Tensor, direction: Tensor) -> Tensor:
-        """Hessian of the mean loss applied to ``direction``, both (4 blocks, 384, 384), float64."""
-        total = torch.zeros_like(stack, dtype=torch.float64)
-        for part in self.chunks():
-            W, V = stack.detach().to(self.x.dtype).requires_grad_(), direction.to(self.x.dtype)
-            loss = F.binary_cross_entropy_with_logits(part.logits(W), part.labels, reduction="sum")
-            (slope,) = torch.autograd.grad(loss, W, create_graph=True)
-            total += torch.autograd.grad((slope * V).sum(), W)[0]
-        return total / len(self)
-
 
 def right(losses: Tensor) -> Tensor:
     """Judgements, bool, from logistic losses: a logit has the label's sign exactly where the loss is below log 2."""
