@@ -11,7 +11,7 @@ with tempfile.TemporaryDirectory() as scratch:  # or what a build leaves behind 
         package_data={
             "lorabook.page": ["*.mplstyle"],
             "lorabook.data": [
-                *("claims/*.yml", "experiments/*.yml", "practice/*.csv", "real_fine_tune/*.csv", "kim_minilm/*"),
+                *("claims/*.yml", "experiments/*.yml", "practice/*.csv", "real_fine_tune/*.csv", "kim_minilm/*.csv"),
                 *("published/*.csv", "published/PROVENANCE.md"),
             ],
         },

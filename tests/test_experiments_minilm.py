@@ -89,7 +89,9 @@ def test_the_tables_hold_every_run_once_and_agree_with_each_other():
         largest[name] = max(largest[name], rank)
     assert dict(columns("ends", "arm", "rank")) == largest
     last = {name: (rank, accuracy) for name, rank, accuracy in columns("course", "arm", "rank", "accuracy")}
-    assert last == {name: (rank, right) for name, rank, right in columns("ends", "arm", "rank", "accuracy") if name != "head"}
+    assert last == {
+        name: (rank, right) for name, rank, right in columns("ends", "arm", "rank", "accuracy") if name != "head"
+    }
 
 
 def test_losses_and_accuracies_follow_from_the_scores():

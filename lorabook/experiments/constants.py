@@ -69,15 +69,15 @@ def quotient(product: Callable[[Tensor], Tensor], Z: Tensor, rank: int) -> float
 
 
 def measure(problem: OneMatrix, X_star: Tensor, settings: Any, seed: int) -> list[dict[str, float]]:
-    """For each rank of Table 2 the sampled constants, of the first half of the samples too, and those by power iteration.
+    """For each rank of Table 2 the sampled constants, also of half of the samples, and those by power iteration.
 
     Args:
         X_star: (m, n) where training ended.
         settings: ``table_2_ranks``, ``monte_carlo``, ``monte_carlo_distance``, ``power_steps``, ``rank_cut``.
 
     Returns:
-        ``rank``, ``rank_star``, ``alpha`` and ``beta``, sampled; ``alpha_half`` and ``beta_half``; ``alpha_power``, NaN up
-        to the rank of X*, and ``beta_power``; ``least`` and ``largest``, the Ritz values without a bound on the rank.
+        ``rank``, ``rank_star``, ``alpha`` and ``beta``, sampled; ``alpha_half`` and ``beta_half``; ``alpha_power``, NaN
+        up to the rank of X*, and ``beta_power``; ``least`` and ``largest``, the Ritz values without a bound on the rank.
     """
     device, own = X_star.device, int(kim.proximal.numerical_rank(X_star, settings["rank_cut"]))
     there, here = (lambda Z: problem.hessian(X_star, Z)), (lambda Z: problem.hessian(problem.M, Z))

@@ -71,7 +71,9 @@ def matrices(arm: str, record: dict) -> list[dict]:
         s = torch.tensor(found, dtype=torch.float64)
         ranks = {f"rank_{cut:g}": nuclear.ranks({name: s}, cut)[name] for cut in CUTS}
         block, kind = name.split("layer.")[1].split(".")[0], "query" if "query" in name else "value"
-        rows.append({"arm": arm, "block": int(block), "matrix": kind, "largest": float(s[0]), "norm": float(s.norm())} | ranks)
+        rows.append(
+            {"arm": arm, "block": int(block), "matrix": kind, "largest": float(s[0]), "norm": float(s.norm())} | ranks
+        )
     return rows
 
 

@@ -1,11 +1,11 @@
 """What Kim, Kim and Ryu's runs gave on MiniLM: ``data/kim_minilm/*.csv``, with ``PROVENANCE.md`` beside them.
 
-    ends        for each run the largest rank, the norm of all changes, test loss, accuracy and its error
-    course      the same after each epoch
-    matrices    for each tuned matrix of a run its largest singular value, its norm, its rank at three cuts
-    scores      for each test sentence its label and, by run, the score of positive minus that of negative
-    constants   restricted convexity and smoothness, sampled and by power iteration
-    settled     factors on one matrix from the five starts, run to their end
+ends        for each run the largest rank, the norm of all changes, test loss, accuracy and its error
+course      the same after each epoch
+matrices    for each tuned matrix of a run its largest singular value, its norm, its rank at three cuts
+scores      for each test sentence its label and, by run, the score of positive minus that of negative
+constants   restricted convexity and smoothness, sampled and by power iteration
+settled     factors on one matrix from the five starts, run to their end
 """
 
 from __future__ import annotations
