@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import json
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +18,10 @@ from lorabook.experiments import minilm, nuclear, run
 from lorabook.experiments.minilm_tables import FOLDER, NAMES, losses
 from lorabook.experiments.one_matrix import OneMatrix, settle
 from lorabook.experiments.points import STARTS
+from lorabook.sweep.engine import write
 
 CUTS = (1e-2, 1e-3, 1e-4)  # of ranks; the text has lost its own
-SETTLED = {"soon": 10, "late": 100}  # steps of L-BFGS
+SETTLED = {"soon": 6, "late": 60}  # steps of L-BFGS
 ROWS = 32  # sentences of them
 
 
@@ -78,7 +80,10 @@ def matrices(arm: str, record: dict) -> list[dict]:
 
 
 def settled(out: Path) -> list[dict]:
-    """Factors on the last value matrix from the five starts, taken on by L-BFGS to the steps of SETTLED."""
+    """Factors on the last value matrix from the five starts, taken on by L-BFGS to the steps of SETTLED; kept in ``out``."""
+    place = out / "settled.json"
+    if place.is_file():
+        return json.loads(place.read_text(encoding="utf-8"))
     values, arm = minilm.values(), minilm.arms()[0]
     model, sets, _, collate = run._sentences(arm, values, minilm.Here())
     run._probe(arm, values, out / "settled", model, sets, collate, None)
@@ -95,6 +100,7 @@ def settled(out: Path) -> list[dict]:
             B, A = settle(problem, B, A, steps - done)
             done = steps
             rows.append({"start": start, "when": when, "steps": steps} | _state(problem, B, A))
+    write(place, json.dumps(rows))
     return rows
 
 

@@ -22,8 +22,10 @@ NAMES = ("ends", "course", "matrices", "scores", "constants", "settled")
 
 
 def read(name: str) -> list[dict]:
-    """The rows of one of NAMES, as :func:`lorabook.inputs.published.read` gives them."""
-    return published.read(name, FOLDER)
+    """The rows of one of NAMES, as :func:`lorabook.inputs.published.read` gives them; a run's name is a text."""
+    rows = published.read(name, FOLDER)
+    named = lambda arm: f"{arm:g}" if isinstance(arm, float) else arm
+    return [row | {"arm": named(row["arm"])} if "arm" in row else row for row in rows]
 
 
 def losses(margin: Tensor, labels: Tensor) -> Tensor:
