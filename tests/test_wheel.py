@@ -236,7 +236,9 @@ def test_the_wheel_holds_the_package_the_claims_and_the_tables_and_nothing_else(
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     names = tracked(root)
     package = {name for name in names if name.startswith("lorabook/")}
-    travels = re.compile(r"data/((claims|experiments)/.*\.yml|published/.*|(practice|real_fine_tune|kim_minilm)/.*\.csv)")
+    travels = re.compile(
+        r"data/((claims|experiments)/.*\.yml|published/.*|(practice|real_fine_tune|kim_minilm)/.*\.csv)"
+    )
     data = {f"lorabook/{name}" for name in names if travels.fullmatch(name)}
     assert held == package | data and len(data) > 10
     left = run("/usr/bin/env", "git", "status", "--porcelain", "--ignored", cwd=copy)

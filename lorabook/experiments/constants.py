@@ -77,7 +77,7 @@ def measure(problem: OneMatrix, X_star: Tensor, settings: Any, seed: int) -> lis
 
     Returns:
         ``rank``, ``rank_star``, ``alpha`` and ``beta``, sampled; ``alpha_half`` and ``beta_half``; ``alpha_power``, NaN
-        up to the rank of X*, and ``beta_power``; ``least`` and ``largest``, the Ritz values without a bound on the rank.
+        up to the rank of X*, and ``beta_power``; ``least`` and ``largest``, the Ritz values of matrices of any rank.
     """
     device, own = X_star.device, int(kim.proximal.numerical_rank(X_star, settings["rank_cut"]))
     there, here = (lambda Z: problem.hessian(X_star, Z)), (lambda Z: problem.hessian(problem.M, Z))

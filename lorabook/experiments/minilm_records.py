@@ -80,7 +80,7 @@ def matrices(arm: str, record: dict) -> list[dict]:
 
 
 def settled(out: Path) -> list[dict]:
-    """Factors on the last value matrix from the five starts, taken on by L-BFGS to the steps of SETTLED; kept in ``out``."""
+    """Factors on the last value matrix from the five starts, taken on by L-BFGS to the steps of SETTLED."""
     place = out / "settled.json"
     if place.is_file():
         return json.loads(place.read_text(encoding="utf-8"))

@@ -76,8 +76,7 @@ def shrunk(X: Tensor, tau: float) -> Tensor:
     Args:
         X: (..., m, n) float64.  tau: > 0.
 
-    Error: ``eps s_1 / tau`` relative to the largest singular value s_1; with thousands of steps between two of float32's
-    roundings it would show from ``tau < 1e-8 s_1`` on.
+    Error: ``eps s_1 / tau``, relative to the largest singular value s_1: below float32's while ``tau > 1e-8 s_1``.
     """
     squares, V = torch.linalg.eigh(X.mT @ X)
     kept = (1 - tau / squares.clamp(min=tau**2).sqrt()).clamp(min=0)

@@ -149,6 +149,8 @@ def intervals(ax: Axes, labels, values, half_widths, source: str, marked=()) -> 
     """A forest plot: one line per label, a point with its interval; the rows in ``marked`` are filled squares."""
     rows = np.arange(len(labels))
     for mark, chosen in (("o", ~np.isin(rows, marked)), ("s", np.isin(rows, marked))):
+        if not chosen.any():
+            continue
         colour, widths = GREY if mark == "o" else COLOURS[source], _numpy(half_widths)[chosen]
         look = dict(xerr=widths, fmt=mark, color=colour, capsize=2, linewidth=1.2)
         ax.errorbar(_numpy(values)[chosen], rows[chosen], **look)[0].set_label(f"_{ax.get_title(loc='left') or 'mean'}")
