@@ -105,7 +105,7 @@ def split(name: str) -> list[dict]:
     return [{"sentence": text, "label": label} for text, label in zip(part.texts, part.labels.tolist())]
 
 
-def remember(model: nn.Module, below: int, kept: dict[bytes, Tensor] = MEMORY) -> None:
+def remember(model: Any, below: int, kept: dict[bytes, Tensor] = MEMORY) -> None:
     """Let MiniLM compute its first ``below`` blocks, which nothing trains, once for each sentence.
 
     The state dict stays as it is.  Equal to the model but for rounding, and only without dropout below.

@@ -30,11 +30,12 @@ class OneMatrix:
         lam: decay >= 0.
     """
 
-    def __init__(self, model: nn.Module, module: str, before: Tensor, batches: list[dict], lam: float = 0.0):
+    def __init__(self, model: Any, module: str, before: Tensor, batches: list[dict], lam: float = 0.0):
         self.lam, self.before = lam, before.double()
         self.shape = (before.shape[0], before.shape[1])
         self.M = torch.zeros_like(self.before)
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model = copy.deepcopy(model)
+        self.model.eval().requires_grad_(False)
         self.model.set_attn_implementation("eager")  # the only one with a second derivative on every device
         stack = self.model.base_model.encoder.layer
         seen: list[Any] = []
@@ -67,7 +68,7 @@ class OneMatrix:
 
         def one(x: Tensor) -> Tensor:
             x = x.detach().requires_grad_()
-            return sum(torch.autograd.grad(loss, x)[0] for loss in self._losses(x))
+            return torch.stack([torch.autograd.grad(loss, x)[0] for loss in self._losses(x)]).sum(0)
 
         with torch.enable_grad():
             return self._each(one, X)
