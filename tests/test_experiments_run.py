@@ -245,7 +245,7 @@ def test_everything_is_the_published_table():
         ("glue", {"task": "wnli"}, "There is no task 'wnli'; there are mnli"),
         ("glue", {"task": "cola"}, "Name a method (--method): pretrained"),
         ("glue", {"task": "cola", "method": "dora"}, "There is no method 'dora'"),
-        ("sst2", {"method": "lora"}, "There is no method 'lora'; there are probe, proximal, factored"),
+        ("sst2", {"method": "lora"}, "There is no method 'lora'; there are probe, proximal, constants, factored"),
         ("sst2", {"method": "proximal", "decay": 0.3}, "decay 0.3 is not one of 0.0, 0.1, 0.05, 0.01, 0.005 or 0.001"),
     ],
 )
