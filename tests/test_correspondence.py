@@ -33,7 +33,7 @@ def test_a_letter_tells_each_failure_with_its_witness_each_reading_and_all_that_
         claim = verdict.claim
         if verdict.verdict == claims.FAILS:
             for part in (
-                f"({claim.id})",
+                f"(`{claim.id}`)",
                 sentence(claim.grade),
                 *claim.witness,
                 claim.right[1:],

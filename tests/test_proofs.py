@@ -36,6 +36,7 @@ BROKEN = {
         "two_sided": {"least_loss": -10},
         "nested": {"order": -1},
         "lemma_1_rank": {"rank_of_gradient": 1},
+        "lemma_1": {"admitted": 2},
     },
     "mallada": {
         "expansion": {"cross": 0},

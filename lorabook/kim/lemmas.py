@@ -40,8 +40,8 @@ def shared_rotation(B: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
 def aligned_gap(s: Tensor, Q: Tensor, R: Tensor, blocks: bool) -> float:
     """How far two decompositions are from agreeing, after the freedom that one grants them.
 
-    The printed proof of Lemma B.1 takes a decomposition of each factor, ``B = U s^{1/2} Q`` and
-    ``A = R^T s^{1/2} V^T``, and says that uniqueness makes Q and R equal "up to reordering and sign flipping".
+    Decompositions of the two factors of Lemma B.1, taken apart, are ``B = U s^{1/2} Q`` and ``A = R^T s^{1/2} V^T``;
+    where singular values repeat, Q and R agree up to more than order and signs.
 
     Args:
         s: (r,) singular values.  Q, R: (r, r) orthogonal.

@@ -221,3 +221,17 @@ def lemma_1_rank(rank_of_gradient: int = 2) -> Proof:
     added = (half * left - half * one * right.T) * (half * right - half * left.T * one) - left * right / 4
     holds = sympy.expand(after - said) == 0 and added.rank() <= rank_of_gradient * one.rank()
     return bool(holds), "every B, A, g, step and decay; one step of rank one adds a matrix of rank two"
+
+
+def lemma_1(admitted: int = 1) -> Proof:
+    """Lemma 1 allows a rank of 2b or more where ``epsilon <= 4 q^2``, q = 1 - mu lam, and no limit has more.
+
+    With ``q = exp(-u)`` and ``epsilon = 4 admitted q^2 exp(-v)`` the allowed rank over b is 2 plus a term that must not
+    be negative.  ``admitted`` is how many times 4 q^2 epsilon may be.
+    """
+    sympy = algebra()
+    u, v = sympy.Symbol("u", positive=True), sympy.Symbol("v", nonnegative=True)
+    allowed = (sympy.log(admitted) - 2 * u - v) / -u  # log(epsilon / 4) / log(q)
+    margin = sympy.expand(u * (allowed - 2))
+    box = "every batch, 0 < mu lambda < 1, epsilon <= 4 (1 - mu lambda)^2"
+    return bool(margin.is_nonnegative and lemma_1_rank()[0]), box

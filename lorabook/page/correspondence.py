@@ -72,7 +72,7 @@ def letter(source: str, verdicts: list[Verdict], issues: str = "") -> str:
     ]
     gone = lists.withdrawn(source)
     if gone:
-        lines = [f"- {one['id']}: {one['now']}. {' '.join(one['why'].split())}" for one in gone]
+        lines = [f"- `{one['id']}`: {one['now']}. {' '.join(one['why'].split())}" for one in gone]
         parts += ["## What we had called an error and no longer do", "\n".join(lines)]
     parts += [
         "## How to answer",
@@ -105,7 +105,7 @@ def _failure(number: int, verdict: Verdict) -> str:
         "What follows for your conclusion": sentence(claim.consequence),
     }
     lines = [
-        f"### {number}. {claim.where} ({claim.id})",
+        f"### {number}. {claim.where} (`{claim.id}`)",
         *(f"- **{name}.** {text}" for name, text in parts.items() if text),
     ]
     code = lists.witness_code(claim.id)

@@ -152,7 +152,7 @@ class Errata:
         count = len(self.entries)
         blocks = [
             f"**Version read.** {lists.version(self.source)}",
-            f"{count} statement{'s do' if count != 1 else ' does'} not hold as printed.",
+            f"{count or 'No'} statement{'s fail' if count > 1 else ' fails'} as printed.",
         ]
         for number, verdict in enumerate(self.entries, 1):
             claim = verdict.claim
