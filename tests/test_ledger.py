@@ -162,6 +162,13 @@ def test_counts_add_up(collected):
     )
 
 
+def test_only_a_source_has_errata(collected):
+    wrong = next(verdict for _, verdict in collected if verdict.verdict == claims.FAILS)
+    ours = dataclasses.replace(wrong, claim=dataclasses.replace(wrong.claim, kind="beyond"))
+    drawn = [str(ledger.table([("page", one)]).rows) for one in (wrong, ours)]
+    assert [f"(#erratum-{wrong.claim.id.replace('.', '-')})" in text for text in drawn] == [True, False]
+
+
 def test_errata_are_counted_by_grade_beside_what_is_no_longer_called_one(collected, monkeypatch):
     wrong = next(verdict for _, verdict in collected if verdict.verdict == claims.FAILS)
     graded = dataclasses.replace(wrong, claim=dataclasses.replace(wrong.claim, grade="slip"))

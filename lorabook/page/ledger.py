@@ -117,13 +117,14 @@ def printed(verdict: Verdict) -> bool:
 
 
 def table(verdicts: list[tuple[str, Verdict]]) -> Linked:
-    """All verdicts in the order of the book: a name leads to its place in a notebook, a failure to its erratum."""
+    """All verdicts in the order of the book: a name leads to its place in a notebook, a source's failure to its erratum."""
     rows = []
     for source in in_order():
         for verdict in _of(source, verdicts):
             claim, mark = verdict.claim, MARKS[verdict.verdict] + (", proved" if verdict.proof else "")
             name = f"[[{claim.id.split('.', 1)[1]}](#{target(claim)})]{{#{target(claim, 'row')}}}"
-            word = f"[{mark}](#{target(claim, 'erratum')})" if verdict.verdict == claims.FAILS else mark
+            wrong = verdict.verdict == claims.FAILS and printed(verdict)
+            word = f"[{mark}](#{target(claim, 'erratum')})" if wrong else mark
             needs = f" *Hypotheses:* {typeset(sentence(claim.hypotheses))}" if claim.hypotheses else ""
             region = f" [Where it holds.](#claim-maps-{claim.map})" if claim.map else ""
             said, where = typeset(claim.statement) + needs + region, typeset(capital(claim.where))
