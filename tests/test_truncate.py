@@ -229,6 +229,27 @@ def test_fused_experts_are_cut_one_by_one_to_a_common_rank(tmp_path, names, shar
     PeftModel.from_pretrained(Mixture(*names), tmp_path / "c")
 
 
+@pytest.mark.parametrize("share, ranks", [({"rank": 1}, {1}), ({"rank": 2}, {2}), ({"energy": 0.99}, {2, 3})])
+def test_the_parameters_of_experts_have_ranks_and_scales_of_their_own(tmp_path, share, ranks):
+    patterns = {"rank_pattern": {"experts.gate_up_proj": 3}, "alpha_pattern": {"experts.down_proj": 20}}
+    old = experts(tmp_path / "a", "gate_up_proj", "down_proj", r=2, use_rslora=True, **patterns)
+    _, found = truncate_folder(tmp_path / "a", tmp_path / "b", **share)
+    new = PeftModel.from_pretrained(Mixture(), tmp_path / "b")
+    assert {layer.r["default"] for layer in lora_layers(new).values()} == ranks
+    for name, layer in lora_layers(new).items():
+        assert layer.scaling["default"] == pytest.approx(lora_layers(old)[name].scaling["default"], rel=1e-14)
+    errors = sorted(float((X - Y).norm().detach()) for X, Y in zip(expert_deltas(old), expert_deltas(new)))
+    # float64, from the stored factors
+    assert errors == pytest.approx(sorted(one.error for one in found), abs=1e-12 * max(one.norm for one in found))
+
+
+def test_experts_of_several_ranks_are_refused_where_the_file_does_not_say_which_is_which(tmp_path):
+    experts(tmp_path / "a", "first", "second", r=2, rank_pattern={"experts.first": 4})
+    with pytest.raises(AdapterError, match="experts have different ranks, and the file does not say which is which"):
+        truncate_folder(tmp_path / "a", tmp_path / "b", rank=1)
+    assert not (tmp_path / "b").exists()
+
+
 def test_peft_uses_the_pattern_of_experts_that_it_says_to_ignore(tmp_path, capsys):
     linear, parameters = ["q_proj", "k_proj", "v_proj"], ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
     options = {"target_modules": linear, "target_parameters": parameters, "rank_pattern": dict.fromkeys(linear, 1)}

@@ -71,7 +71,7 @@ def truncate_folder(
         out: a folder that does not exist yet.  It appears whole or not at all.  None: only the errors are wanted.
         rank: no module has more than this, but a convolution in groups stays as it is.
         energy: or: every module keeps the fewest directions that carry this share of ``||X||_F^2``.  All experts of a
-            module have one rank, the highest that one of them needs, as have the projections of an attention.
+            parameter have one rank, the highest that one of them needs, as have the projections of an attention.
         progress: is called with a line after every module.
 
     Raises:
@@ -155,40 +155,47 @@ def smaller(config: dict, parts: dict[str, Part], kept: dict[str, int]) -> dict:
     if all(kept[name] == part.rank for name, part in parts.items()):
         return config
     grown = math.sqrt if config.get("use_rslora") else float
-    rank, alpha = {}, {}
+    rank, alpha, experts = {}, {}, {}
     for name, part in parts.items():
         key = _room(name, part)
         # fifteen digits: alpha is a short number again where it was one
         value = float(f"{part.scale * grown(kept[name]):.15g}")
-        said = kept[name], int(value) if value == int(value) else value
-        if (rank.setdefault(key, said[0]), alpha.setdefault(key, said[1])) != said:
-            raise AdapterError(f"The parameters in {printable(key)} would have different ranks.")
-    experts = {_room(name, part) for name, part in parts.items() if part.kind == EXPERT}
+        said = kept[name], int(value) if value == int(value) else value, part.experts
+        if (rank.setdefault(key, said[0]), alpha.setdefault(key, said[1]), experts.setdefault(key, said[2])) != said:
+            raise AdapterError(
+                f"The parameters in {printable(key)} have different ranks, and the file does not say which is which."
+            )
+    unnamed = {_room(name, part) for name, part in parts.items() if _unnamed(name, part)}
     ends = {name[place + 1 :] for name in rank for place, letter in enumerate(name) if letter == "."}
     usual = [Counter(values.values()).most_common(1)[0][0] for values in (rank, alpha)]
     new = {"r": usual[0], "lora_alpha": usual[1]}
     for pattern, values, most in zip(("rank_pattern", "alpha_pattern"), (rank, alpha), usual):
-        new[pattern] = {_key(name, ends, experts): value for name, value in values.items() if value != most}
+        new[pattern] = {_key(name, ends, unnamed): value for name, value in values.items() if value != most}
     new["init_lora_weights"] = True  # the start is over, and an orthogonal one would refuse an odd rank
     return config | new | ({"eva_config": None} if "eva_config" in config else {})
 
 
-def _key(name: str, ends: set[str], experts: set[str]) -> str:
+def _key(name: str, ends: set[str], unnamed: set[str]) -> str:
     """A pattern that PEFT matches with this module alone: it tries them, as expressions, on the ends of names."""
     key = name if re.fullmatch(r"[\w.\-]*", name) else re.escape(name)
-    key += r"(\.\w+)?" if name in experts else ""  # the experts' names go on with that of the parameter
+    key += r"(\.\w+)?" if name in unnamed else ""  # PEFT's name goes on with that of the parameter
     return "^" + key if name in ends or key != name else key
 
 
 def _room(name: str, part: Part) -> str:
-    """The module that PEFT gives its rank: the experts of all their parameters, the attention of its projections."""
-    if part.kind == EXPERT:
-        return re.sub(r"(\.base_layer)*\.lora_A\..*$", "", part.key_A.removeprefix(PREFIX))
-    return name.removesuffix(OUT_PROJ)
+    """What PEFT gives its rank: the experts' parameter, all of them where it is not known, an attention."""
+    if _unnamed(name, part):
+        return re.sub(r"(\.base_layer)*$", "", name)
+    return name if part.kind == EXPERT else name.removesuffix(OUT_PROJ)
+
+
+def _unnamed(name: str, part: Part) -> bool:
+    """Whether these are experts of a parameter that the file does not name."""
+    return part.kind == EXPERT and part.key_A.startswith(f"{PREFIX}{name}.lora_A")
 
 
 def _common(adapter: Adapter, energy: float) -> dict[str, int]:
-    """One rank for all experts and all parts of a module that has one: the highest that one needs."""
+    """One rank for all experts and all parts of what has one: the highest that one needs."""
     rooms = {name: _room(name, part) for name, part in adapter.parts.items()}
     several = Counter(rooms.values())
     chosen = {
