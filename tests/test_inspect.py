@@ -580,3 +580,39 @@ def test_what_is_left_out_is_said(tmp_path, capsys):
     out = capsys.readouterr().out
     for why in ("saved whole", "bias of an adapter", "rows of an embedding", "the base model's own"):
         assert f"left out, {why}" in out
+
+
+@pytest.mark.parametrize(
+    "key, what",
+    [
+        ("head.weight", "saved whole, not as factors (1)"),
+        ("x.lora_B.bias", "bias of an adapter (1)"),
+        ("emb.token_adapter.trainable_tokens_delta", "rows of an embedding (1)"),
+        ("x.lora_magnitude_vector", "magnitudes of DoRA (1)"),
+        ("head.original_module.weight", ""),
+    ],
+)
+def test_an_adapter_does_nothing_only_where_the_folder_holds_nothing_else(tmp_path, capsys, key, what):
+    B, A = pair(5, 6, 2)
+    assert run(folder(tmp_path / "a", {"x": (0 * B, A)}, more={f"base_model.model.{key}": torch.ones(5)})) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert ("so the adapter does nothing." in out) == (not what)
+    if what:
+        assert f"so the low-rank part does nothing; the folder also holds {what}, which may change the model." in out
+
+
+@pytest.mark.parametrize("size, over", [(1.0, False), (1e5, True)])
+def test_a_merge_that_overflows_the_base_is_no_rounding(tmp_path, capsys, size, over):
+    path = folder(tmp_path / "a", {"x": (torch.eye(4), size * torch.eye(4))})
+    (tmp_path / "b").mkdir()
+    save_file({"x.weight": torch.eye(4).half()}, tmp_path / "b" / "model.safetensors")
+    assert run(path, "--model", tmp_path / "b", "--top", "0") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert ("the merged weights of 1 of 1 module overflow" in out) == over and "to rounding" not in out
+    # nothing of what was left out
+    assert "intruders" not in out and "left, right" not in out and "spectral" not in out
+    assert run(path, "--model", tmp_path / "b", "--top", "0", "--json") == 0
+    base = json.loads(capsys.readouterr().out)["modules"][0]["base"]
+    assert base["overflows"] == 4 * over and (base["lost"] is None) == over
+    assert run(path, "--model", tmp_path / "b") == 0
+    assert "intruders: of the leading 4" in capsys.readouterr().out

@@ -260,3 +260,17 @@ def test_a_merged_model_beside_its_adapter_counts_the_update_twice(tmp_path):
     torch.testing.assert_close(found, twice(ids).logits, rtol=1e-4, atol=1e-5)
     assert float((found - once).abs().max()) > 1e-3
     assert "X counts twice if it was merged before" in as_text(*inspect_folder(tmp_path)).replace("\n ", "")
+
+
+def test_keys_that_peft_does_not_load_are_warned_of_by_one_way_of_loading_alone(tmp_path):
+    model = moved(Two(), target_modules=["a"])
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / WEIGHTS)
+    for rename in (lambda key: f"_orig_mod.{key}", lambda key: key[6:], lambda key: f"base_model.model.{key}"):
+        save_file({rename(key): value for key, value in weights.items()}, tmp_path / WEIGHTS)
+        with pytest.warns(UserWarning, match="missing adapter keys"):
+            PeftModel.from_pretrained(Two(), tmp_path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model.load_adapter(tmp_path, "default", is_trainable=True)  # what Trainer does
+        assert "PeftModel.from_pretrained warns of missing keys, a Trainer that resumes does not" in notes(tmp_path)

@@ -46,6 +46,7 @@ class AgainstBase:
     left: float | None  # share of ||X||_F^2 in W0's leading left singular vectors
     right: float | None
     lost: float | None  # ||round(W0 + X) - (W0 + X)||_F / ||X||_F
+    overflows: int  # entries of the merged weight that the dtype of W0 cannot hold; lost is infinite then
     unchanged: float  # share of entries that a merge leaves as they are
     dtype: str  # of the base
     key: str  # of W0 in the base's files
@@ -146,6 +147,7 @@ class _Frame:
         W, norm = self.W0 + X, float(X.norm())
         merged = W.to(self.stored.dtype)
         lost = float((merged.double() - W).norm()) / norm if norm else None
+        overflows = int((W.isfinite() & ~merged.double().isfinite()).sum())
         unchanged = float((merged == self.stored.to(self.home)).double().mean())
         said: list[Any] = [None, None, None, None]
         if self.top and self.size:
@@ -159,7 +161,7 @@ class _Frame:
         ratio = norm / self.size if self.size else math.inf
         dtype = str(self.stored.dtype).removeprefix("torch.")
         where = dtype, self.key, self.tied
-        return AgainstBase(ratio, said[0], said[1], self.top, said[2], said[3], lost, unchanged, *where)
+        return AgainstBase(ratio, said[0], said[1], self.top, said[2], said[3], lost, overflows, unchanged, *where)
 
 
 def intruders(known: Tensor, leading: Tensor, threshold: float) -> int:

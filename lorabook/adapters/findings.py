@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
+from lorabook.adapters.folder import Adapter
 from lorabook.adapters.inspect import Measured
-from lorabook.adapters.parts import modules
+from lorabook.adapters.parts import BASE, FAULTY, REPLACED, modules
 from lorabook.adapters.peft_config import printable
 
 # A module stands out whose norm is this many times, or this part of, the median of its kind, and as many robust
@@ -17,7 +18,7 @@ TIMES, DEVIATIONS, SPIKE, BROAD = 3.0, 5.0, 1.2, 2.0
 FEWEST = 5  # modules of a kind that can be compared with each other; fewer are compared with all
 
 
-def findings(measured: list[Measured]) -> list[str]:
+def findings(adapter: Adapter, measured: list[Measured]) -> list[str]:
     """Sentences about modules that never moved, that stand out in size, and that are nearly of rank 1."""
     dead, living = [one for one in measured if not one.largest], [one for one in measured if one.largest]
     said = []
@@ -25,7 +26,7 @@ def findings(measured: list[Measured]) -> list[str]:
         # training starts at B = 0, and imbalance is infinite for A = 0
         what = "B is 0" if all(math.isfinite(one.imbalance) for one in dead) else "a factor is 0"
         if not living:
-            said.append(f"No module ever moved: {what} in all {len(dead)}, so the adapter does nothing.")
+            said.append(f"No module ever moved: {what} in all {len(dead)}, so {_nothing(adapter)}.")
         else:
             said.append(f"{len(dead)} of {len(measured)} modules never moved, {what}: {named(dead)}.")
     out = outlying(living)
@@ -67,6 +68,18 @@ def named(some: Iterable[Measured], most: int = 5) -> str:
     """The first names, and how many more there are."""
     names = [printable(one.name) for one in some]
     return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
+
+
+def _nothing(adapter: Adapter) -> str:
+    """What does nothing where every update is 0; other tensors may change the model all the same."""
+    known = {key for part in adapter.parts.values() for key in (part.key_A, part.key_B)}
+    idle = (REPLACED, BASE, FAULTY)
+    others = Counter(why for key, why in adapter.skipped.items() if key not in known and why not in idle)
+    words = [f"{why} ({number})" for why, number in others.items()]
+    words += [f"modules that cannot be measured ({len(adapter.faults)})"] * bool(adapter.faults)
+    if not words:
+        return "the adapter does nothing"
+    return f"the low-rank part does nothing; the folder also holds {', '.join(words)}, which may change the model"
 
 
 def _kind(name: str) -> str:

@@ -32,6 +32,8 @@ from lorabook.adapters.parts import (
 )
 from lorabook.adapters.peft_config import CONFIG, Patterns, printable
 
+QUIET = "PeftModel.from_pretrained warns of missing keys, a Trainer that resumes does not."
+
 
 def sort_peft(header: dict, config: dict, among_all: bool = False) -> Sorting:
     """The modules of a file with PEFT's keys; ``config`` was checked.
@@ -178,17 +180,17 @@ def _prefixes(found: Sorting, dead: int, wrapped: int, nested: int) -> None:
     if wrapped:
         found.notes.append(
             f"{wrapped} of {len(found.header)} keys carry the prefix of a wrapper (_orig_mod of torch.compile, or "
-            "FSDP's): PEFT loads none of these, so the adapter is dead there, without a word. Save the inner model, or "
-            "take the prefix out of the keys."
+            f"FSDP's): PEFT loads none of these, so the adapter is dead there. {QUIET} Save the inner "
+            "model, or take the prefix out of the keys."
         )
         found.strict = found.strict or "The keys carry the prefix of a wrapper (_orig_mod), so PEFT loads none of them."
     if dead:
         found.notes.append(
-            f"{dead} of {len(found.header)} keys do not begin with {PREFIX}: PEFT loads none of these, without a word."
+            f"{dead} of {len(found.header)} keys do not begin with {PREFIX}: PEFT loads none of these. {QUIET}"
         )
     if nested:
         found.notes.append(
             f"{nested} of {len(found.header)} keys have {PREFIX} twice, as where get_peft_model gets a PEFT model: "
-            "PEFT loads none of these into a plain base, without a word."
+            f"PEFT loads none of these into a plain base. {QUIET}"
         )
         found.strict = found.strict or f"The keys have {PREFIX} twice, so PEFT loads none of them into a plain base."

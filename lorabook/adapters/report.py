@@ -49,12 +49,15 @@ noise: the factors' gradient over its error in one pass of random batches; up to
 gap: no adapter of no larger nuclear norm lowers the loss by more, where it is convex in the layer.
 new: what the best new direction of half the batches gains on the others, over its error.
 excess: c ||dL/dW||_2 over AdamW's decay times the root mean square of its gradients."""
+LEGEND_SHORT = """\
+|X|/|W0|: of Frobenius norms.
+lost: error of W0 + X rounded to the dtype of the base, over ||X||_F; inf on overflow."""
 LEGEND_BASE = """\
 |X|/|W0|: of Frobenius norms; spectral: of the largest singular values.
 intruders: of the leading {top} left singular vectors of W0 + X, those whose cosine with each left
 singular vector of W0 is below {threshold:g} (arXiv 2410.21228).
 left, right: share of ||X||_F^2 in the leading {top} left and right singular vectors of W0.
-lost: error of W0 + X rounded to the dtype of the base, over ||X||_F."""
+lost: error of W0 + X rounded to the dtype of the base, over ||X||_F; inf on overflow."""
 LEGEND_SERIES = """\
 norm: ||X||_F of all modules; changed: ||X - X before||_F / ||X||_F.
 stable, 90% and imbalance are medians over the modules."""
@@ -95,7 +98,10 @@ def as_json(
     verdicts: dict[str, LayerVerdict] | None = None,
     base: dict[str, AgainstBase | str] | None = None,
 ) -> str:
-    """One object; a number that is infinite becomes null, and so does what was not asked for."""
+    """One object; a number that is infinite becomes null, and so does what was not asked for.
+
+    A merge that overflows is told from both by ``overflows``.
+    """
     return dumped(_object(adapter, measured, verdicts, base))
 
 
@@ -189,24 +195,32 @@ def _verdict_lines(measured, verdicts: dict[str, LayerVerdict], begin: str, deco
 
 
 def _base_lines(measured, base: dict[str, AgainstBase | str], begin: str, threshold: float | None) -> Iterable[str]:
-    header = ["module", "|X|/|W0|", "spectral", "intruders", "left", "right", "lost", "base in"]
     beside = {name: one for name, one in base.items() if isinstance(one, AgainstBase)}
     rows, top = [], max((one.examined for one in beside.values()), default=0)
+    long = ["spectral", "intruders", "left", "right"] if top else []
+    header = ["module", "|X|/|W0|", *long, "lost", "base in"]
     for one in measured:
         said = beside.get(one.name)
         if said:
             new = "-" if said.intruders is None else f"{said.intruders}/{said.examined}"
-            cells = [said.ratio, said.spectral_ratio, new, said.left, said.right, said.lost]
+            of_top = [said.spectral_ratio, new, said.left, said.right] if top else []
+            cells = [said.ratio, *of_top, said.lost]
             rows.append([module_label(one, begin), *(or_dash(cell) for cell in cells), said.dtype])
-    yield from table(header, rows, words={0, 7})
+    yield from table(header, rows, words={0, len(header) - 1})
     yield ""
-    yield LEGEND_BASE.format(top=top, threshold=threshold)
+    yield LEGEND_BASE.format(top=top, threshold=threshold) if top else LEGEND_SHORT
     yield from grouped({name: f"no base weight, {why}" for name, why in base.items() if name not in beside})
     yield from wrapped([f"note: {note}" for note in _base_notes(beside)])
 
 
 def _base_notes(beside: dict[str, AgainstBase]) -> Iterable[str]:
-    gone = sum((one.lost or 0) > 0.5 for one in beside.values())
+    over = sum(one.overflows > 0 for one in beside.values())
+    if over:
+        yield (
+            f"the merged weights of {over} of {modules(len(beside))} overflow the dtype of the base, to infinity: "
+            "keep the adapter apart, or merge into float32."
+        )
+    gone = sum((one.lost or 0) > 0.5 and not one.overflows for one in beside.values())
     if gone:
         yield (
             f"a merge would lose more than half of X to rounding in {gone} of {modules(len(beside))}: keep the "
@@ -242,7 +256,7 @@ def _notes(adapter: Adapter, measured: list[Measured]) -> Iterable[str]:
     if number:
         first = next(iter(adapter.faults.values())).sentence
         yield f"note: {number} of {number + len(measured)} modules cannot be measured. {first}"
-    yield from (f"note: {note}" for note in (*adapter.notes, *findings(measured)))
+    yield from (f"note: {note}" for note in (*adapter.notes, *findings(adapter, measured)))
 
 
 def _object(adapter: Adapter, measured, verdicts, base) -> dict:
@@ -259,5 +273,5 @@ def _object(adapter: Adapter, measured, verdicts, base) -> dict:
         "modules": rows,
         "faults": [{"module": name, **fault._asdict()} for name, fault in adapter.faults.items()],
         "skipped": [{"key": key, "why": why} for key, why in adapter.skipped.items() if key not in known],
-        "notes": [*adapter.notes, *findings(measured)],
+        "notes": [*adapter.notes, *findings(adapter, measured)],
     }
