@@ -1,6 +1,7 @@
 """A letter to authors holds all that the book says of their work; claims for programs hold all that a card says."""
 
 import json
+import re
 
 import pytest
 
@@ -24,6 +25,7 @@ def theirs(collected, source):
 def test_a_letter_tells_each_failure_with_its_witness_each_reading_and_all_that_stands(collected, source):
     verdicts = theirs(collected, source)
     text = correspondence.letter(source, verdicts, ISSUES)
+    words = lambda said: re.sub(r"\[([^\]]+)\]\(#[^)]*\)", r"\1", said[1:])
     failing, doubt, stands = (
         text[text.index(f"## {head}") :].partition("\n## ")[0]
         for head in ("What does not hold as printed", "What we may have misread", "What stands")
@@ -36,14 +38,14 @@ def test_a_letter_tells_each_failure_with_its_witness_each_reading_and_all_that_
                 f"(`{claim.id}`)",
                 sentence(claim.grade),
                 *claim.witness,
-                claim.right[1:],
-                claim.consequence[1:],
+                words(claim.right),
+                words(claim.consequence),
             ):
                 assert part in failing, claim.id
             assert lists.witness_code(claim.id).strip() in failing
         elif verdict.verdict != claims.UNTESTABLE:
-            assert f"- {claim.where}: " in stands and claim.statement[1:].rstrip(".") in stands, claim.id
-        assert not claim.reading or claim.reading[1:] in doubt, claim.id
+            assert f"- {claim.where}: " in stands and words(claim.statement).rstrip(".") in stands, claim.id
+        assert not claim.reading or words(claim.reading) in doubt, claim.id
     for gone in lists.withdrawn(source):
         assert gone["id"] in text
 
@@ -52,6 +54,13 @@ def test_a_letter_says_nothing_of_what_is_our_own(collected):
     text = correspondence.letter("rushka", theirs(collected, "rushka"))
     ours = [v.claim for v in collected if v.claim.id.startswith("rushka.") and not ledger.printed(v)]
     assert ours and not any(claim.statement in text for claim in ours)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_letter_has_no_link_into_the_book(collected, source):
+    told = theirs(collected, source)
+    assert source != "mallada" or any("](#claim-" in verdict.claim.statement for verdict in told), "some would have one"
+    assert "](#" not in correspondence.letter(source, told)
 
 
 def test_a_letter_counts_what_it_lists(collected):

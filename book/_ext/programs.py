@@ -96,8 +96,9 @@ def rendered(text, highlighter):
     """A letter in Markdown as HTML; formulas in dollars become MathJax's, plain ones are set."""
     from lorabook.page.letters import typeset
 
+    tex = lambda formula, options: rf'<span class="math notranslate nohighlight">\({escape(formula)}\)</span>'
+    text = re.sub(r"\barXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
     pieces = re.split(r"(^```.*?^```$)", text, flags=re.M | re.S)
-    tex = lambda formula, options: rf"\({escape(formula)}\)"
     parser = MarkdownIt("commonmark", {"html": True}).use(dollarmath_plugin, renderer=tex)
     code = lambda self, tokens, k, options, env: highlighter.highlight_block(tokens[k].content, tokens[k].info)
     parser.add_render_rule("fence", code)

@@ -5,6 +5,8 @@ Both are made from the claim lists and the verdicts, and nothing here sends anyt
 
 from __future__ import annotations
 
+import re
+
 from lorabook.page import lists
 from lorabook.page.cards import whose
 from lorabook.page.claims import FAILS, UNTESTABLE, Verdict
@@ -81,7 +83,8 @@ def letter(source: str, verdicts: list[Verdict], issues: str = "") -> str:
         "day and the reason.",
         "The lorabook maintainers",
     ]
-    return "\n\n".join(parts) + "\n"
+    # a letter is read away from the book: of a link into it the words are left
+    return re.sub(r"\[([^\]]+)\]\(#[^)]*\)", r"\1", "\n\n".join(parts)) + "\n"
 
 
 def _listed(verdicts: list[Verdict], text) -> str:
