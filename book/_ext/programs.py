@@ -97,7 +97,7 @@ def rendered(text, highlighter):
     from lorabook.page.letters import typeset
 
     tex = lambda formula, options: rf'<span class="math notranslate nohighlight">\({escape(formula)}\)</span>'
-    text = re.sub(r"\barXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
+    text = re.sub(r"\barXiv[: ]\s?(\d{4}\.\d{4,5})", r"[\g<0>](https://arxiv.org/abs/\1)", text)
     pieces = re.split(r"(^```.*?^```$)", text, flags=re.M | re.S)
     parser = MarkdownIt("commonmark", {"html": True}).use(dollarmath_plugin, renderer=tex)
     code = lambda self, tokens, k, options, env: highlighter.highlight_block(tokens[k].content, tokens[k].info)
