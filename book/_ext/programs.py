@@ -2,19 +2,16 @@
 
 - ``X.md`` beside each ``X.html``: the page as plain Markdown, from the finished page, so that nothing is unresolved.
 - ``claims.json``: every claim with its verdict.
-- ``letters/<source>.md``: what a maintainer can send to the authors before publication, and the same as a page.
+- ``letters/<source>.md``: what a maintainer can send to the authors before publication.
 - ``_static/claims_index.js``: what the search page finds beyond Sphinx's own index, as a classic script, since a
   page opened from disk may fetch nothing.
 """
 
 import json
 import re
-from html import escape
 from pathlib import Path
 
 from bs4 import BeautifulSoup, NavigableString
-from markdown_it import MarkdownIt
-from mdit_py_plugins.dollarmath import dollarmath_plugin
 from plain_tex import letters_of, script, unmarked
 from verdicts import issues
 
@@ -56,6 +53,7 @@ def write(app, exception):
             articles[page] = article
             (site / page).with_suffix(".md").write_text(markdown(article) + "\n", encoding="utf-8")
     verdicts = found(app)
+    (site / "letters").mkdir(exist_ok=True)
     for source, text in letters(app, verdicts):
         (site / f"letters/{source}.md").write_text(text, encoding="utf-8")
     texts = {page: plain(article) for page, article in articles.items()}
@@ -80,29 +78,6 @@ def letters(app, verdicts):
         ]
         if theirs and ledger.lists.items(source):
             yield source, correspondence.letter(source, theirs, issues(app.config))
-
-
-def letter_pages(app):
-    """The letters as pages of the site, with formulas set; they belong to no chapter."""
-    for source, text in letters(app, found(app)):
-        page = f"letters/{source}"
-        app.env.get_domain("math").data["has_equations"][page] = True  # so that MathJax is there
-        link = f'<p><a href="{source}.md">This letter as Markdown</a>, to be sent.</p>'
-        title = text.partition("\n")[0].removeprefix("# ")
-        yield page, {"title": title, "body": rendered(text, app.builder.highlighter) + link}, "page.html"
-
-
-def rendered(text, highlighter):
-    """A letter in Markdown as HTML; formulas in dollars become MathJax's, plain ones are set."""
-    from lorabook.page.letters import typeset
-
-    tex = lambda formula, options: rf'<span class="math notranslate nohighlight">\({escape(formula)}\)</span>'
-    text = re.sub(r"\barXiv[: ]\s?(\d{4}\.\d{4,5})", r"[\g<0>](https://arxiv.org/abs/\1)", text)
-    pieces = re.split(r"(^```.*?^```$)", text, flags=re.M | re.S)
-    parser = MarkdownIt("commonmark", {"html": True}).use(dollarmath_plugin, renderer=tex)
-    code = lambda self, tokens, k, options, env: highlighter.highlight_block(tokens[k].content, tokens[k].info)
-    parser.add_render_rule("fence", code)
-    return parser.render("".join(piece if k % 2 else typeset(piece) for k, piece in enumerate(pieces)))
 
 
 def indexed(app, page, verdict):
@@ -273,7 +248,7 @@ def scripts(app, page, template, context, tree):
         "search": [INDEX, "find.js"],
     }.get(page, []):
         app.add_js_file(name, defer="defer")
-    if page in app.env.found_docs or page.startswith("letters/"):
+    if page in app.env.found_docs:
         name = f"{page.rpartition('/')[2]}.md"
         context["metatags"] = (
             context.get("metatags", "") + f'\n<link rel="alternate" type="text/markdown" href="{name}">'
@@ -282,6 +257,5 @@ def scripts(app, page, template, context, tree):
 
 def setup(app):
     app.connect("html-page-context", scripts)
-    app.connect("html-collect-pages", letter_pages)
     app.connect("build-finished", write)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
