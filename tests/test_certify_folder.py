@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 
@@ -23,7 +22,6 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from lorabook.__main__ import main
 from lorabook.adapters import certify
 
 TASKS = {"SEQ_CLS": AutoModelForSequenceClassification, "CAUSAL_LM": AutoModelForCausalLM}
@@ -390,14 +388,6 @@ def test_messages_without_a_chat_template_are_refused_with_what_to_do(tmp_path, 
 )
 def test_a_conversation_that_cannot_be_read_gets_one_sentence(chat, tmp_path, capsys, row, sentence):
     assert sentence in refusal(capsys, chat, data=jsonl(tmp_path / "rows.jsonl", row))
-
-
-def test_the_command_on_the_page_runs(root, plain, monkeypatch, capsys):
-    page = (root / "book" / "adapter.md").read_text()
-    (line,) = re.findall(r"^lorabook (inspect .*--data .*)$", page, re.M)
-    (plain / "train.jsonl").write_bytes((plain / "data.jsonl").read_bytes())
-    monkeypatch.chdir(plain)
-    assert main(shlex.split(line)) == 0 and "not stationary" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- what is refused
