@@ -59,6 +59,7 @@ NUMBERS = {
     "page.figures.table",
     "inputs.minilm.locate",
     "inputs.minilm.tokenizer_file",
+    "inputs.minilm.weights_file",
     "inputs.sentences.locate",
     "inputs.sentences.load",
     "inputs.sentences.split",
