@@ -1,5 +1,5 @@
-"""What several test files share: where the repository is, a place on the import path for its tools, a built site and a
-browser."""
+"""What several test files share: the repository, its tools and the site's extensions on the import path, a built site
+and a browser, runs on the CPU without a word, and programs that can be shut in."""
 
 import os
 import shutil
@@ -14,6 +14,7 @@ import tools.browser
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT / "book/_ext"))
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
 LEFT_OUT = "no browser"
 
@@ -66,6 +67,28 @@ def build(root, clone):
     command = [Path(sys.executable).parent / "jupyter-book", "build", ".", "-W", "-n", "--keep-going", "-q"]
     run = subprocess.run(command, cwd=clone, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    """Runs on the CPU, without a network and without a word of transformers."""
+    import transformers
+
+    monkeypatch.setenv("LORABOOK_DEVICE", "cpu")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def shut_in():
+    """A test that runs a foreign program is left out where nothing can shut it in."""
+    from lorabook.experiments import ExperimentError, sandbox
+
+    try:
+        sandbox.needed()
+    except ExperimentError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,7 @@ from lorabook.sweep import SweepError, engine
 distributed = pytest.importorskip("distributed")
 GLUE = settings.load("glue")
 VALUES = points.values(GLUE, rehearse=True)
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    monkeypatch.setenv("LORABOOK_DEVICE", "cpu")
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.fixture(scope="module")

@@ -24,13 +24,7 @@ from lorabook.experiments.shelf import Shelf
 
 LLAMA = settings.load("llama")
 VALUES = points.values(LLAMA, rehearse=True)
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    monkeypatch.setenv("LORABOOK_DEVICE", "cpu")
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.fixture(scope="module")
@@ -185,12 +179,7 @@ def test_generated_code_is_cleaned_as_the_released_evaluation_does(text, wanted)
     assert problems.completed(text) == wanted
 
 
-try:
-    sandbox.needed()
-    WHY = ""
-except ExperimentError as error:
-    WHY = str(error)
-shut = pytest.mark.skipif(bool(WHY), reason=WHY)
+shut = pytest.mark.usefixtures("shut_in")
 
 
 @shut

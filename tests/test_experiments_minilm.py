@@ -6,20 +6,13 @@ import pytest
 import torch
 import transformers
 
-from lorabook.experiments import ExperimentError, minilm, minilm_records, minilm_tables, settings
+from lorabook.experiments import ExperimentError, minilm, minilm_records, minilm_settings, minilm_tables, settings
 from lorabook.experiments.points import STARTS
 from lorabook.inputs.minilm import weights_file
 from lorabook.page import lists
 
 slow = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    monkeypatch.setenv("LORABOOK_DEVICE", "cpu")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def columns(name, *keys):
@@ -31,8 +24,8 @@ def columns(name, *keys):
 
 def test_what_is_changed_is_named_and_everything_else_is_as_in_sst2():
     ours, theirs = minilm.values(), {name: one.value for name, one in settings.load("sst2").settings.items()}
-    assert {name for name in ours if ours[name] != theirs.get(name)} == set(minilm.CHANGED)
-    assert all(reason for _, reason in minilm.CHANGED.values())
+    assert {name for name in ours if ours[name] != theirs.get(name)} == set(minilm_settings.CHANGED)
+    assert all(reason for _, reason in minilm_settings.CHANGED.values())
     assert sorted(arm.decay for arm in minilm.arms() if arm.decay is not None) == sorted(theirs["decays"])
 
 

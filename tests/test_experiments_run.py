@@ -29,13 +29,7 @@ from lorabook.experiments.shelf import Shelf
 from lorabook.inputs import published
 
 slow = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    monkeypatch.setenv("LORABOOK_DEVICE", "cpu")
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,7 @@ import pytest
 
 from lorabook.experiments import ExperimentError, sandbox
 
-try:
-    sandbox.needed()
-    WHY = ""
-except ExperimentError as error:
-    WHY = str(error)
-shut = pytest.mark.skipif(bool(WHY), reason=WHY)
+shut = pytest.mark.usefixtures("shut_in")
 
 
 @shut

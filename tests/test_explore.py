@@ -5,9 +5,9 @@ import json
 import math
 import re
 import shutil
-import sys
 
 import numpy as np
+import offline
 import pytest
 import torch
 from test_site import PHONE, READABLE
@@ -853,11 +853,7 @@ def test_a_chapters_own_scripts_are_small(site, kind):
     assert sum((site / "_static" / name).stat().st_size for name in names) < MOST
 
 
-def test_a_script_loses_its_comments_and_blanks_and_nothing_else(root):
-    sys.path.insert(0, str(root / "book/_ext"))
-    import offline
-
-    sys.path.remove(str(root / "book/_ext"))
+def test_a_script_loses_its_comments_and_blanks_and_nothing_else():
     text = '/* words, with "quotes" */\n  const a = b + {c: 1}; // why\n\n  // a line\n'
     text += '  say("a // b, c", d, `x = ${e}`);\n'
     assert offline.lean(text) == 'const a=b +{c:1};\nsay("a // b, c", d, `x = ${e}`);\n'

@@ -2,8 +2,8 @@
 
 import json
 import re
-import sys
 
+import opening
 import pytest
 from test_site import CHAPTERS, PHONE
 
@@ -17,15 +17,6 @@ FIRST = """() => {
   return {question: article.querySelector(".lb-question")?.innerText, id: figure.id, figure: box(figure), labels,
     before, back: [...article.querySelectorAll(".lb-back a")].map(node => node.getAttribute("href"))};
 }"""
-
-
-@pytest.fixture(scope="module")
-def opening(root):
-    sys.path.insert(0, str(root / "book/_ext"))
-    import opening
-
-    yield opening
-    sys.path.remove(str(root / "book/_ext"))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +63,7 @@ def test_the_first_picture_takes_the_ink_of_the_page_and_fits_a_phone(site, brow
     page = browser.new_page(viewport={"width": PHONE, "height": 844}, color_scheme=scheme)
     page.goto((site / "book/index.html").as_uri())
     assert page.evaluate("() => document.documentElement.scrollWidth") <= PHONE
-    ink = page.evaluate("() => getComputedStyle(document.querySelector('figure.lb-row svg g[id*=text_] use')).fill")
+    ink = page.evaluate("() => getComputedStyle(document.querySelector('figure.lb-row svg use[href*=-g]')).fill")
     light = sum(map(int, re.findall(r"\d+", ink)[:3])) > 384
     assert light == (scheme == "dark")
     page.close()
@@ -99,7 +90,7 @@ class App:
         doc2path = staticmethod(lambda page: f"{page}.ipynb")
 
 
-def test_the_figure_moves_below_the_question_and_leaves_a_line_behind(opening):
+def test_the_figure_moves_below_the_question_and_leaves_a_line_behind():
     source = [json.dumps(notebook(({}, []), FIGURE))]
     opening.lift(App, "notebooks/x", source)
     cells = json.loads(source[0])["cells"]
@@ -111,7 +102,7 @@ def test_the_figure_moves_below_the_question_and_leaves_a_line_behind(opening):
     assert len({cell["id"] for cell in cells}) == len(cells) == 5
 
 
-def test_a_notebook_without_an_opening_figure_stays_as_it_is(opening):
+def test_a_notebook_without_an_opening_figure_stays_as_it_is():
     source = [before := json.dumps(notebook(({}, FIGURE[1])))]
     opening.lift(App, "notebooks/x", source)
     assert source == [before]

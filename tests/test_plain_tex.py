@@ -1,20 +1,11 @@
 """TeX becomes a line of plain letters: no macro, no brace and no joined words are left."""
 
 import re
-import sys
 
+import plain_tex
 import pytest
 
 from lorabook.page import letters, lists
-
-
-@pytest.fixture(scope="module")
-def plain_tex(root):
-    sys.path.insert(0, str(root / "book/_ext"))
-    import plain_tex
-
-    yield plain_tex
-    sys.path.remove(str(root / "book/_ext"))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +29,7 @@ def plain_tex(root):
         ("", ""),
     ],
 )
-def test_a_formula_becomes_letters(plain_tex, tex, plain):
+def test_a_formula_becomes_letters(tex, plain):
     assert plain_tex.letters_of(tex) == plain
 
 
@@ -50,16 +41,16 @@ def test_a_formula_becomes_letters(plain_tex, tex, plain):
         ("no formula", "no formula"),
     ],
 )
-def test_the_formulas_of_a_text_become_letters(plain_tex, text, plain):
+def test_the_formulas_of_a_text_become_letters(text, plain):
     assert plain_tex.untexed(text) == plain
 
 
-def test_letters_set_as_html_links_and_code_become_plain(plain_tex):
+def test_letters_set_as_html_links_and_code_become_plain():
     text = letters.typeset("4 sigma sigma_W2 <= ||F||^2, see [there](#claim-x), `kim.spine` and A^T")
     assert plain_tex.unmarked(text) == "4 σ σ_W₂ ≤ ‖F‖², see there, kim.spine and Aᵀ"
 
 
-def test_no_claim_is_searched_with_tex(plain_tex):
+def test_no_claim_is_searched_with_tex():
     raw = re.compile(r"[\\{}$]|</?su[bp]|frac(?!t)|sqrt|\bneq|mathrm|begin\{|\bquad\b|&[a-z]+;")
     claims = [claim for source in lists.sources() for claim in lists.load(source).values()]
     said = {claim.id: plain_tex.unmarked(letters.typeset(claim.statement)) for claim in claims}

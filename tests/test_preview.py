@@ -1,22 +1,13 @@
 """A link to a claim or a letter shows what it leads to, on hover, focus and a first tap; without a script it is one."""
 
 import re
-import sys
 
+import preview
 import pytest
 from bs4 import BeautifulSoup
 
 PAGE = "notebooks/lora_one_alignment.html"
 LINK = "a[href='#claim-rushka-half-time']"
-
-
-@pytest.fixture(scope="module")
-def preview(root):
-    sys.path.insert(0, str(root / "book/_ext"))
-    import preview
-
-    yield preview
-    sys.path.remove(str(root / "book/_ext"))
 
 
 @pytest.fixture
@@ -50,11 +41,11 @@ def opened(site, browser):
         ("G", r"G^\natural", False),
     ],
 )
-def test_a_letter_is_not_found_within_another_one(preview, tex, formula, there):
+def test_a_letter_is_not_found_within_another_one(tex, formula, there):
     assert bool(preview.pattern(tex).search(formula)) == there
 
 
-def test_every_letter_of_the_table_has_a_meaning_and_but_for_one_chapters(preview, root):
+def test_every_letter_of_the_table_has_a_meaning_and_but_for_one_chapters(root):
     rows = re.findall(r"^\| \$.*\| `", (root / "book/notation.md").read_text(encoding="utf-8"), re.M)
     known = preview.letters(str(root))
     assert len(known) == len(rows) > 10 and all(meaning for _, meaning, _ in known.values())

@@ -1,18 +1,8 @@
 """Pages as Markdown, made from their finished HTML: formulas in dollars, tables, lists, code, and no buttons."""
 
-import sys
-
+import programs
 import pytest
 from bs4 import BeautifulSoup
-
-
-@pytest.fixture(scope="module")
-def programs(root):
-    sys.path.insert(0, str(root / "book/_ext"))
-    import programs
-
-    yield programs
-    sys.path.remove(str(root / "book/_ext"))
 
 
 @pytest.mark.parametrize(
@@ -48,12 +38,12 @@ def programs(root):
         ("<p>a</p><script>let x;</script><button>Copy</button><form>f</form>", "a"),
     ],
 )
-def test_a_piece_of_a_page_becomes_markdown(programs, html, text):
+def test_a_piece_of_a_page_becomes_markdown(html, text):
     article = BeautifulSoup(f"<article>{html}</article>", "html.parser").article
     assert programs.markdown(article) == text
 
 
-def test_the_words_of_a_page_have_formulas_as_letters_and_blanks_between_blocks(programs):
+def test_the_words_of_a_page_have_formulas_as_letters_and_blanks_between_blocks():
     html = r"""<h2>Rank</h2><p>At <span class="math">\(\frac{\ln n}{g}\)</span>, s<sub>1</sub> <em>t</em>:</p>
     <ul><li><p>a</p></li><li><p>b<a class="headerlink">#</a></p></li></ul>
     <div class="math">\[X \neq 0\]</div><pre>code</pre>"""

@@ -158,8 +158,8 @@ def test_mirrors_units_and_batches_of_the_exchange(seed):
         # rounding of rho t, up to 100 here, as a factor; the start's subtraction cancels by less than 100
         assert torch.allclose(one, other, rtol=1e-13, atol=0)
     alone = [riccati.exchange(*(x[k] for x in (c, P, Q, t))) for k in range(30)]
-    # vectorised exp and hypot may differ in the last digit
-    assert torch.allclose(torch.stack([one.residual for one in alone]), plain.residual, rtol=1e-14, atol=0)
+    # vectorised exp and hypot may differ in the last digit, and a digit of rho is rho t of them in exp(-rho t)
+    assert torch.allclose(torch.stack([one.residual for one in alone]), plain.residual, rtol=1e-13, atol=0)
     grid = riccati.exchange(c, P[:, None], Q[:, None], t[:3, None, None])
     assert all(field.shape == (3, 30, 30) for field in grid)
 

@@ -552,6 +552,11 @@ def trouble(kind, saved, tmp_path):
         save_file({f"_orig_mod.{key}": one for key, one in load_file(weights).items()}, weights)
         config.write_text(json.dumps(json.loads(config.read_text()) | {"use_dora": True}))
         return ["--rank", 2], ""
+    if kind == "wrapper inside PEFT's prefix and DoRA":
+        inside = {key.replace("base_model.model.", "base_model.model._orig_mod."): key for key in load_file(weights)}
+        save_file({new: load_file(weights)[old] for new, old in inside.items()}, weights)
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"use_dora": True}))
+        return ["--rank", 2], ""
     if kind == "another trainer's":
         named = {
             key.replace("lora_A", "lora_down").replace("lora_B", "lora_up"): one
@@ -580,6 +585,7 @@ def trouble(kind, saved, tmp_path):
         "shards",
         "prefix of a wrapper",
         "prefix of a wrapper and DoRA",
+        "wrapper inside PEFT's prefix and DoRA",
         "another trainer's",
         "no adapter",
     ],

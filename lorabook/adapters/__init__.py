@@ -5,9 +5,9 @@
   layer; ``sketch``: its leading part in two sweeps, no gradient formed;
 - ``start``: LoRA-One's start; ``moved_base``: base weights that a start has moved;
 - ``preconditioned``: AdamW on preconditioned forces; ``recipe``: LoRA-One's released run, and a callback for a Trainer;
-- ``folder``: a saved adapter's files, read without running anything, from ``peft_config``, ``peft_keys`` and other
-  trainers' ``formats``, into ``parts`` that can be measured; ``loading``: where PEFT does with it what one would not
-  think;
+- ``folder``: a saved adapter's files, read without running anything, from ``weight_files``, ``peft_config``,
+  ``peft_keys`` and other trainers' ``formats``, into ``parts`` that can be measured; ``loading``: where PEFT does with
+  it what one would not think;
 - ``inspect``: the measures of every module; ``findings``: what stands out; ``movement``: several adapters;
 - ``against_base``: what the update does to the ``base_weights``; ``fits``: what PEFT cannot load or merge there;
 - ``truncate``: a smaller adapter from a saved one; ``compare``: several side by side; ``merges``: is one the sum of

@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lorabook.adapters.formats import PREFIX, WEIGHTS, metadata, recognised, sort_foreign, weight_files
+from lorabook.adapters.formats import PREFIX, metadata, recognised, sort_foreign
 from lorabook.adapters.parts import EMPTY, PLAIN, Fault, Part, Sorting, modules, natural
 from lorabook.adapters.peft_config import (
     CONFIG,
@@ -27,6 +27,7 @@ from lorabook.adapters.peft_config import (
     printable,
 )
 from lorabook.adapters.peft_keys import sort_peft
+from lorabook.adapters.weight_files import WEIGHTS, weight_files
 
 POINTER = b"version https://git-lfs.github.com/spec/"
 GATHER = (
@@ -200,7 +201,7 @@ def inner_adapters(folder: Path) -> list[Path]:
 
 
 def _weights(folder: Path, config: dict | None) -> tuple[list[Path], list[str]]:
-    """:func:`lorabook.adapters.formats.weight_files`, or the more telling sentence where there is no configuration."""
+    """:func:`lorabook.adapters.weight_files.weight_files`, or a better sentence where there is no configuration."""
     inner = [] if config is not None else inner_adapters(folder)
     if inner:
         several = f"{', '.join(map(str, inner[:-1]))} and {inner[-1]} have" if len(inner) > 1 else f"{inner[0]} has"

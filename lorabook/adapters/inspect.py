@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from lorabook.adapters.folder import Adapter, none_of, read, survey, tensors, unsound
-from lorabook.adapters.formats import PREFIX, WEIGHTS
+from lorabook.adapters.formats import PREFIX
 from lorabook.adapters.parts import EXPERT, FAULTY, REPLACED, WHOLE, Fault
 from lorabook.adapters.peft_config import CONFIG, LARGEST_NUMBER, MOVES_BASE, AdapterError, printable
+from lorabook.adapters.weight_files import WEIGHTS
 from lorabook.linalg import balance
 
 __all__ = [

@@ -25,11 +25,12 @@ from torch import Tensor
 
 from lorabook.adapters import products
 from lorabook.adapters.folder import Adapter, survey, tensors
-from lorabook.adapters.formats import PREFIX, WEIGHTS
+from lorabook.adapters.formats import PREFIX, bare
 from lorabook.adapters.loading import OUT_PROJ
 from lorabook.adapters.parts import EXPERT, Part
 from lorabook.adapters.peft_config import CONFIG, MOVES_BASE, AdapterError, printable
 from lorabook.adapters.updates import products_of, stored, trouble
+from lorabook.adapters.weight_files import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,9 @@ def _whole(adapter: Adapter) -> None:
             f"The adapter holds fused experts, but {CONFIG} names no target_parameters, without which PEFT loads none "
             "of them: add them first."
         )
-    loaded = all(key.startswith(PREFIX) for part in adapter.parts.values() for key in (part.key_A, part.key_B))
+    keys = [key for part in adapter.parts.values() for key in (part.key_A, part.key_B)]
+    # a wrapper's name, before or inside the prefix, or a second prefix: PEFT looks for none of these
+    loaded = all(key == bare(key) and key.startswith(PREFIX) and key.count(PREFIX) == 1 for key in keys)
     known = any(adapter.config.get(one) for one in ("use_dora", "target_parameters", "alora_invocation_tokens"))
     known = known or any(part.groups > 1 for part in adapter.parts.values())
     if adapter.strict and not (loaded and known):

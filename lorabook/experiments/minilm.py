@@ -1,7 +1,7 @@
 """Kim, Kim and Ryu's experiments on what is real here: MiniLM and rated sentences through the code of ``lorabook run``.
 
-The settings are those of ``sst2`` but for CHANGED, each with the reason.  A :class:`Here` stands in the place of the
-Hub; everything else, from the linear probing to the record, is the runner's.
+The settings are those of ``minilm_settings``.  A :class:`Here` stands in the place of the Hub; everything else, from
+the linear probing to the record, is the runner's.
 
     python -m lorabook.experiments.minilm FOLDER
 
@@ -24,45 +24,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorabook import checks
-from lorabook.experiments import ExperimentError, points, run
+from lorabook.experiments import ExperimentError, run
+from lorabook.experiments.minilm_settings import BLOCK, RATE, SPLITS, values
 from lorabook.experiments.points import Point
-from lorabook.experiments.settings import load
 from lorabook.experiments.shelf import Shelf, quiet
 from lorabook.inputs import minilm, sentences
 
-SPLITS = {"train": 384, "validation": 512}  # sentences
-BLOCK = 5  # the last one, whose query and value are tuned
-RATE = 0.4
-CHANGED: dict[str, tuple[Any, str]] = {
-    "model": (f"{minilm.PACKAGE} {minilm.VERSION}", "a transformer that is here; six blocks of width 384"),
-    "data": (f"{sentences.PACKAGE} {sentences.VERSION}", "film reviews, as in SST-2; positive or negative"),
-    "splits": (f"{SPLITS['train']} to train on, {SPLITS['validation']} to test on", "what the time allows"),
-    "length": (12, "sentences of more word pieces are left out, none is cut"),
-    "modules": (
-        [f"{BLOCK}.attention.self.{kind}" for kind in ("query", "value")],
-        "the last block; what lies below is computed once",
-    ),
-    "batch": (32, "with so few sentences a larger one would leave too few steps"),
-    "epochs": (4, "48 steps in place of 79,000; the rate makes up for it as far as it can"),
-    "rates": (
-        [RATE],
-        "the largest curvature allows 0.44; rates and steps multiply to 10, where those of the text make 200",
-    ),
-    "monte_carlo": (20, "what the time allows; more samples only move the least and the largest outwards, slowly"),
-    "monte_carlo_rows": (32, "what the time allows"),
-    "power_steps": (12, "what the time allows"),
-    "seeds": ([0], "what the time allows"),
-    "checkpoints": (1, "a run takes a minute"),
-}
-
-
 MEMORY: dict[bytes, Tensor] = {}  # what the blocks below make of a sentence, by its tokens; the same for every run
-
-
-@functools.cache
-def values() -> dict[str, Any]:
-    """The settings of a run: those of ``sst2`` but for CHANGED."""
-    return points.values(load("sst2")) | {name: value for name, (value, _) in CHANGED.items()}
 
 
 def arms() -> list[Point]:

@@ -8,7 +8,6 @@ measurement coloured, one colour per source; tolerance a grey band; the numeric 
 from __future__ import annotations
 
 import html
-import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -272,10 +271,7 @@ class Row:
         parts = []
         for number, (text, drawing) in enumerate(zip(self.alt, self.drawings, strict=True)):
             prefix = f"f{zlib.crc32(self.caption.encode()) % 16**6:x}-{number}-"
-            drawing = re.sub(r'\bid="', f'id="{prefix}', drawing)
-            drawing = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}", drawing)
-            named = f'<svg role="img" aria-label="{html.escape(text, quote=True)}" '
-            parts.append(f'<div class="lb-panel">{drawing.replace("<svg", named, 1)}</div>')
+            parts.append(f'<div class="lb-panel">{svg.named(drawing, text, prefix)}</div>')
         told = html.escape(self.caption) + (f" {plotted.link(self.data)}" if self.data else "")
         page = f'<figure class="lb-row">{"".join(parts)}<figcaption>{told}</figcaption></figure>'
         return {"text/plain": f"Figure: {self.caption}", "text/html": svg.share_letters(page)}

@@ -117,7 +117,7 @@ def printed(verdict: Verdict) -> bool:
 
 
 def table(verdicts: list[tuple[str, Verdict]]) -> Linked:
-    """All verdicts in the order of the book: a name leads to its place in a notebook, a source's failure to its erratum."""
+    """All verdicts in the order of the book: a name leads to its place, a source's failure to its erratum."""
     rows = []
     for source in in_order():
         for verdict in _of(source, verdicts):
