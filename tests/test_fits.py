@@ -6,6 +6,7 @@ from adapter_folders import Attention, Picture, Tokens, Two, adapted, moved, noi
 from peft import PeftModel
 from safetensors.torch import save_file
 from torch import nn
+from transformers import BertConfig, BertForMaskedLM
 
 from lorabook.adapters import inspect_folder
 from lorabook.adapters.against_base import against_base
@@ -73,6 +74,32 @@ def test_rows_that_the_base_lacks_are_said_and_peft_does_not_load_them(tmp_path,
         PeftModel.from_pretrained(Tokens(6), tmp_path / "a")
     assert not told(tmp_path / "a", base(tmp_path / "c", Tokens(8)))
     PeftModel.from_pretrained(Tokens(8), tmp_path / "a")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_bias_of_an_output_layer_that_shares_trained_tokens_is_left_out_until_a_merge(tmp_path, tied):
+    """huggingface/peft 3649."""
+    config = BertConfig(
+        vocab_size=11,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        tie_word_embeddings=tied,
+    )
+    model, given = BertForMaskedLM(config).eval(), torch.tensor([[1, 2, 3]])
+    model.get_output_embeddings().bias.normal_()
+    model.save_pretrained(tmp_path / "b")
+    plain = model(given).logits
+    options = {"trainable_token_indices": {"word_embeddings": [4]}}
+    model = adapted(model, target_modules=["query"], task_type=None, **options).eval()
+    model.save_pretrained(tmp_path / "a")
+    others = torch.arange(11) != 4
+    as_before = lambda logits: torch.allclose(logits[..., others], plain[..., others], atol=1e-6)
+    assert as_before(model(given).logits) == (not tied)
+    assert ("PEFT up to 0.21.2 leaves out its bias" in told(tmp_path / "a", tmp_path / "b")) == tied
+    assert as_before(model.merge_and_unload()(given).logits)
 
 
 def test_a_base_whose_convolution_is_in_groups_has_no_weight_for_an_update_across_them(tmp_path):

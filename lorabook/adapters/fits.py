@@ -35,6 +35,14 @@ def _tokens(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
                 f"trainable_token_indices go up to {max(indices)}, but {printable(name)} of the base has {rows} rows: "
                 "PEFT cannot load the adapter until they are added (resize_token_embeddings)."
             )
+        # an output layer that shares the embedding's weight is stored as its bias alone
+        alike = [other for other, (_, shape, _) in base.header.items() if key and shape == base.header[key][1]]
+        shared = [other for other, (_, shape, _) in base.header.items() if other.endswith("bias") and shape == (rows,)]
+        if shared and alike == [key]:
+            yield (
+                f"The output layer shares {printable(name)}, and PEFT up to 0.21.2 leaves out its bias, "
+                f"{some(shared[:1])}, while an adapter with trained tokens is in use; after a merge it is there again."
+            )
 
 
 def _whole(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
