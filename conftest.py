@@ -14,10 +14,11 @@ nbval.kernel.start_new_kernel = kernels.patient(nbval.kernel.start_new_kernel)
 
 # What takes long begins first, the longest at the top, so that no worker waits for another at the end.
 LONG = (
-    "notebooks/real_fine_tune.ipynb visits tests/test_build.py notebooks/mallada_weights.ipynb tests/test_site.py "
-    "notebooks/mallada_network.ipynb notebooks/lora_one_alignment.ipynb notebooks/mallada_two_phase.ipynb "
-    "notebooks/kim_landscape.ipynb tests/test_explore.py notebooks/one_dynamics.ipynb notebooks/rushka_low_rank.ipynb "
-    "notebooks/lora_one_convergence.ipynb notebooks/kim_networks.ipynb tests/test_kim.py tests/test_mallada.py"
+    "tests/test_site.py visits notebooks/real_fine_tune.ipynb tests/test_build.py tests/test_adapter_page.py "
+    "notebooks/maps.ipynb notebooks/mallada_weights.ipynb notebooks/kim_networks.ipynb notebooks/kim_landscape.ipynb "
+    "notebooks/mallada_network.ipynb notebooks/lora_one_alignment.ipynb tests/test_explore.py "
+    "notebooks/lora_one_convergence.ipynb notebooks/one_dynamics.ipynb notebooks/practice.ipynb "
+    "notebooks/mallada_two_phase.ipynb tests/test_certify_folder.py tests/test_kim.py tests/test_mallada.py"
 ).split()
 
 
