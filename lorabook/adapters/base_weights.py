@@ -20,7 +20,16 @@ APART = {"gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")), "down_proj": 
 #: Ends of keys beside which there is no plain weight.
 QUANTISED = ("qweight", "weight_packed", "W_q", "_blocks")
 #: An output layer that is not in the files shares its weight with the embedding of one of these names.
-HEADS, EMBEDDINGS = ("lm_head", "embed_out"), ("embed_tokens", "wte", "shared", "word_embeddings", "embed_in")
+OWN = ("lm_head", "embed_out")  # names of nothing else
+HEADS = (*OWN, "decoder", "proj_out", "output_projection", "vocab_projector", "lm_loss", "head")
+EMBEDDINGS = ("embed_tokens", "wte", "shared", "word_embeddings", "embed_in", "tok_embeddings", "embeddings")
+EMBEDDINGS += ("tokens_embed", "word_embedding")
+RESIZE = "resize the base first (resize_token_embeddings)"
+
+
+def last_word(name: str) -> str:
+    """What a module is called in its parent."""
+    return bare(name).replace(".base_layer", "").rpartition(".")[2]
 
 
 class Weight(NamedTuple):
@@ -42,6 +51,7 @@ class BaseWeights:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise AdapterError(f"There is no folder {self.folder} with a base model.")
+        self.config = self._config()
         self.header: dict[str, tuple[Path, tuple[int, ...], str]] = {}
         self.ends: dict[str, list[str]] = {}
         for path in self._files():
@@ -60,17 +70,19 @@ class BaseWeights:
             expert: which of several fused ones.
             swapped: PEFT's ``fan_in_fan_out``, which decides for a square weight.
         """
-        keys, tied = self._keys(name, expert), False
-        if not keys and name.rpartition(".")[2] in HEADS:
-            keys, tied = self._embedding(shape), True
+        keys, tied = self.home(name, shape, expert)
         if not keys:
             return self._missing(name)
+        size, word = self.header[keys[0]][1], last_word(name)
+        if word in OWN + EMBEDDINGS and len(size) == 2 and size[0] != shape[0] and size[1] == shape[1]:
+            whose = f"the base's weight, tied to {printable(keys[0])}," if tied else "the base's weight"
+            return f"{whose} is {size}, the update {shape}: {RESIZE}"
         parts = [self._read(key, expert) for key in keys]
         reason = next((part for part in parts if isinstance(part, str)), None)
         if reason is not None:
             return reason
         matrices = [part for part in parts if isinstance(part, Tensor)]
-        W, size = matrices[0] if len(matrices) == 1 else torch.cat(matrices), self.header[keys[0]][1]
+        W = matrices[0] if len(matrices) == 1 else torch.cat(matrices)
         if len(size) > 2 and W.ndim == 2 and len(W) == shape[0] and shape[1] > W.shape[1] and not shape[1] % W.shape[1]:
             return f"the base's convolution is in {shape[1] // W.shape[1]} groups, across which X reaches"
         if W.ndim != 2 or tuple(W.shape) not in (shape, shape[::-1]):
@@ -113,9 +125,24 @@ class BaseWeights:
         key = self._key(f"{room.removesuffix('.experts')}.{linear}", None) if linear and expert is not None else None
         return [key] if key else []
 
-    def _embedding(self, shape: tuple[int, int]) -> list[str]:
+    def home(self, name: str, shape: tuple[int, int], expert: int | None = None) -> tuple[list[str], bool]:
+        """The keys whose rows, one below the other, are the weight of a module, and whether an embedding lends it."""
+        keys, word = self._keys(name, expert), last_word(name)
+        if keys or word not in HEADS + EMBEDDINGS:
+            return keys, False
+        return self._embedding(word, shape), True
+
+    def _embedding(self, layer: str, shape: tuple[int, int]) -> list[str]:
+        """The key of the embedding that such a layer shares its weight with, if that is sure but for its rows."""
         keys = [key for word in EMBEDDINGS for key in self.ends.get(word, []) if key.endswith(f"{word}.weight")]
-        keys = [key for key in keys if self.header[key][1] == shape]
+        keys = [key for key in keys if len(self.header[key][1]) == 2 and self.header[key][1][1] == shape[1]]
+        shared = [key for key in keys if key.endswith("shared.weight")]
+        if layer in EMBEDDINGS and layer != "shared":  # of an encoder and a decoder that have one in common
+            keys = shared
+        elif len(shared) == 1:
+            keys = shared
+        if layer not in OWN + EMBEDDINGS:
+            keys = [key for key in keys if self.header[key][1] == shape]
         return keys if len(keys) == 1 else []
 
     def _missing(self, name: str) -> str:
@@ -150,6 +177,13 @@ class BaseWeights:
                         found[shared.index(max(shared))] if len(found) == 1 or shared.count(max(shared)) == 1 else None
                     )
         return None
+
+    def _config(self) -> dict:
+        path = self.folder / "config.json"
+        try:
+            return load(path) if path.is_file() else {}
+        except AdapterError:  # its weights are no worse for it
+            return {}
 
     def _files(self) -> list[Path]:
         for stem in FILES:

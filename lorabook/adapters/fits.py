@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lorabook.adapters.base_weights import BaseWeights
+from lorabook.adapters.base_weights import HEADS, BaseWeights, last_word
 from lorabook.adapters.folder import Adapter, opened
 from lorabook.adapters.loading import OUT_PROJ, biased, plain_name, some, token_rows
-from lorabook.adapters.parts import WHOLE, modules
+from lorabook.adapters.parts import EMBEDDING, WHOLE, Part, modules
 from lorabook.adapters.peft_config import printable
+from lorabook.adapters.tied import shares_output
 
 
 def misfits(adapter: Adapter, base: BaseWeights) -> list[str]:
     """What PEFT cannot load into this base, cannot merge with it or does not use in it, in sentences."""
-    return [*_biases(adapter, base), *_tokens(adapter, base), *_whole(adapter, base), *_attention(adapter, base)]
+    said = [*_biases(adapter, base), *_tokens(adapter, base), *_whole(adapter, base), *_attention(adapter, base)]
+    return [*said, *_tied(adapter, base)]
 
 
 def _biases(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
@@ -67,3 +69,48 @@ def _attention(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
             f"An nn.MultiheadAttention never calls its out_proj, so that PEFT's update there is not in use and gets no "
             f"gradient, though a merge adds it: {some(idle)}. Name the attention itself in target_modules."
         )
+
+
+def _tied(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
+    rooms: dict[str, list[tuple[str, bool]]] = {}  # the weights of embeddings: whose they are in the adapter
+    for name, part in adapter.parts.items():
+        if part.kind == EMBEDDING or last_word(name) in HEADS:
+            keys, lent = base.home(name, _shape(adapter, part))
+            if len(keys) == 1 and (lent or part.kind == EMBEDDING):
+                rooms.setdefault(keys[0], []).append((name, lent))
+    for key, found in rooms.items():
+        names = [name for name, _ in found]
+        heads = [name for name in names if last_word(name) in HEADS]
+        yield from _unused(base, key, [name for name in names if last_word(name) == "shared"])
+        output = not heads and shares_output(base, key, adapter.config)
+        unless = "unless they are untied before."
+        if len(names) == 2 and len(heads) == 1:
+            yield (
+                f"{printable(heads[0])} shares its weight with the embedding ({printable(key)}): a merge adds the "
+                f"updates of both to it, so twice the same one under ensure_weight_tying, {unless}"
+            )
+        elif len(names) > 1:
+            too = ", which is that of the output layer too" if output else ""
+            yield (
+                f"{some(names)} share one weight ({printable(key)}){too}: a merge adds the updates of all to it, "
+                f"{unless}"
+            )
+        elif found[0][1] or output:
+            of = "the output layer" if output else f"the embedding ({printable(key)})"
+            yield f"{printable(names[0])} shares its weight with {of}: a merge changes both, {unless}"
+
+
+def _unused(base: BaseWeights, key: str, names: list[str]) -> Iterator[str]:
+    sides = [any(f".{side}." in f".{other}" for other in base.header) for side in ("encoder", "decoder")]
+    if names and all(sides):
+        yield (
+            f"The encoder and the decoder have embeddings of their own beside {some(names)}, with the same weight: "
+            f"PEFT's update there is not in use and gets no gradient, though a merge adds it to {printable(key)}. "
+            "Name embed_tokens in target_modules."
+        )
+
+
+def _shape(adapter: Adapter, part: Part) -> tuple[int, int]:
+    """(m, n) of an update that is no convolution's."""
+    B, A = (tuple(opened(adapter.files[key]).get_slice(key).get_shape()) for key in (part.key_B, part.key_A))
+    return (B[-1], A[0]) if part.transposed else (B[0], A[-1])

@@ -209,7 +209,8 @@ def _base_lines(measured, base: dict[str, AgainstBase | str], begin: str, thresh
     yield from table(header, rows, words={0, len(header) - 1})
     yield ""
     yield LEGEND_BASE.format(top=top, threshold=threshold) if top else LEGEND_SHORT
-    yield from grouped({name: f"no base weight, {why}" for name, why in base.items() if name not in beside})
+    missing = {name: f"no base weight, {why}" for name, why in base.items() if name not in beside}
+    yield from wrapped(list(grouped(missing)))[1:]
     yield from wrapped([f"note: {note}" for note in _base_notes(beside)])
 
 
@@ -237,17 +238,6 @@ def _base_notes(beside: dict[str, AgainstBase]) -> Iterable[str]:
             "transformers gives the weights of some classes other names on loading, those of vision-language models "
             "above all. Where it does not, the adapter belongs to a class that has, or lacks, a head, and PEFT finds "
             "no place for it in any other."
-        )
-    for name, key in [(name, one.key) for name, one in beside.items() if one.tied][:1]:
-        other = any(one.key == key and not one.tied for one in beside.values())
-        what = (
-            "adds the updates of both to it, so twice the same one under ensure_weight_tying"
-            if other
-            else "changes both"
-        )
-        yield (
-            f"{printable(name)} shares its weight with the embedding ({printable(key)}): a merge {what}, unless they "
-            "are untied before."
         )
 
 
