@@ -25,7 +25,7 @@ def told(path, model):
     return " ".join(misfits(inspect_folder(path)[0], BaseWeights(model)))
 
 
-def test_both_projections_of_an_attention_stand_beside_their_weights(tmp_path):
+def test_both_projections_of_an_attention_stand_beside_their_weights(tmp_path, capsys):
     moved(Attention(), target_modules=["attn"]).save_pretrained(tmp_path / "a")
     adapter, measured = inspect_folder(tmp_path / "a")
     (found,) = against_base([adapter], base(tmp_path / "b", Attention()))
@@ -34,6 +34,11 @@ def test_both_projections_of_an_attention_stand_beside_their_weights(tmp_path):
         # the stored numbers, in float64
         assert found[one.name].ratio == pytest.approx(one.norm / float(weight.double().norm()), rel=1e-12)
     assert not told(tmp_path / "a", tmp_path / "b")
+    assert run(tmp_path / "a", "--model", tmp_path / "b") == 0
+    assert "otherwise" not in capsys.readouterr().out
+    base(tmp_path / "c", nn.ModuleDict({"tower": Attention()}))
+    assert run(tmp_path / "a", "--model", tmp_path / "c") == 0
+    assert "as tower.attn.in_proj_weight for attn" in " ".join(capsys.readouterr().out.split())
 
 
 @torch.no_grad()

@@ -8,12 +8,14 @@ For every module ``W0`` (m, n) is read from the base model's safetensors, one at
 - alignment: the share of ``||X||_F^2`` in the span of W0's leading ``top`` left, and right, singular vectors; by chance
   ``top / m`` and ``top / n``;
 - merge: the error of ``W0 + X``, rounded to the dtype of W0, over ``||X||_F``; 1 means that nothing of X is kept.
+
+Under DoRA the weight that a merge makes is another one, :mod:`lorabook.adapters.dora`; there X stands for the whole
+change of the weight.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -23,21 +25,22 @@ import torch
 from torch import Tensor
 
 from lorabook.adapters.base_weights import BaseWeights, Weight
+from lorabook.adapters.dora import DIRECTION_ALONE, WHOLE_CHANGE, magnitudes, rescaled
 from lorabook.adapters.folder import Adapter
 from lorabook.adapters.parts import EXPERT, Part
-from lorabook.adapters.peft_config import CONFIG, AdapterError, printable, short
+from lorabook.adapters.peft_config import AdapterError, printable
 from lorabook.adapters.products import singular_values
+from lorabook.adapters.replicated import original
 from lorabook.adapters.updates import together, trouble
 from lorabook.device import default_device
 
 TOP, THRESHOLD = 10, 0.5  # the paper's, and those of PEFT's reduce_intruder_dimension
-MOST_LAYERS = 10_000  # of a base
 DENSE, STEPS = 512, 16  # up to this size all singular vectors come from one decomposition; most Lanczos steps
 
 
 @dataclass(frozen=True)
 class AgainstBase:
-    """One module's X beside its W0; None where ``top`` is 0, or X is 0."""
+    """One module's X beside its W0; None where ``top`` is 0, X is 0, or it is not known what a merge makes."""
 
     ratio: float  # ||X||_F / ||W0||_F
     spectral_ratio: float | None  # ||X||_2 / ||W0||_2
@@ -47,10 +50,13 @@ class AgainstBase:
     right: float | None
     lost: float | None  # ||round(W0 + X) - (W0 + X)||_F / ||X||_F
     overflows: int  # entries of the merged weight that the dtype of W0 cannot hold; lost is infinite then
-    unchanged: float  # share of entries that a merge leaves as they are
+    unchanged: float | None  # share of entries that a merge leaves as they are
     dtype: str  # of the base
     key: str  # of W0 in the base's files
     tied: bool  # W0 is that of the embedding, too
+    dora: str = ""  # under DoRA what X stands for: "whole change", or without magnitudes "direction part"
+    undefined: int = 0  # under DoRA rows, of an embedding columns, of W0 + X that are 0 and have no direction
+    copies: int = 1  # layers that share W0 (layer_replication); with more than one a merge is none of W0 + X
 
 
 def against_base(
@@ -82,6 +88,7 @@ def against_base(
     if not any(one.parts for one in adapters):
         raise AdapterError(f"No module has a name that fits {' or '.join(map(printable, only))}.")
     found: list[dict[str, AgainstBase | str]] = [{} for _ in adapters]
+    stored = [magnitudes(one) for one in adapters]
     for name, row in together(adapters, progress, "against the base: "):
         updates: dict[str, list[tuple[int, Part, Tensor, Tensor]]] = {}
         for k, here in enumerate(row):
@@ -94,11 +101,13 @@ def against_base(
                 shape = len(B), A.shape[1]
                 if shape not in frames:
                     expert = int(label.rpartition("[")[2][:-1]) if part.kind == EXPERT else None
-                    own = _replicated(name, adapters[k].config)
+                    own, copies = original(name, adapters[k].config)
                     weight = base.weight(own, shape, expert, bool(adapters[k].config.get("fan_in_fan_out")))
-                    frames[shape] = weight if isinstance(weight, str) else _Frame(weight, top)
+                    frames[shape] = weight if isinstance(weight, str) else _Frame(weight, top, copies)
                 frame = frames[shape]
-                found[k][label] = frame if isinstance(frame, str) else frame.beside(B, A, part.scale, threshold)
+                found[k][label] = (
+                    frame if isinstance(frame, str) else frame.beside(B, A, part, threshold, stored[k](name, part))
+                )
     if not any(isinstance(one, AgainstBase) for own in found for one in own.values()):
         label, why = next(iter(found[0].items()), ("none", "no sound factors"))
         raise AdapterError(f"The base model fits no module of the adapter ({printable(label)}: {why}).")
@@ -115,24 +124,12 @@ def _chosen(adapter: Adapter, only: Sequence[str]) -> Adapter:
     return replace(adapter, pairs=pairs, others=others, faults={})
 
 
-def _replicated(name: str, config: dict) -> str:
-    """The name of a module in the base, whose layers PEFT's ``layer_replication`` repeats by ranges."""
-    ranges = config.get("layer_replication") or []
-    try:
-        layers = [k for begin, end in ranges for k in range(max(begin, 0), min(end, MOST_LAYERS))]
-    except (TypeError, ValueError):
-        raise AdapterError(f"layer_replication must be a list of ranges; {CONFIG} says {short(ranges)}.") from None
-    number = re.search(r"(?<=\.)\d+(?=\.)", f".{name}") if layers else None
-    if not number or int(number[0]) >= len(layers):
-        return name
-    return f".{name}"[1 : number.start()] + str(layers[int(number[0])]) + f".{name}"[number.end() :]
-
-
 class _Frame:
     """One W0 (m, n) with what is needed of its singular vectors."""
 
-    def __init__(self, weight: Weight, top: int):
+    def __init__(self, weight: Weight, top: int, copies: int = 1):
         self.stored, self.key, self.tied = weight
+        self.copies = copies
         self.home = default_device()
         self.W0 = self.stored.to(self.home, torch.float64)
         self.size = float(self.W0.norm())
@@ -140,28 +137,43 @@ class _Frame:
         if self.top and self.size:
             self.U, self.s, self.V = left_singular(self.W0, self.top)
 
-    def beside(self, B: Tensor, A: Tensor, scale: float, threshold: float) -> AgainstBase:
-        """The measures of the update ``scale * B @ A``."""
-        B, A = scale * B.to(self.home, torch.float64), A.to(self.home, torch.float64)
+    def beside(self, B: Tensor, A: Tensor, part: Part, threshold: float, m: Tensor | str | None) -> AgainstBase:
+        """The measures of the update ``scale * B @ A``, with the magnitudes ``m`` of DoRA, if any."""
+        B, A = part.scale * B.to(self.home, torch.float64), A.to(self.home, torch.float64)
         X = B @ A
-        W, norm = self.W0 + X, float(X.norm())
-        merged = W.to(self.stored.dtype)
-        lost = float((merged.double() - W).norm()) / norm if norm else None
-        overflows = int((W.isfinite() & ~merged.double().isfinite()).sum())
-        unchanged = float((merged == self.stored.to(self.home)).double().mean())
+        W, dora, undefined = self.W0 + X, "", 0
+        if m is not None:
+            made = rescaled(W, m, part.kind) if isinstance(m, Tensor) else None
+            dora = WHOLE_CHANGE if made else DIRECTION_ALONE
+            if made:
+                W, undefined = made
+                X = W - self.W0
+        norm = float(X.norm())
+        lost, overflows, unchanged = None, 0, None
+        if dora != DIRECTION_ALONE and not undefined and self.copies == 1:
+            merged = W.to(self.stored.dtype)
+            lost = float((merged.double() - W).norm()) / norm if norm else None
+            overflows = int((W.isfinite() & ~merged.double().isfinite()).sum())
+            unchanged = float((merged == self.stored.to(self.home)).double().mean())
         said: list[Any] = [None, None, None, None]
         if self.top and self.size:
-            spectral = float(singular_values(B, A)[0])
             leading = self.U[:, : self.top]
-            said[0] = spectral / float(self.s[0])
+            said[0] = (_largest(X) if dora == WHOLE_CHANGE else float(singular_values(B, A)[0])) / float(self.s[0])
             said[1] = intruders(self.U, leading_left(W, self.top, torch.cat([leading, B], 1)), threshold)
             if norm:
-                said[2] = (float((leading.mT @ B @ A).norm()) / norm) ** 2
-                said[3] = (float((B @ (A @ self.V)).norm()) / norm) ** 2
+                said[2] = (float((leading.mT @ X).norm()) / norm) ** 2
+                said[3] = (float((X @ self.V).norm()) / norm) ** 2
         ratio = norm / self.size if self.size else math.inf
         dtype = str(self.stored.dtype).removeprefix("torch.")
-        where = dtype, self.key, self.tied
+        where = dtype, self.key, self.tied, dora, undefined, self.copies
         return AgainstBase(ratio, said[0], said[1], self.top, said[2], said[3], lost, overflows, unchanged, *where)
+
+
+def _largest(X: Tensor) -> float:
+    """``||X||_2``; above DENSE from the smaller Gram matrix, to 1e-8."""
+    if min(X.shape) <= DENSE:
+        return float(torch.linalg.matrix_norm(X, 2))
+    return float(torch.linalg.eigvalsh(X.mT @ X if X.shape[0] > X.shape[1] else X @ X.mT)[-1].clamp(min=0).sqrt())
 
 
 def intruders(known: Tensor, leading: Tensor, threshold: float) -> int:

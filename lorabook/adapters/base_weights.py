@@ -32,6 +32,10 @@ def last_word(name: str) -> str:
     return bare(name).replace(".base_layer", "").rpartition(".")[2]
 
 
+#: What a module's own weight is called after its name: the second is a parameter's own, the third an attention's.
+TAILS = (".weight", "", ".in_proj_weight")
+
+
 class Weight(NamedTuple):
     """A base weight, and where it is."""
 
@@ -164,7 +168,7 @@ class BaseWeights:
         """
         words = bare(name).replace(".base_layer", "").split(".")
         least = next((place for place, word in enumerate(words) if word.isdecimal()), len(words) - 1)
-        for tail in ("", ".weight") if expert is not None else (".weight", "", ".in_proj_weight"):
+        for tail in ("", ".weight") if expert is not None else TAILS:
             for begin in range(least + 1):
                 end = ".".join(words[begin:]) + tail
                 near = self.ends.get(words[-1], [])

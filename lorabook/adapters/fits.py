@@ -12,17 +12,32 @@ from lorabook.adapters.folder import Adapter, opened
 from lorabook.adapters.loading import OUT_PROJ, biased, plain_name, some, token_rows
 from lorabook.adapters.parts import EMBEDDING, WHOLE, Part, modules
 from lorabook.adapters.peft_config import printable
+from lorabook.adapters.replicated import original
 from lorabook.adapters.tied import shares_output
 
 
 def misfits(adapter: Adapter, base: BaseWeights) -> list[str]:
     """What PEFT cannot load into this base, cannot merge with it or does not use in it, in sentences."""
     said = [*_biases(adapter, base), *_tokens(adapter, base), *_whole(adapter, base), *_attention(adapter, base)]
-    return [*said, *_tied(adapter, base)]
+    return [*said, *_tied(adapter, base), *_copies(adapter, base)]
+
+
+def _key(adapter: Adapter, base: BaseWeights, name: str) -> str | None:
+    """The key in the base of a module's weight, that of the layer which it may be a copy of."""
+    return base.key(original(name, adapter.config)[0])
+
+
+def _copies(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
+    many = [name for name in adapter.parts if original(name, adapter.config)[1] > 1 and _key(adapter, base, name)]
+    if many:
+        yield (
+            f"layer_replication repeats layers, and copies share the base's weights ({some(many)}): a merge adds the "
+            "updates of all copies to one weight, which each of them then has. Do not merge; lost is left out there."
+        )
 
 
 def _biases(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
-    weights = {name: base.key(name) for name in biased(adapter.skipped)}
+    weights = {name: _key(adapter, base, name) for name in biased(adapter.skipped)}
     bare = [name for name, key in weights.items() if key and f"{key.removesuffix('weight')}bias" not in base.header]
     if bare:
         yield f"The adapter has a bias and the base has none in {modules(len(bare))}: PEFT cannot merge {some(bare)}."
@@ -61,7 +76,9 @@ def _whole(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
 
 def _attention(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
     rooms = {name: name.removesuffix(".out_proj") for name in adapter.parts if name.endswith(".out_proj")}
-    weights = {name: base.key(name) for name, room in rooms.items() if f"{room}{OUT_PROJ}" not in adapter.parts}
+    weights = {
+        name: _key(adapter, base, name) for name, room in rooms.items() if f"{room}{OUT_PROJ}" not in adapter.parts
+    }
     inside = lambda key: f"{key.removesuffix('out_proj.weight')}in_proj_weight" in base.header
     idle = [name for name, key in weights.items() if key and OUT_PROJ not in name and inside(key)]
     if idle:

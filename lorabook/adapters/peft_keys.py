@@ -154,15 +154,18 @@ def _switches(found: Sorting, config: dict, targets: list[str], magnitudes: set[
                 found.skipped |= dict.fromkeys((part.key_A, part.key_B), DIRECTION)
         what = "sets use_dora" if config.get("use_dora") else "holds magnitude vectors (DoRA)"
         found.strict = f"The adapter {what}, so its update is not scale * B A of one weight matrix."
-        found.notes.append(
-            "DoRA: what is measured is the direction part, scale * B A; the weight in use is W0 + scale * B A with "
-            "its rows scaled to the stored magnitudes."
+        in_use = (
+            "the weight in use is W0 + scale * B A with its rows, of an embedding its columns, scaled to the stored "
+            "magnitudes."
         )
+        if not config.get("use_dora"):
+            in_use = f"{CONFIG} does not set use_dora, so PEFT drops the magnitudes and uses W0 + scale * B A."
+        found.notes.append(f"DoRA: what is measured is the direction part, scale * B A; {in_use}")
         bare = len(found.parts.keys() - magnitudes) if config.get("use_dora") else 0
         if bare:
             found.notes.append(
-                f"DoRA: no magnitudes are stored for {modules(bare)}. PEFT leaves them at the norms of the rows of W0, "
-                "whatever was trained."
+                f"DoRA: no magnitudes are stored for {modules(bare)}. PEFT leaves them at the norms of W0, whatever "
+                "was trained."
             )
     experts = [part for part in found.parts.values() if part.kind == EXPERT]
     if targets:

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from lorabook.adapters.against_base import AgainstBase
+from lorabook.adapters.base_weights import TAILS
 from lorabook.adapters.certificate import LayerVerdict
+from lorabook.adapters.dora import dora_notes
 from lorabook.adapters.findings import findings
 from lorabook.adapters.folder import Adapter
 from lorabook.adapters.formats import bare
@@ -16,6 +18,7 @@ from lorabook.adapters.inspect import Measured
 from lorabook.adapters.movement import Series
 from lorabook.adapters.parts import modules
 from lorabook.adapters.peft_config import printable
+from lorabook.adapters.replicated import original
 from lorabook.adapters.tables import (
     WIDTH,
     brief,
@@ -88,7 +91,7 @@ def as_text(
         lines += ["", *_verdict_lines(measured, verdicts, begin, decoupled)]
         lines += grouped({name: f"no verdict, {why}" for name, why in (unjudged or {}).items()})
     if base is not None:
-        lines += ["", *_base_lines(measured, base, begin, threshold)]
+        lines += ["", *_base_lines(adapter, measured, base, begin, threshold)]
     return "\n".join([*lines, *wrapped([*left_out(adapter), *_notes(adapter, measured)])])
 
 
@@ -194,7 +197,9 @@ def _verdict_lines(measured, verdicts: dict[str, LayerVerdict], begin: str, deco
     yield LEGEND_DECOUPLED if decoupled else LEGEND_VERDICT
 
 
-def _base_lines(measured, base: dict[str, AgainstBase | str], begin: str, threshold: float | None) -> Iterable[str]:
+def _base_lines(
+    adapter: Adapter, measured, base: dict[str, AgainstBase | str], begin: str, threshold: float | None
+) -> Iterable[str]:
     beside = {name: one for name, one in base.items() if isinstance(one, AgainstBase)}
     rows, top = [], max((one.examined for one in beside.values()), default=0)
     long = ["spectral", "intruders", "left", "right"] if top else []
@@ -211,10 +216,11 @@ def _base_lines(measured, base: dict[str, AgainstBase | str], begin: str, thresh
     yield LEGEND_BASE.format(top=top, threshold=threshold) if top else LEGEND_SHORT
     missing = {name: f"no base weight, {why}" for name, why in base.items() if name not in beside}
     yield from wrapped(list(grouped(missing)))[1:]
-    yield from wrapped([f"note: {note}" for note in _base_notes(beside)])
+    yield from wrapped([f"note: {note}" for note in _base_notes(beside, adapter.config)])
 
 
-def _base_notes(beside: dict[str, AgainstBase]) -> Iterable[str]:
+def _base_notes(beside: dict[str, AgainstBase], config: dict) -> Iterable[str]:
+    yield from dora_notes(beside)
     over = sum(one.overflows > 0 for one in beside.values())
     if over:
         yield (
@@ -229,8 +235,8 @@ def _base_notes(beside: dict[str, AgainstBase]) -> Iterable[str]:
         )
     # the key of one expert stands for another name
     plain = {name: one.key for name, one in beside.items() if "[" not in name and not one.tied}
-    named = {bare(name).replace(".base_layer", ""): key for name, key in plain.items()}
-    other = [(name, key) for name, key in named.items() if key != f"{name}.weight"]
+    named = {bare(original(name, config)[0]).replace(".base_layer", ""): key for name, key in plain.items()}
+    other = [(name, key) for name, key in named.items() if key not in (f"{name}{tail}" for tail in TAILS)]
     if other:
         name, key = other[0]
         yield (
