@@ -334,6 +334,8 @@ def test_a_merge_adds_both_updates_to_a_weight_that_two_layers_share(tmp_path, c
         "lm_head shares its weight with the embedding (model.embed_tokens.weight): a merge adds the updates of" in out
     )
     assert "twice the same one under ensure_weight_tying" in out
+    found = beside(tmp_path / "a", tmp_path / "b")
+    assert {(one.lost, one.copies, one.overflows) for one in found.values()} == {(None, 2, 0)}
 
 
 @pytest.mark.parametrize("end", ["qweight", "weight_packed", "W_q"])
@@ -344,6 +346,25 @@ def test_a_quantised_base_is_told_from_one_that_lacks_the_module(tmp_path, end):
     path = folder(tmp_path / "a", {"layers.0.q": pair(5, 6, 2)})
     with pytest.raises(AdapterError, match="layers.0.q: the base's weight is quantised"):
         beside(path, tmp_path / "b")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.uint8])
+def test_a_base_of_eight_bits_fits_and_cannot_be_measured(tmp_path, capsys, dtype):
+    path = folder(tmp_path / "a", {f"layers.{k}.q": pair(5, 6, 2) for k in range(2)})
+    stored = {f"layers.{k}.q.weight": torch.ones(5, 6).to(dtype) for k in range(2)}
+    (tmp_path / "b").mkdir()
+    save_file(stored, tmp_path / "b" / "model.safetensors")
+    assert run(path, "--model", tmp_path / "b") == 1
+    err = capsys.readouterr().err
+    assert "has modules of the adapter, but they are quantised" in err and "fits no module" not in err
+    save_file(stored | {"layers.1.q.weight": torch.ones(5, 6)}, tmp_path / "b" / "model.safetensors")
+    assert run(path, "--model", tmp_path / "b") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "not measured beside the base, the base's weight is quantised" in out and "no base weight" not in out
+    save_file({"layers.0.q.weight": torch.ones(7, 7).to(dtype)}, tmp_path / "b" / "model.safetensors")
+    if dtype != torch.uint8:  # whose shape may be that of packed numbers
+        assert run(path, "--model", tmp_path / "b") == 1
+        assert "fits no module of the adapter (layers.0.q: the base's weight is (7, 7)" in capsys.readouterr().err
 
 
 def test_a_layer_that_peft_repeats_stands_beside_the_one_that_it_is(tmp_path, capsys):

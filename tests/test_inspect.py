@@ -334,20 +334,31 @@ def test_the_time_left_is_that_of_the_work_of_the_same_kind(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     progress = Progress()
-    lines = ["3 of 6 modules", "6 of 6 modules", "beside: 0 of 9 modules", "beside: 1 of 9 modules", "pass 1, batch 3"]
-    for line, at in zip(
-        [*lines, "beside: 8 of 9 modules", "beside: 9 of 9 modules"], (0, 3, 6, 1206, 1300, 9606, 9700)
-    ):
+    lines = ["3 of 6 modules", "6 of 6 modules", "beside: 0 of 9 modules", "beside: 1 of 9 modules"]
+    for line, at in zip([*lines, "beside: 8 of 9 modules", "beside: 9 of 9 modules"], (0, 3, 6, 1206, 9606, 9700)):
         now[0] = at
         progress(line)
     assert sys.stderr.text.splitlines() == [
         "6 of 6 modules",
-        "beside: 0 of 9 modules",
         "beside: 1 of 9 modules, about 3 h left",
-        "pass 1, batch 3",
         "beside: 8 of 9 modules, about 20 min left",
         "beside: 9 of 9 modules",
     ]
+
+
+def test_short_work_after_long_work_stays_silent(monkeypatch):
+    """As one batch of a certificate, after a base model that took its time to load."""
+    monkeypatch.setattr(sys, "stderr", Terminal(False))
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with Progress() as progress:
+        for line, at in (("4 of 4 modules", 0), ("noise, batch 1", 9), ("pass 1 of 1, batch 1", 12)):
+            now[0] = at
+            progress(line)
+        assert not sys.stderr.text
+        now[0] = 15
+        progress("pass 1 of 1, batch 2")
+    assert sys.stderr.text == "pass 1 of 1, batch 2\n"
 
 
 # ---------------------------------------------------------------- bad input

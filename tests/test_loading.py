@@ -218,6 +218,31 @@ def test_factors_among_all_weights_under_another_prefix_are_found(tmp_path, caps
     assert "write one for the factors in model.safetensors" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("whole", [True, False])
+def test_keys_of_a_compiled_part_are_loaded_where_it_is_compiled_again(tmp_path, whole):
+    def make(compiled):
+        inner = torch.compile(Two(), backend="eager") if compiled else Two()
+        torch.manual_seed(1)
+        return inner if whole else nn.Sequential(inner, nn.Linear(4, 4))
+
+    model, given = moved(make(True), target_modules=["a"]), noise(2, 4)
+    model.save_pretrained(tmp_path)
+    assert "2 of 2 keys carry _orig_mod inside" in notes(tmp_path) and "adapter is dead" not in notes(tmp_path)
+    used, same, plain = (
+        PeftModel.from_pretrained(make(compiled), tmp_path)(given) if compiled is not None else model(given)
+        for compiled in (None, True, False)
+    )
+    assert torch.equal(used, same) and torch.equal(plain, make(False)(given)) and not torch.equal(used, plain)
+    with pytest.raises(AdapterError, match="compiled in the same place"):
+        read(tmp_path)
+    # in front of PEFT's own prefix it leads nowhere
+    weights = {f"_orig_mod.{key}": value for key, value in load_file(tmp_path / WEIGHTS).items()}
+    save_file(weights, tmp_path / WEIGHTS)
+    assert torch.equal(PeftModel.from_pretrained(make(True), tmp_path)(given), make(True)(given))
+    assert "so the adapter is dead there" in notes(tmp_path)
+
+
 # ---------------------------------------------------------------- when it acts
 
 

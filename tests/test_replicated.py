@@ -77,7 +77,7 @@ def test_one_copy_alone_changes_the_others_in_a_merge(tmp_path):
     assert torch.equal(first, copy) and not torch.equal(first, seeded(llama).model.layers[0].self_attn.v_proj.weight)
     assert not torch.allclose(used, merged(torch.arange(6)[None]).logits, atol=1e-3)
     said = misfits(inspect_folder(tmp_path / "a")[0], BaseWeights(tmp_path / "b"))
-    assert "(model.layers.3.self_attn.v_proj): a merge adds the updates of all copies to one weight" in " ".join(said)
+    assert "(model.layers.3.self_attn.v_proj): a merge puts the updates of all copies into one weight" in " ".join(said)
 
 
 def test_a_copy_is_asked_for_its_bias_under_the_name_of_its_layer(tmp_path):

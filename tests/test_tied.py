@@ -116,6 +116,21 @@ def test_two_layers_that_are_untied_before_a_merge_keep_their_outputs(tmp_path):
     assert torch.allclose(used, merged, rtol=1e-3, atol=1e-4) and not told(tmp_path / "a", tmp_path / "b")
 
 
+@torch.no_grad()
+def test_dora_on_both_layers_makes_one_change_after_the_other(tmp_path):
+    options = {"target_modules": ["embed_tokens", "lm_head"], "use_dora": True}
+    saved(tmp_path, llama(tie_word_embeddings=True), **options)
+    assert "a merge makes both changes to it, one after the other" in told(tmp_path / "a", tmp_path / "b")
+    model = PeftModel.from_pretrained(llama(tie_word_embeddings=True), tmp_path / "a")
+    W = llama(tie_word_embeddings=True).lm_head.weight
+    for layer, dim in ((model.base_model.model.model.embed_tokens, 0), (model.base_model.model.lm_head, 1)):
+        W = W + layer.get_delta_weight("default")
+        m = layer.lora_magnitude_vector["default"].weight
+        W = W * (m / W.norm(dim=dim)).unsqueeze(dim)
+    # float32
+    torch.testing.assert_close(model.merge_and_unload().lm_head.weight, W, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_an_output_layer_that_is_stored_too_is_tied_where_it_is_equal(tmp_path, same):
     saved(tmp_path, llama(tie_word_embeddings=True), target_modules=["embed_tokens"])

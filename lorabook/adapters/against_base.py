@@ -16,6 +16,7 @@ change of the weight.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorabook.adapters.base_weights import BaseWeights, Weight
+from lorabook.adapters.base_weights import QUANTISED_HERE, BaseWeights, Weight
 from lorabook.adapters.dora import DIRECTION_ALONE, WHOLE_CHANGE, magnitudes, rescaled
 from lorabook.adapters.folder import Adapter
 from lorabook.adapters.parts import EXPERT, Part
@@ -56,7 +57,7 @@ class AgainstBase:
     tied: bool  # W0 is that of the embedding, too
     dora: str = ""  # under DoRA what X stands for: "whole change", or without magnitudes "direction part"
     undefined: int = 0  # under DoRA rows, of an embedding columns, of W0 + X that are 0 and have no direction
-    copies: int = 1  # layers that share W0 (layer_replication); with more than one a merge is none of W0 + X
+    copies: int = 1  # layers, or adapted modules, that share W0: with more than one a merge makes no W0 + X of it
 
 
 def against_base(
@@ -108,10 +109,35 @@ def against_base(
                 found[k][label] = (
                     frame if isinstance(frame, str) else frame.beside(B, A, part, threshold, stored[k](name, part))
                 )
+    found = [_shared(own) for own in found]
     if not any(isinstance(one, AgainstBase) for own in found for one in own.values()):
-        label, why = next(iter(found[0].items()), ("none", "no sound factors"))
-        raise AdapterError(f"The base model fits no module of the adapter ({printable(label)}: {why}).")
+        raise AdapterError(_nothing(found[0]))
     return found
+
+
+def _shared(found: dict[str, AgainstBase | str]) -> dict[str, AgainstBase | str]:
+    """The same without what a merge loses, where the updates of several modules go into one weight."""
+    # the experts of one parameter have a slice each
+    keys = Counter(one.key for name, one in found.items() if isinstance(one, AgainstBase) and "[" not in name)
+    left: dict[str, Any] = {"lost": None, "overflows": 0, "unchanged": None}
+    return {
+        name: replace(one, **left, copies=keys[one.key])
+        if isinstance(one, AgainstBase) and one.copies == 1 and keys[one.key] > 1 and "[" not in name
+        else one
+        for name, one in found.items()
+    }
+
+
+def _nothing(found: dict[str, AgainstBase | str]) -> str:
+    """Why no module stands beside its weight."""
+    label, why = next(iter(found.items()), ("none", "no sound factors"))
+    for name, reason in found.items():
+        if QUANTISED_HERE in str(reason):
+            return (
+                f"The base model has modules of the adapter, but they are quantised, so that nothing can be measured "
+                f"beside them ({printable(name)}: {reason})."
+            )
+    return f"The base model fits no module of the adapter ({printable(label)}: {why})."
 
 
 def _chosen(adapter: Adapter, only: Sequence[str]) -> Adapter:

@@ -17,6 +17,7 @@ from lorabook.adapters.peft_config import AdapterError, load, printable
 FILES = ("model", "diffusion_pytorch_model")
 #: Fused parameters of experts, and what the file has for each expert in their place, under two sets of names.
 APART = {"gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")), "down_proj": (("down_proj",), ("w2",))}
+QUANTISED_HERE = "the base's weight is quantised"
 #: Ends of keys beside which there is no plain weight.
 QUANTISED = ("qweight", "weight_packed", "W_q", "_blocks")
 #: An output layer that is not in the files shares its weight with the embedding of one of these names.
@@ -81,6 +82,8 @@ class BaseWeights:
         if word in OWN + EMBEDDINGS and len(size) == 2 and size[0] != shape[0] and size[1] == shape[1]:
             whose = f"the base's weight, tied to {printable(keys[0])}," if tied else "the base's weight"
             return f"{whose} is {size}, the update {shape}: {RESIZE}"
+        if self.header[keys[0]][2].startswith("F8") and len(size) == 2 and size not in (shape, shape[::-1]):
+            return f"the base's weight is {size}, the update {shape}"
         parts = [self._read(key, expert) for key in keys]
         reason = next((part for part in parts if isinstance(part, str)), None)
         if reason is not None:
@@ -108,7 +111,7 @@ class BaseWeights:
     def _read(self, key: str, expert: int | None) -> Tensor | str:
         path, size, dtype = self.header[key]
         if dtype not in DTYPES:
-            return f"the base's weight is quantised, stored as {dtype}"
+            return f"{QUANTISED_HERE}, stored as {dtype}"
         if expert is None or len(size) != 3:
             W = opened(path).get_tensor(key)
             return W.flatten(1) if W.ndim > 2 else W
@@ -153,7 +156,7 @@ class BaseWeights:
         end = bare(name).replace(".base_layer", "")
         near = (key for key in self.header if key.endswith(QUANTISED))
         if any(f".{end}" in f".{key}" for key in near):
-            return "the base's weight is quantised"
+            return QUANTISED_HERE
         return "the base has no weight of this name"
 
     def key(self, name: str) -> str | None:

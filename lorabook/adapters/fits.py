@@ -1,4 +1,4 @@
-"""Whether an adapter fits its base, beyond the updates: biases, rows of embeddings, weights saved whole, attention.
+"""Whether an adapter fits its base, beyond the updates: biases, rows of embeddings, attention, weights that are shared.
 
 From names and shapes alone; :mod:`lorabook.adapters.against_base` measures the updates themselves.
 """
@@ -31,8 +31,8 @@ def _copies(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
     many = [name for name in adapter.parts if original(name, adapter.config)[1] > 1 and _key(adapter, base, name)]
     if many:
         yield (
-            f"layer_replication repeats layers, and copies share the base's weights ({some(many)}): a merge adds the "
-            "updates of all copies to one weight, which each of them then has. Do not merge; lost is left out there."
+            f"layer_replication repeats layers, and copies share the base's weights ({some(many)}): a merge puts the "
+            "updates of all copies into one weight, which each of them then has. Do not merge; lost is left out there."
         )
 
 
@@ -100,21 +100,24 @@ def _tied(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
         heads = [name for name in names if last_word(name) in HEADS]
         yield from _unused(base, key, [name for name in names if last_word(name) == "shared"])
         output = not heads and shares_output(base, key, adapter.config)
-        unless = "unless they are untied before."
+        unless = "unless they are untied before"
+        puts = "makes both changes to it, one after the other"  # each with norms of its own
+        if not adapter.config.get("use_dora"):
+            puts = "adds the updates of both to it, so twice the same one under ensure_weight_tying"
         if len(names) == 2 and len(heads) == 1:
             yield (
-                f"{printable(heads[0])} shares its weight with the embedding ({printable(key)}): a merge adds the "
-                f"updates of both to it, so twice the same one under ensure_weight_tying, {unless}"
+                f"{printable(heads[0])} shares its weight with the embedding ({printable(key)}): a merge {puts}, "
+                f"{unless}; lost is left out."
             )
         elif len(names) > 1:
             too = ", which is that of the output layer too" if output else ""
             yield (
-                f"{some(names)} share one weight ({printable(key)}){too}: a merge adds the updates of all to it, "
-                f"{unless}"
+                f"{some(names)} share one weight ({printable(key)}){too}: a merge puts the updates of all into it, "
+                f"{unless}; lost is left out."
             )
         elif found[0][1] or output:
             of = "the output layer" if output else f"the embedding ({printable(key)})"
-            yield f"{printable(names[0])} shares its weight with {of}: a merge changes both, {unless}"
+            yield f"{printable(names[0])} shares its weight with {of}: a merge changes both, {unless}."
 
 
 def _unused(base: BaseWeights, key: str, names: list[str]) -> Iterator[str]:

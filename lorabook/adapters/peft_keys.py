@@ -44,13 +44,15 @@ def sort_peft(header: dict, config: dict, among_all: bool = False) -> Sorting:
     found = Sorting(header)
     halves: dict[str, dict[str, str]] = {"A": {}, "B": {}}
     tables: dict[str, dict[str, str]] = {"A": {}, "B": {}}
-    magnitudes, dead, wrapped, nested = set(), 0, 0, 0
+    magnitudes, dead, wrapped, compiled, nested = set(), 0, 0, 0, 0
     for key, (shape, _) in header.items():
         plain = bare(key)
         name = plain.rpartition(PREFIX)[2]
         match, table = PEFT_KEY.fullmatch(name), re.fullmatch(r"(.+)\.lora_embedding_([AB])(?:\.[^.]+)?", name)
         if match or table:
-            wrapped += plain != key
+            inside = key.startswith(PREFIX) and key.replace("._orig_mod.", ".") == plain != key
+            compiled += inside
+            wrapped += plain != key and not inside
             nested += plain.count(PREFIX) > 1
             dead += plain == key and not key.startswith(PREFIX)
         if "lora_magnitude_vector" in plain:
@@ -84,7 +86,7 @@ def sort_peft(header: dict, config: dict, among_all: bool = False) -> Sorting:
         # A^T, which starts at 0, is the left factor of the update of the weight (rows, width)
         found.place(name, key_B, key_A, c, kind=EMBEDDING, transposed=True, rank=rank, said=said)
     _switches(found, config, targets, magnitudes)
-    _prefixes(found, dead, wrapped, nested)
+    _prefixes(found, dead, wrapped, compiled, nested)
     if all(name in named.values() for name, part in found.parts.items() if part.kind == EXPERT):
         found.notes += scale.unused(found.faults)
     loading.from_files(found, config)
@@ -178,7 +180,7 @@ def _switches(found: Sorting, config: dict, targets: list[str], magnitudes: set[
         )
 
 
-def _prefixes(found: Sorting, dead: int, wrapped: int, nested: int) -> None:
+def _prefixes(found: Sorting, dead: int, wrapped: int, compiled: int, nested: int) -> None:
     """Say which keys PEFT will not load."""
     if wrapped:
         found.notes.append(
@@ -187,6 +189,15 @@ def _prefixes(found: Sorting, dead: int, wrapped: int, nested: int) -> None:
             "model, or take the prefix out of the keys."
         )
         found.strict = found.strict or "The keys carry the prefix of a wrapper (_orig_mod), so PEFT loads none of them."
+    if compiled:
+        found.notes.append(
+            f"{compiled} of {len(found.header)} keys carry _orig_mod inside, the prefix of a wrapper (torch.compile): "
+            "PEFT loads these into a model in which the same part is compiled, and none of them into any other. "
+            f"{QUIET} Take the prefix out of the keys."
+        )
+        found.strict = found.strict or (
+            "The keys carry _orig_mod inside, so PEFT loads them only into a model that is compiled in the same place."
+        )
     if dead:
         found.notes.append(
             f"{dead} of {len(found.header)} keys do not begin with {PREFIX}: PEFT loads none of these. {QUIET}"

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from lorabook.adapters.against_base import AgainstBase
-from lorabook.adapters.base_weights import TAILS
+from lorabook.adapters.base_weights import QUANTISED_HERE, TAILS
 from lorabook.adapters.certificate import LayerVerdict
 from lorabook.adapters.dora import dora_notes
 from lorabook.adapters.findings import findings
@@ -214,7 +214,8 @@ def _base_lines(
     yield from table(header, rows, words={0, len(header) - 1})
     yield ""
     yield LEGEND_BASE.format(top=top, threshold=threshold) if top else LEGEND_SHORT
-    missing = {name: f"no base weight, {why}" for name, why in base.items() if name not in beside}
+    word = lambda why: "not measured beside the base" if QUANTISED_HERE in why else "no base weight"
+    missing = {name: f"{word(why)}, {why}" for name, why in base.items() if isinstance(why, str)}
     yield from wrapped(list(grouped(missing)))[1:]
     yield from wrapped([f"note: {note}" for note in _base_notes(beside, adapter.config)])
 

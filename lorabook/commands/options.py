@@ -51,12 +51,15 @@ def add_report(parser, drawn: str) -> None:
 class Progress:
     """Long work on stderr: a bar of tqdm on a terminal, else a line every two seconds; short work stays silent.
 
+    Work of another kind begins anew.
+
     Both say how much time is left, if what is left goes on as what was done.
     """
 
     def __init__(self):
         self.begun = self.last = time.monotonic()
         self.bar = self.label = None
+        self.kind = ""
         self.since: tuple[str, float, int] | None = None  # what is counted, from when on, and what was done then
         self.tqdm = None
         if sys.stderr.isatty():
@@ -72,7 +75,9 @@ class Progress:
         if self.tqdm and now - self.begun >= 2:
             self._draw(line)
         elif not self.tqdm:
-            left = self._left(line, now)
+            left, kind = self._left(line, now), re.sub(r"\d+", "", line)
+            if kind != self.kind:  # what came before may have been silent for long
+                self.kind, self.last = kind, now
             if now - self.last >= 2:
                 self.last = now
                 print(line + left, file=sys.stderr, flush=True)
