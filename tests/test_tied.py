@@ -66,9 +66,10 @@ def out(model):
 
 def saved(tmp_path, model, **options):
     """A base and an adapter of it in their folders, with the outputs of the adapter in use and after a merge."""
+    embeddings = options.pop("save_embedding_layers", False)
     model.save_pretrained(tmp_path / "b")
     made = adapted(model, size=1.0, **{"task_type": "CAUSAL_LM"} | options)
-    made.save_pretrained(tmp_path / "a", save_embedding_layers=False)
+    made.save_pretrained(tmp_path / "a", save_embedding_layers=embeddings)
     used = out(made)
     return used, out(made.merge_and_unload())
 
@@ -114,6 +115,23 @@ def test_two_layers_that_are_untied_before_a_merge_keep_their_outputs(tmp_path):
     used, merged = saved(tmp_path, model, target_modules=["embed_tokens"])
     # float32
     assert torch.allclose(used, merged, rtol=1e-3, atol=1e-4) and not told(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "options, alone",
+    [
+        ({"target_modules": ["embed_tokens"], "modules_to_save": ["lm_head"]}, True),
+        ({"target_modules": ["lm_head"], "modules_to_save": ["embed_tokens"]}, True),
+        ({"target_modules": ["embed_tokens"], "save_embedding_layers": True}, False),
+        ({"target_modules": ["lm_head"], "save_embedding_layers": True}, False),
+    ],
+)
+def test_a_layer_that_is_saved_whole_has_a_weight_of_its_own(tmp_path, options, alone):
+    """Not so one whose base weight is stored along, as PEFT does with the embeddings that it adapts."""
+    used, merged = saved(tmp_path, llama(tie_word_embeddings=True), **options)
+    # float32
+    assert torch.allclose(used, merged, rtol=1e-3, atol=1e-4) == alone
+    assert ("a merge changes both" in told(tmp_path / "a", tmp_path / "b")) == (not alone)
 
 
 @torch.no_grad()

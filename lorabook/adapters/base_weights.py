@@ -22,7 +22,7 @@ QUANTISED_HERE = "the base's weight is quantised"
 QUANTISED = ("qweight", "weight_packed", "W_q", "_blocks")
 #: An output layer that is not in the files shares its weight with the embedding of one of these names.
 OWN = ("lm_head", "embed_out")  # names of nothing else
-HEADS = (*OWN, "decoder", "proj_out", "output_projection", "vocab_projector", "lm_loss", "head")
+HEADS = (*OWN, "decoder", "proj_out", "output_projection", "vocab_projector", "lm_loss", "head", "output")
 EMBEDDINGS = ("embed_tokens", "wte", "shared", "word_embeddings", "embed_in", "tok_embeddings", "embeddings")
 EMBEDDINGS += ("tokens_embed", "word_embedding")
 RESIZE = "resize the base first (resize_token_embeddings)"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lorabook.adapters.base_weights import HEADS, BaseWeights, last_word
+from lorabook.adapters.base_weights import EMBEDDINGS, HEADS, BaseWeights, last_word
 from lorabook.adapters.folder import Adapter, opened
 from lorabook.adapters.loading import OUT_PROJ, biased, plain_name, some, token_rows
 from lorabook.adapters.parts import EMBEDDING, WHOLE, Part, modules
@@ -99,7 +99,8 @@ def _tied(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
         names = [name for name, _ in found]
         heads = [name for name in names if last_word(name) in HEADS]
         yield from _unused(base, key, [name for name in names if last_word(name) == "shared"])
-        output = not heads and shares_output(base, key, adapter.config)
+        output = not heads and not _kept(adapter, HEADS) and shares_output(base, key, adapter.config)
+        lent = found[0][1] and not _kept(adapter, EMBEDDINGS)
         unless = "unless they are untied before"
         puts = "makes both changes to it, one after the other"  # each with norms of its own
         if not adapter.config.get("use_dora"):
@@ -115,9 +116,15 @@ def _tied(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
                 f"{some(names)} share one weight ({printable(key)}){too}: a merge puts the updates of all into it, "
                 f"{unless}; lost is left out."
             )
-        elif found[0][1] or output:
+        elif lent or output:
             of = "the output layer" if output else f"the embedding ({printable(key)})"
             yield f"{printable(names[0])} shares its weight with {of}: a merge changes both, {unless}."
+
+
+def _kept(adapter: Adapter, words: tuple[str, ...]) -> bool:
+    """Whether a layer of such a name is in modules_to_save, where PEFT copies it: its weight is then its own."""
+    kept = adapter.config.get("modules_to_save") or []
+    return isinstance(kept, list) and any(isinstance(name, str) and last_word(name) in words for name in kept)
 
 
 def _unused(base: BaseWeights, key: str, names: list[str]) -> Iterator[str]:
