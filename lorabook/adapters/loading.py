@@ -16,8 +16,8 @@ from lorabook.adapters.peft_config import CONFIG, printable
 
 #: What PEFT's keys add to the name of an ``nn.MultiheadAttention`` for its second projection.
 OUT_PROJ = ".base_layer.out_proj"
-#: Tasks for which PEFT saves a head whole, where it has one of the usual names.
-WITH_HEAD = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
+#: Tasks for which PEFT saves a head whole, where it has one of these names.
+HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)}
 
 
 def from_files(found: Sorting, config: dict) -> None:
@@ -116,10 +116,12 @@ def _whole(found: Sorting, config: dict) -> Iterator[str]:
     if whole:
         what = "1 tensor is saved whole" if len(whole) == 1 else f"{len(whole)} tensors are saved whole"
         yield f"{what}, {_megabytes(found, whole)} MB beside {_megabytes(found, factors)} MB of factors."
-    elif config.get("task_type") in WITH_HEAD and found.parts:
+    elif str(config.get("task_type")) in HEADS and found.parts:
+        names = " or ".join(HEADS[config["task_type"]])
         yield (
-            f"The task is {config['task_type']}, but no head is saved (modules_to_save): PEFT uses the head of the "
-            "model that it is loaded into, which is random unless the base brings one."
+            f"The task is {config['task_type']}, but no head is saved (modules_to_save): PEFT fails to load the "
+            f"adapter (KeyError) into a model whose head is called {names}, and in any other uses the head of the "
+            "model, which is random unless the base brings one."
         )
 
 

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 
-from lorabook.adapters import loading
+from lorabook.adapters import loading, promises
 from lorabook.adapters.formats import PEFT_KEY, PREFIX, bare
 from lorabook.adapters.parts import (
     BASE,
@@ -90,6 +90,8 @@ def sort_peft(header: dict, config: dict, among_all: bool = False) -> Sorting:
     if all(name in named.values() for name, part in found.parts.items() if part.kind == EXPERT):
         found.notes += scale.unused(found.faults)
     loading.from_files(found, config)
+    names = (name for pairs in (halves, tables) for half in pairs.values() for name in half)
+    found.notes += promises.unkept(found, config, names)
     return found
 
 
