@@ -68,7 +68,7 @@ def test_the_command_lists_all_checkpoints_in_their_order(tmp_path, capsys):
 def test_json_has_a_report_for_each_and_the_moves(tmp_path, capsys):
     assert run(checkpoints(tmp_path / "out"), "--json") == 0
     report = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
-    assert list(report) == ["format", "folders", "changed", "moves", "failed"]
+    assert list(report) == ["format", "folders", "changed", "moves", "outside", "failed"]
     assert [len(one["modules"]) for one in report["folders"]] == [3, 3, 3] and report["changed"][0] is None
     assert list(report["moves"][0]) == ["name", "norms", "stable_ranks", "changes"]
 

@@ -13,6 +13,7 @@ from lorabook.adapters.compare import Compared, Comparison
 from lorabook.adapters.folder import Adapter
 from lorabook.adapters.formats import PREFIX
 from lorabook.adapters.merges import Checked, Merge
+from lorabook.adapters.outside import sentences
 from lorabook.adapters.parts import BIAS, EXPERT, modules
 from lorabook.adapters.peft_config import printable
 from lorabook.adapters.tables import (
@@ -134,6 +135,8 @@ def compared_text(adapters: Sequence[Adapter], pairs: Sequence[Comparison], ener
         reasons = {name: f"in {first} and not in {second}" for name in pair.only[0]}
         reasons |= {name: f"in {second} and not in {first}" for name in pair.only[1]}
         below += grouped(reasons)
+        of = f"{first} and {second}: " * (len(pairs) > 1)
+        below += [of + sentence for sentence in sentences(pair.outside, str(first), str(second))]
         if not pair.modules and not pair.faults:
             below.append(
                 f"{first} and {second} have no module in common: they belong to different models, or to one whose "
@@ -212,6 +215,7 @@ def compared_json(
                     "total": full(pair.total),
                     "only": pair.only,
                     "faults": pair.faults,
+                    "outside": asdict(pair.outside),
                     "modules": [full(one) for one in pair.modules],
                 }
                 for pair in pairs

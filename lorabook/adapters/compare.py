@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path, PurePath
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lorabook.adapters import products, updates
 from lorabook.adapters.folder import Adapter, survey
+from lorabook.adapters.outside import Outside, compare_outside
 from lorabook.adapters.peft_config import AdapterError, printable
 
 Term = tuple[float, Tensor, Tensor]  # scale, B (m, r), A (r, n) as they are stored
@@ -57,6 +58,7 @@ class Comparison:
     total: Compared  # all modules of either; overlaps over those of both
     only: tuple[list[str], list[str]]  # modules of the first alone, of the second alone
     faults: dict[str, str]  # modules that cannot be measured in one of them, and why; they count nowhere
+    outside: Outside = field(default_factory=Outside)  # what they hold beside their factors
 
 
 def compare_folders(
@@ -89,7 +91,9 @@ def compare_folders(
         decomposed = [products.svd(*products.joined(one)) if isinstance(one, tuple) else None for one in row]
         for pair in pairs:
             pair.add(name, row, decomposed)
-    return adapters, [pair.result() for pair in pairs]
+    results = [pair.result() for pair in pairs]
+    beside = (compare_outside(adapters[one.first], adapters[one.second]) for one in results)
+    return adapters, [replace(one, outside=outside) for one, outside in zip(results, beside)]
 
 
 def same_base(adapters: list[Adapter], any_base: bool = False) -> None:

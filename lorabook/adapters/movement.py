@@ -18,6 +18,7 @@ from torch import Tensor
 from lorabook.adapters import products
 from lorabook.adapters.folder import Adapter, inner_adapters
 from lorabook.adapters.inspect import Measured, inspect_folder
+from lorabook.adapters.outside import Outside, compare_outside, sentences
 from lorabook.adapters.parts import natural
 from lorabook.adapters.peft_config import CONFIG, AdapterError
 from lorabook.adapters.updates import together
@@ -44,6 +45,7 @@ class Series:
     moved: tuple[Moved, ...]
     failed: tuple[str, ...]  # sentences about folders that cannot be read
     runs: tuple[tuple[int, ...], ...]  # places of the folders of each: one adapter at one time after the other
+    outside: tuple[Outside | None, ...] = ()  # beside the factors, against the place before in the same run
 
     def total(self, place: int) -> float:
         """``||X_k||_F`` of all modules together."""
@@ -54,6 +56,13 @@ class Series:
         both = [(one.changes[place], one.norms[place]) for one in self.moved if one.changes[place] is not None]
         size = math.hypot(*(norm for _, norm in both)) if both else 0.0
         return math.hypot(*(change for change, _ in both)) / size if size else None
+
+    def beside(self, labels: Sequence[str]) -> Iterable[str]:
+        """Sentences about what differs beside the factors from one folder to the next, with names for all folders."""
+        for j, k in (pair for run in self.runs for pair in zip(run, run[1:])):
+            found = self.outside[k] if self.outside else None
+            for sentence in sentences(found, labels[j], labels[k]) if found else ():
+                yield f"from {labels[j]} to {labels[k]}: {sentence}"
 
     def labels(self, run: tuple[int, ...]) -> tuple[str, list[str]]:
         """What the folders of a run have in common, and what tells them apart."""
@@ -118,7 +127,10 @@ def inspect_folders(paths: Sequence[str | Path], progress: Callable[[str], None]
     places = tuple(tuple(group) for group in read if group)
     before = {k: j for group in places for j, k in zip(group, group[1:])}
     moved = tuple(_moved(adapters, measured, before, progress))
-    return Series(tuple(adapters), tuple(measured), moved, tuple(failed), places)
+    outside = tuple(
+        compare_outside(adapters[before[k]], one) if k in before else None for k, one in enumerate(adapters)
+    )
+    return Series(tuple(adapters), tuple(measured), moved, tuple(failed), places, outside)
 
 
 def distance(left: tuple[float, Tensor, Tensor], right: tuple[float, Tensor, Tensor]) -> float:

@@ -129,6 +129,7 @@ def series_text(series: Series) -> str:
     lines += ["", "last change: ||X - X before||_F / ||X||_F of the last two."]
     bases = {printable(str(one.config.get("base_model_name_or_path") or "")) for one in series.adapters} - {""}
     more = [f"note: the adapters name different base models: {', '.join(sorted(bases))}."] if len(bases) > 1 else []
+    more += series.beside(short)
     more += [
         f"{label}: {line}"
         for label, adapter, found in zip(short, series.adapters, series.measured)
@@ -165,7 +166,8 @@ def series_json(series: Series, verdicts: list[dict | None], bases: list[dict | 
     ]
     changed = [series.changed(k) for k in range(len(reports))]
     whole = {"format": 1, "folders": reports, "changed": changed, "moves": [asdict(one) for one in series.moved]}
-    return dumped(whole | {"failed": list(series.failed)})
+    outside = [one and asdict(one) for one in series.outside]
+    return dumped(whole | {"outside": outside, "failed": list(series.failed)})
 
 
 def _head(adapter: Adapter, measured: list[Measured]) -> Iterable[str]:
