@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lorabook.adapters.formats import PREFIX, metadata, recognised, sort_foreign
+from lorabook.adapters.loading import in_groups
 from lorabook.adapters.parts import EMPTY, PLAIN, Fault, Part, Sorting, modules, natural
 from lorabook.adapters.peft_config import (
     CONFIG,
@@ -180,7 +181,7 @@ def survey(path: str | Path) -> Adapter:
         {name: part for name, part in parts.items() if name not in plain},
         found.faults,
         home,
-        found.strict,
+        found.strict or in_groups(parts),
     )
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from lorabook.adapters.formats import PREFIX, bare
-from lorabook.adapters.parts import BIAS, TOKENS, WHOLE, Sorting, modules
+from lorabook.adapters.parts import BIAS, TOKENS, WHOLE, Part, Sorting, modules
 from lorabook.adapters.peft_config import CONFIG, printable
 
 #: What PEFT's keys add to the name of an ``nn.MultiheadAttention`` for its second projection.
@@ -29,6 +29,14 @@ def from_files(found: Sorting, config: dict) -> None:
         found.strict = (
             found.strict or "The adapter sets alora_invocation_tokens, so its update is not that of a weight."
         )
+
+
+def in_groups(parts: dict[str, Part]) -> str:
+    """A sentence if there is a convolution in groups, whose update is none of its weight."""
+    name = next((name for name, part in parts.items() if part.groups > 1), None)
+    if name is None:
+        return ""
+    return f"The convolution {printable(name)} is in groups, and its update reaches across them: its weight does not."
 
 
 def plain_name(key: str) -> str:
@@ -78,7 +86,6 @@ def _convolutions(found: Sorting) -> Iterator[str]:
                 f"{printable(name)} is taken for a convolution in {part.groups} groups, by the shapes of its factors. "
                 "PEFT does not merge it, since X reaches across the groups; truncate leaves it as it is."
             )
-            found.strict = found.strict or f"The convolution {printable(name)} is in groups, and its update is not."
     # PEFT takes every kernel that begins with 1 x 1 for that of a Conv2d
     points = [name for name, part in found.parts.items() if _kernel(found, part.key_A)[:2] == (1, 1)]
     points = [name for name in points if len(_kernel(found, found.parts[name].key_A)) == 3]

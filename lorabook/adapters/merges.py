@@ -3,8 +3,8 @@
 PEFT's ``add_weighted_adapter`` makes one adapter of several whose updates are ``X_i = c_i B_i A_i``.  Against their
 weighted sum ``S = sum_i w_i X_i``:
 
-- ``cat`` writes the factors side by side: S itself, at the sum of the ranks;
-- ``svd`` writes the best update of the highest rank among them, and fails on a Conv1d or Conv3d;
+- ``cat`` writes the factors side by side: S itself, at the sum of the ranks, but for convolutions in groups;
+- ``svd`` writes the best update of the highest rank among them, and fails on convolutions but a Conv2d without groups;
 - ``linear`` adds the factors, ``B = sum_i sqrt|w_i c_i| B_i`` and A likewise with the signs, and B A is not S.
 
 Each sets alpha to the new rank R, for a scale of 1.  Under rsLoRA, which the new adapter inherits from the first, the
@@ -22,8 +22,8 @@ import torch
 
 from lorabook.adapters import products
 from lorabook.adapters.compare import Term, same_base, together
-from lorabook.adapters.folder import Adapter, opened, survey
-from lorabook.adapters.parts import CONVOLUTION, WHOLE
+from lorabook.adapters.folder import Adapter, survey
+from lorabook.adapters.merge_limits import cat_in_groups, grouped, mergeable, obstacle, odd_convolution
 from lorabook.adapters.peft_config import CONFIG, AdapterError, printable
 
 KINDS = ("linear", "cat", "svd")
@@ -83,8 +83,8 @@ def check_merge(
     """
     if len(weights) != len(paths) or not paths or not all(0 < abs(one) < 1e100 for one in weights):
         raise ValueError(f"Give one weight for each of the {len(paths)} adapters, neither 0 nor infinite.")
-    adapters = [_plain(survey(path)) for path in paths]
-    stored = [] if merged is None else [_plain(survey(merged))]
+    adapters = [mergeable(survey(path)) for path in paths]
+    stored = [] if merged is None else [mergeable(survey(merged))]
     same_base(adapters + stored, any_base)
     plan, check, sums = _Plan(adapters), _Check(), {}
     # PEFT applies B A of an embedding transposed; signs go to its A
@@ -126,15 +126,16 @@ class _Plan:
         ranks = [max([one["r"], *(one.get("rank_pattern") or {}).values()]) for one in configs]
         self.rank = {"linear": ranks[0], "cat": sum(ranks), "svd": max(ranks)}
         self.rslora = bool(configs[0].get("use_rslora"))
-        self.trouble = dict.fromkeys(KINDS, _obstacle(adapters))
+        self.trouble = dict.fromkeys(KINDS, obstacle(adapters))
         self.missing: set[str] = set()
         if len(set(ranks)) > 1:
             self._refuse("linear", "PEFT refuses it, as the ranks differ")
         if len(adapters) == 1:
             self.trouble |= dict.fromkeys(("cat", "svd"), "PEFT makes linear of a single adapter")
-        odd = next(filter(None, map(_odd_convolution, adapters)), "") if len(adapters) > 1 else ""
+        odd = next(filter(None, map(odd_convolution, adapters)), "") if len(adapters) > 1 else ""
         if odd:
             self._refuse("svd", f"PEFT fails on it, as {odd}: of convolutions it knows those in two dimensions")
+        self.groups = grouped(adapters) if len(adapters) > 1 else {}
         self.errors: dict[str, dict[str, float]] = {kind: {} for kind in KINDS}
         self.scaled: dict[str, list[float]] = {kind: [] for kind in KINDS}
 
@@ -142,6 +143,8 @@ class _Plan:
         if not terms:
             return
         made = {"linear": linear(terms), "cat": terms, "svd": svd(terms, self.rank["svd"])}
+        if name in self.groups:
+            made["cat"] = self._in_groups(name, terms)
         if not made["linear"]:
             self._refuse("linear", f"PEFT refuses it, as the ranks differ in {printable(name)}")
         elif terms[0][2].shape[0] != self.rank["linear"]:
@@ -176,6 +179,20 @@ class _Plan:
                 )
             )
         return found
+
+    def _in_groups(self, name: str, terms: Terms) -> Terms:
+        """What ``cat`` makes of a convolution in groups."""
+        groups, what = self.groups[name], f"{printable(name)}, a convolution in groups"
+        self._refuse("svd", f"PEFT fails on it, as {printable(name)} is a convolution in groups")
+        for kind in KINDS:
+            if self.rank[kind] % groups:
+                self._refuse(kind, f"PEFT fails on it, as the rank R is no multiple of the {groups} groups of {what}")
+        if self.rank["cat"] % groups:
+            return terms
+        self.trouble["cat"] = self.trouble["cat"] or (
+            f"PEFT's merge is wrong in {what}, and PEFT says nothing: it puts factors into other groups than theirs"
+        )
+        return cat_in_groups(terms, groups, self.rank["cat"])
 
     def _refuse(self, kind: str, why: str) -> None:
         if kind not in self.missing:
@@ -238,35 +255,6 @@ class _Check:
             same,
             factor,
         )
-
-
-def _plain(adapter: Adapter) -> Adapter:
-    """The adapter, if every module of it is ``scale * B @ A`` as PEFT applies it."""
-    if adapter.strict or adapter.faults:
-        raise AdapterError(adapter.strict or next(iter(adapter.faults.values())).sentence)
-    return adapter
-
-
-def _obstacle(adapters: list[Adapter]) -> str:
-    """Why PEFT makes no merge of these at all, or nothing."""
-    if len({type(one.config.get("target_modules")) for one in adapters}) > 1:
-        return "PEFT refuses it, as target_modules is a list in one adapter and an expression in another"
-    whole = [{key for key, why in one.skipped.items() if why == WHOLE} for one in adapters]
-    for place, one in enumerate(adapters):
-        for other in whole[:place]:
-            for key in sorted(whole[place] & other):
-                if any(f".{name}." in f".{key}" for name in one.config.get("modules_to_save") or []):
-                    return f"PEFT refuses it, as {printable(key)} is saved whole in more than one"
-    return ""
-
-
-def _odd_convolution(adapter: Adapter) -> str:
-    """A convolution that PEFT's ``svd`` does not flatten to a matrix, or nothing."""
-    for name, part in adapter.parts.items():
-        sides = len(opened(adapter.files[part.key_A]).get_slice(part.key_A).get_shape()) - 2
-        if part.kind == CONVOLUTION and sides != 2:
-            return f"{printable(name)} is a Conv{sides}d"
-    return ""
 
 
 def _norm(terms: Terms) -> float:
