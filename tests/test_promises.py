@@ -359,3 +359,65 @@ def test_the_bias_of_a_head_that_is_saved_whole_is_no_trained_bias_of_the_base(t
     saved(tmp_path, model, target_modules=["0"], bias="lora_only", modules_to_save=["1"])
     assert any(key.endswith("bias") for key in load_file(tmp_path / WEIGHTS))
     assert "Where the layers of the base have biases" in notes(tmp_path)
+
+
+# ---------------------------------------------------------------- empty tensors
+
+
+class Headed(Two):
+    """Two adapted layers and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+
+@pytest.mark.parametrize(
+    "which, count, word",
+    [
+        (r"\.a\.lora_A", 1, "1 of 2 modules cannot be measured"),
+        (r"\.a\.lora_|head", 4, "1 of 2 modules and 2 tensors outside the factors cannot be measured"),
+        (r"head\.weight", 1, "note: 1 tensor outside the factors cannot be measured"),
+    ],
+)
+def test_empty_tensors_stop_peft_and_are_counted_apart_from_modules(tmp_path, capsys, which, count, word):
+    """huggingface/peft 2500: the sizes of what ZeRO-3 left do not match."""
+    saved(tmp_path, Headed(), target_modules=["a", "b"], modules_to_save=["head"])
+    PeftModel.from_pretrained(Headed(), tmp_path)
+    assert "are empty" not in notes(tmp_path)
+    weights = load_file(tmp_path / WEIGHTS)
+    save_file(
+        {key: torch.zeros(0) if re.search(which, key) else value for key, value in weights.items()}, tmp_path / WEIGHTS
+    )
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        PeftModel.from_pretrained(Headed(), tmp_path)
+    with pytest.warns(UserWarning, match="were not initialized from the model checkpoint"):
+        PeftModel.from_pretrained(Headed(), tmp_path, ignore_mismatched_sizes=True)
+    assert main(["inspect", str(tmp_path)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert word in out and f"{count} of 6 tensors are empty: PEFT fails to load the adapter (size mismatch)." in out
+    assert main(["inspect", str(tmp_path), "--json"]) == 0
+    faults = json.loads(capsys.readouterr().out)["faults"]
+    assert [one["factors"] for one in faults] == [not one["module"].startswith("head") for one in faults]
+
+
+def test_when_all_is_empty_modules_are_counted_without_the_head(tmp_path, capsys):
+    saved(tmp_path, Headed(), target_modules=["a", "b"], modules_to_save=["head"])
+    weights = load_file(tmp_path / WEIGHTS)
+    save_file({key: torch.zeros(0) for key in weights}, tmp_path / WEIGHTS)
+    assert main(["inspect", str(tmp_path)]) == 1
+    assert "The factors of 2 modules and 2 other tensors are empty tensors" in capsys.readouterr().err
+
+
+def test_lists_of_names_are_cut_between_them(tmp_path, capsys):
+    long = [f"model.layers.{k}.some_quite_long_block.feed_forward_projection" for k in range(9)]
+    model = nn.ModuleDict({"a": Two()})
+    saved(tmp_path, model, target_modules=["a.a"])
+    weights = load_file(tmp_path / WEIGHTS)
+    save_file(weights | {f"base_model.model.{name}.weight": torch.ones(2) for name in long}, tmp_path / WEIGHTS)
+    for command in (["inspect"], ["truncate", "--rank", "1"]):
+        assert main([command[0], str(tmp_path), *command[1:]]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        out = " ".join(" ".join(lines).split())
+        assert f"(9): {', '.join(f'{name}.weight' for name in long[:3])} and 6 more" in out and ".." not in out
+        assert max(map(len, lines)) <= 100 and all(sum(name in line for line in lines) for name in long[:3])

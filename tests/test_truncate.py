@@ -464,9 +464,10 @@ def test_json_says_what_the_table_says(saved, tmp_path, capsys):
     assert list(report) == ["format", "out", "total", "modules", "carried", "notes"]
     assert report["total"]["parameters"] == [1200, 900]
     one = report["modules"][0]
-    assert one["kept"] == 3 and one["relative"] == pytest.approx(one["error"] / one["norm"], rel=1e-15)
-    errors = [one["error"] for one in report["modules"]]
-    assert report["total"]["error"] == pytest.approx(sum(error**2 for error in errors) ** 0.5, rel=1e-14)
+    assert one["kept"] == 3 and one["relative_error"] == pytest.approx(one["absolute_error"] / one["norm"], rel=1e-15)
+    errors = [one["absolute_error"] for one in report["modules"]]
+    assert "error" not in one and "error" not in report["total"]
+    assert report["total"]["absolute_error"] == pytest.approx(sum(error**2 for error in errors) ** 0.5, rel=1e-14)
 
 
 def test_the_figure_is_one_svg_file_and_replaces_none_unasked(saved, tmp_path, capsys):

@@ -93,12 +93,18 @@ def truncated_json(adapter: Adapter, found: Sequence[Truncated], out: str | Path
         {
             "format": 1,
             "out": out and str(out),
-            "total": _truncated_total(found),
-            "modules": [asdict(one) | {"relative": one.relative} for one in found],
+            "total": _both_errors(_truncated_total(found)),
+            "modules": [_both_errors(asdict(one) | {"relative": one.relative}) for one in found],
             "carried": _rest(adapter),
             "notes": _truncated_notes(adapter, found),
         }
     )
+
+
+def _both_errors(said: dict[str, Any]) -> dict[str, Any]:
+    """``||X - X'||_F`` and the same over ``||X||_F``, which the table shows, under names that tell them apart."""
+    names = {"error": "absolute_error", "relative": "relative_error"}
+    return {names.get(key, key): value for key, value in said.items()}
 
 
 def _truncated_total(found: Sequence[Truncated]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from lorabook.adapters.folder import Adapter
 from lorabook.adapters.inspect import Measured
-from lorabook.adapters.parts import BASE, FAULTY, REPLACED, modules
+from lorabook.adapters.parts import BASE, FAULTY, REPLACED, counted, modules
 from lorabook.adapters.peft_config import printable
 
 # A module stands out whose norm is this many times, or this part of, the median of its kind, and as many robust
@@ -76,7 +76,8 @@ def _nothing(adapter: Adapter) -> str:
     idle = (REPLACED, BASE, FAULTY)
     others = Counter(why for key, why in adapter.skipped.items() if key not in known and why not in idle)
     words = [f"{why} ({number})" for why, number in others.items()]
-    words += [f"modules that cannot be measured ({len(adapter.faults)})"] * bool(adapter.faults)
+    for number, what in zip(counted(adapter.faults.values()), ("modules", "tensors")):
+        words += [f"{what} that cannot be measured ({number})"] * bool(number)
     if not words:
         return "the adapter does nothing"
     return f"the low-rank part does nothing; the folder also holds {', '.join(words)}, which may change the model"

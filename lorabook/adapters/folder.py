@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lorabook.adapters.formats import PREFIX, metadata, recognised, sort_foreign
 from lorabook.adapters.loading import in_groups
-from lorabook.adapters.parts import EMPTY, PLAIN, Fault, Part, Sorting, modules, natural
+from lorabook.adapters.parts import EMPTY, PLAIN, Fault, Part, Sorting, counted, modules, natural
 from lorabook.adapters.peft_config import (
     CONFIG,
     LARGEST_NUMBER,
@@ -225,16 +225,18 @@ def _small(home: dict[str, Path], header: dict) -> Iterator:
 
 def none_of(faults: dict[str, Fault]) -> str:
     """Of modules none of which can be measured: the first sentence, and how many more there are."""
-    first, more = next(iter(faults.values())).sentence, len(faults) - 1
+    fault = next(iter(faults.values()))
+    first, more = fault.sentence, counted(faults.values())[0] - fault.factors
     rest = "the other module" if more == 1 else f"any of the other {modules(more)}"
     return f"{first[:-1]}; nor can {rest} be measured." if more else first
 
 
 def _nothing(found: Sorting) -> str:
     """Why nothing can be measured, in the most telling sentence."""
-    number = len(found.faults)
+    number, rest = counted(found.faults.values())
     if number and all(fault.reason == EMPTY for fault in found.faults.values()):
-        return f"The factors of {modules(number)} are {EMPTY}. {GATHER}"
+        more = f" and {rest} other tensor{'s' * (rest != 1)}" * bool(rest)
+        return f"The factors of {modules(number)}{more} are {EMPTY}; PEFT fails to load these. {GATHER}"
     if number:
         return none_of(found.faults)
     kinds = sorted(set(found.skipped.values()))

@@ -86,7 +86,7 @@ def inspect_folder(path: str | Path, progress: Callable[[str], None] | None = No
         if bad:
             name = key.removeprefix(PREFIX)
             sentence = f"{printable(name)} has entries that are NaN or infinite ({bad} of {value.numel()})."
-            faults[name] = Fault("NaN or infinite", sentence)
+            faults[name] = Fault("NaN or infinite", sentence, False)
     return replace(adapter, faults=faults), found
 
 

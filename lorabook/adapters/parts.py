@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -57,6 +57,7 @@ class Fault(NamedTuple):
 
     reason: str
     sentence: str
+    factors: bool = True  # or a tensor that is no factor of a module
 
 
 class Sorting:
@@ -88,9 +89,9 @@ class Sorting:
                 key = halves["A"].get(name) or halves["B"][name]
                 self.fault(name, (key,), "one factor alone", f"{printable(name)} has only one of the factors A and B.")
 
-    def fault(self, name: str, keys: tuple[str, ...], reason: str, sentence: str) -> None:
-        """The module ``name`` cannot be measured."""
-        self.faults.setdefault(name, Fault(reason, sentence))
+    def fault(self, name: str, keys: tuple[str, ...], reason: str, sentence: str, factors: bool = True) -> None:
+        """The module, or the tensor, ``name`` cannot be measured."""
+        self.faults.setdefault(name, Fault(reason, sentence, factors))
         self.skipped |= dict.fromkeys(keys, FAULTY)
 
     def place(
@@ -160,6 +161,12 @@ class Sorting:
 def stacked(A: tuple[int, ...], B: tuple[int, ...]) -> bool:
     """Whether these are shapes of experts one above the other, (E, r, n) and (E, m, r), and not of a convolution."""
     return len(A) == len(B) == 3 and A[0] == B[0] and A[1] == B[2] and B[1:] != (A[0], 1)
+
+
+def counted(faults: Iterable[Fault]) -> tuple[int, int]:
+    """How many modules cannot be measured, and how many tensors that are no factors."""
+    kinds = [fault.factors for fault in faults]
+    return sum(kinds), len(kinds) - sum(kinds)
 
 
 def modules(number: int) -> str:

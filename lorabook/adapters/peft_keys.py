@@ -73,7 +73,7 @@ def sort_peft(header: dict, config: dict, among_all: bool = False) -> Sorting:
             mine = not among_all or ".modules_to_save." in name
             found.skipped[key] = REPLACED if ".original_module." in name else WHOLE if mine else BASE
         if key in found.skipped and not (match or table) and 0 in shape:
-            found.fault(name, (key,), EMPTY, f"{printable(name)} is empty, of the shape {shape}: {EMPTY}.")
+            found.fault(name, (key,), EMPTY, f"{printable(name)} is empty, of the shape {shape}: {EMPTY}.", False)
     targets = config.get("target_parameters") or []
     scale, named = _Scale(config), _parameters(halves["A"], targets)
     for name, key_A, key_B in found.both(halves):

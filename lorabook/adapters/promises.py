@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lorabook.adapters.expressions import Expression, Undecided
+from lorabook.adapters.formats import PREFIX
 from lorabook.adapters.loading import HEADS, plain_name, some
 from lorabook.adapters.parts import EXPERT, TOKENS, WHOLE, Sorting, modules
 from lorabook.adapters.peft_config import CONFIG
@@ -25,6 +26,7 @@ def unkept(found: Sorting, config: dict, names: Iterable[str]) -> Iterator[str]:
         names: the modules of which the file holds factors, by its own keys.
     """
     yield from _refused(config) or _excluded(found, config, names)
+    yield from _empty(found)
     yield from _heads(found, config)
     yield from _tokens(found, config)
     yield from _biases(found, config)
@@ -136,6 +138,15 @@ def _excluded(found: Sorting, config: dict, names: Iterable[str]) -> Iterator[st
 
 
 # ---------------------------------------------------------------- the rest
+
+
+def _empty(found: Sorting) -> Iterator[str]:
+    empty = [key for key, (shape, _) in found.header.items() if 0 in shape and key.startswith(PREFIX)]
+    if empty and not _dead(found):
+        yield (
+            f"{len(empty)} of {len(found.header)} tensors are empty: PEFT fails to load the adapter (size mismatch). "
+            "With ignore_mismatched_sizes it leaves these as they start, and warns."
+        )
 
 
 def _heads(found: Sorting, config: dict) -> Iterator[str]:

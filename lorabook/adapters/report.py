@@ -16,7 +16,7 @@ from lorabook.adapters.folder import Adapter
 from lorabook.adapters.formats import bare
 from lorabook.adapters.inspect import Measured
 from lorabook.adapters.movement import Series
-from lorabook.adapters.parts import modules
+from lorabook.adapters.parts import counted, modules
 from lorabook.adapters.peft_config import printable
 from lorabook.adapters.replicated import original
 from lorabook.adapters.tables import (
@@ -89,7 +89,7 @@ def as_text(
     lines += ["", *table(header, rows, words={0}), "", LEGEND]
     if verdicts:
         lines += ["", *_verdict_lines(measured, verdicts, begin, decoupled)]
-        lines += grouped({name: f"no verdict, {why}" for name, why in (unjudged or {}).items()})
+        lines += wrapped(list(grouped({name: f"no verdict, {why}" for name, why in (unjudged or {}).items()})))[1:]
     if base is not None:
         lines += ["", *_base_lines(adapter, measured, base, begin, threshold)]
     return "\n".join([*lines, *wrapped([*left_out(adapter), *_notes(adapter, measured)])])
@@ -251,10 +251,12 @@ def _base_notes(beside: dict[str, AgainstBase], config: dict) -> Iterable[str]:
 
 
 def _notes(adapter: Adapter, measured: list[Measured]) -> Iterable[str]:
-    number = len(adapter.faults)
-    if number:
+    if adapter.faults:
+        number, rest = counted(adapter.faults.values())
+        what = [f"{number} of {modules(number + len(measured))}"] * bool(number)
+        what += [f"{rest} tensor{'s' * (rest != 1)} outside the factors"] * bool(rest)
         first = next(iter(adapter.faults.values())).sentence
-        yield f"note: {number} of {number + len(measured)} modules cannot be measured. {first}"
+        yield f"note: {' and '.join(what)} cannot be measured. {first}"
     yield from (f"note: {note}" for note in (*adapter.notes, *findings(adapter, measured)))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from lorabook.adapters.folder import Adapter
 from lorabook.adapters.formats import PREFIX
+from lorabook.adapters.loading import some
 from lorabook.adapters.parts import FAULTY, PLAIN
 from lorabook.adapters.peft_config import printable
 
@@ -107,10 +108,12 @@ def wrapped(lines: list[str]) -> list[str]:
 
 
 def grouped(reasons: dict[str, str]) -> Iterable[str]:
-    """A line for each reason with how many names it has, and as many of them as fit."""
+    """A line for each reason with how many names it has: whole names, as many as fit, but three at least."""
     groups: dict[str, list[str]] = {}
     for name, why in reasons.items():
         groups.setdefault(why, []).append(printable(name))
     for why, names in groups.items():
-        head = f"{why} ({len(names)}): "
-        yield head + elide(", ".join(names), max(20, WIDTH - len(head)))
+        head, most = f"{why} ({len(names)}): ", min(len(names), 3)
+        while most < len(names) and len(head) + len(some(names, most + 1)) <= WIDTH:
+            most += 1
+        yield head + some(names, most)

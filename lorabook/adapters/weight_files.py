@@ -7,6 +7,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from lorabook.adapters.loading import some
 from lorabook.adapters.peft_config import AdapterError, load, printable
 
 WEIGHTS, PICKLE, INDEX = "adapter_model.safetensors", "adapter_model.bin", "adapter_model.safetensors.index.json"
@@ -92,7 +93,6 @@ def _parts(folder: Path, parts: list[Path]) -> tuple[list[Path], list[str]]:
     notes = [f"The adapter is in {len(wanted)} parts; PEFT loads it only from one {WEIGHTS}."]
     if missing:
         notes.append(
-            f"{len(missing)} of {len(wanted)} parts missing ({printable(', '.join(missing))[:160]}): the modules in "
-            "them are not measured."
+            f"{len(missing)} of {len(wanted)} parts missing ({some(missing)}): the modules in them are not measured."
         )
     return [folder / name for name in sorted(wanted) if name not in missing], notes
