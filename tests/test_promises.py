@@ -361,6 +361,24 @@ def test_the_bias_of_a_head_that_is_saved_whole_is_no_trained_bias_of_the_base(t
     assert "Where the layers of the base have biases" in notes(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "kind, targets, has",
+    [("all", "q_proj", True), ("lora_only", "q_proj", True), ("lora_only", "up_proj", False), ("all", "q_proj", False)],
+)
+def test_a_base_that_is_given_decides_whether_biases_were_lost(tmp_path, capsys, kind, targets, has):
+    make = lambda: llama(attention_bias=has or targets == "up_proj")
+    make().save_pretrained(tmp_path / "base")
+    saved(tmp_path / "a", make(), target_modules=[targets], bias=kind)
+    stored = any(key.endswith("bias") for key in load_file(tmp_path / "a" / WEIGHTS))
+    assert stored == has
+    if has:
+        drop(tmp_path / "a", r"bias$")
+    assert "no bias is in the file. Where the" in notes(tmp_path / "a")
+    assert main(["inspect", str(tmp_path / "a"), "--model", str(tmp_path / "base"), "--top", "0"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert ("no bias is in the file. As the" in out) == has == ("no bias is in the file" in out)
+
+
 # ---------------------------------------------------------------- empty tensors
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorabook.adapters.expressions import Expression, Undecided
 from lorabook.adapters.formats import PREFIX
@@ -15,8 +15,13 @@ from lorabook.adapters.loading import HEADS, plain_name, some
 from lorabook.adapters.parts import EXPERT, TOKENS, WHOLE, Sorting, modules
 from lorabook.adapters.peft_config import CONFIG
 
+if TYPE_CHECKING:  # which read the keys that are sorted here
+    from lorabook.adapters.base_weights import BaseWeights
+    from lorabook.adapters.folder import Adapter
+
 #: What PEFT takes for a wish that the base alone can tell.
 ALL_LINEAR = "all-linear"
+NO_BIAS = "no bias is in the file"
 
 
 def unkept(found: Sorting, config: dict, names: Iterable[str]) -> Iterator[str]:
@@ -190,10 +195,22 @@ def _biases(found: Sorting, config: dict) -> Iterator[str]:
     if not any(key.endswith("bias") and not any(f"{name}." in key for name in heads) for key in whole):
         which = "the base has biases" if config["bias"] == "all" else "the layers of the base have biases"
         yield (
-            f"bias is {config['bias']} in {CONFIG}, and no bias is in the file. Where {which}, those that were trained "
+            f"bias is {config['bias']} in {CONFIG}, and {NO_BIAS}. Where {which}, those that were trained "
             "are lost (PEFT 0.19.1 did not save them): PEFT loads the adapter with the biases of the base and says "
             "nothing."
         )
+
+
+def beside(adapter: Adapter, base: BaseWeights) -> tuple[str, ...]:
+    """The notes of the adapter without what its base decides: whether it has biases that could be lost."""
+    if adapter.config.get("bias") == "all":
+        has = any(key.endswith("bias") for key in base.header)
+    else:
+        keys = (base.key(name) for name in adapter.parts)
+        has = any(key and f"{key.removesuffix('weight')}bias" in base.header for key in keys)
+    mine = lambda note: note.startswith("bias is ") and NO_BIAS in note
+    certain = lambda note: re.sub(r"Where (.+?), those", lambda found: f"As {found[1]}, those", note, count=1)
+    return tuple(certain(note) if mine(note) else note for note in adapter.notes if has or not mine(note))
 
 
 def _dead(found: Sorting) -> bool:

@@ -81,11 +81,12 @@ def run(options) -> str:
             from lorabook.adapters.against_base import against_base
             from lorabook.adapters.base_weights import BaseWeights
             from lorabook.adapters.fits import misfits
+            from lorabook.adapters.promises import beside
 
             chosen = {"top": options.top, "threshold": options.threshold, "only": options.modules}
             bases = against_base(series.adapters, options.model, progress=progress, **chosen)
             base = BaseWeights(options.model)
-            told = [replace(one, notes=(*one.notes, *misfits(one, base))) for one in series.adapters]
+            told = [replace(one, notes=(*beside(one, base), *misfits(one, base))) for one in series.adapters]
             series = replace(series, adapters=tuple(told))
     one = len(paths) == 1
     if options.json and one:
