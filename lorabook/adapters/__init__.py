@@ -7,11 +7,13 @@
 - ``preconditioned``: AdamW on preconditioned forces; ``recipe``: LoRA-One's released run, and a callback for a Trainer;
 - ``folder``: a saved adapter's files, read without running anything, from ``weight_files``, ``peft_config``,
   ``peft_keys`` and other trainers' ``formats``, into ``parts`` that can be measured; ``loading``: where PEFT does with
-  it what one would not think;
+  it what one would not think; ``promises``: what the configuration says that PEFT loads, by ``expressions``;
 - ``inspect``: the measures of every module; ``findings``: what stands out; ``movement``: several adapters;
-- ``against_base``: what the update does to the ``base_weights``; ``fits``: what PEFT cannot load or merge there;
-- ``truncate``: a smaller adapter from a saved one; ``compare``: several side by side; ``merges``: is one the sum of
-  others; ``updates`` and ``products``, on which these stand; ``answers``: what they found;
+- ``against_base``: what the update does to the ``base_weights``, ``tied`` and ``replicated`` ones and those of
+  ``dora`` too; ``fits``: what PEFT cannot load or merge there;
+- ``truncate``: a smaller adapter from a saved one; ``compare``: several side by side, ``outside``: what differs beside
+  the factors; ``merges``: is one the sum of others, ``merge_limits``: where PEFT's cannot be; ``updates`` and
+  ``products``, on which these stand; ``answers``: what they found;
 - ``report``: what is said, in ``tables`` and JSON; ``plots``: figures;
 - ``certificate``: Kim et al.'s certificate, layer by layer, against the ``noise`` of the batches; ``certify_folder``:
   the same for a saved adapter and a file of ``training_rows``.
