@@ -715,9 +715,9 @@ def test_each_row_of_the_ledger_leads_to_the_section_of_its_verdict_and_the_verd
 
 def test_claims_can_be_followed_from_the_ledger_to_their_page_and_back(opened, root):
     page = opened("notebooks/ledger.html")
-    page.route("**/tex-svg.js*", lambda route: route.abort())  # forty pages are opened, and no formula is looked at
-    names = [verdict.claim.id for _, verdict in ledger.collect(root / "notebooks")][::11]
-    assert len(names) >= 19
+    # two pages are opened for each; that all links lead somewhere is seen above
+    names = [verdict.claim.id for _, verdict in ledger.collect(root / "notebooks")][::23]
+    assert len(names) >= 9 and {"kim", "lora_one", "mallada", "rushka"} <= {name.partition(".")[0] for name in names}
     for name in names:
         row = f"#row-{name.replace('.', '-').replace('_', '-')}"
         page.locator(f"{row} a").first.click()
