@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import transformers
-from adapter_folders import adapted, base, bert, files, folder, mixture_of_experts, pair, run
+from adapter_folders import adapted, base, bert, files, folder, mixture_of_experts, moved, pair, run
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
@@ -520,3 +520,37 @@ def test_a_threshold_that_is_no_cosine_is_refused(home):
             beside(home / "a", home / "b", threshold=threshold)
     with pytest.raises(AdapterError, match="There is no folder"):
         BaseWeights(home / "nowhere")
+
+
+def vit():
+    sizes = dict(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
+    config = transformers.ViTConfig(**sizes, image_size=8, patch_size=4, num_labels=2)
+    return transformers.ViTForImageClassification(config), ["q_proj", "o_proj", "fc1", "fc2"]
+
+
+def mixtral():
+    sizes = dict(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, intermediate_size=16)
+    config = transformers.MixtralConfig(**sizes, vocab_size=16, num_local_experts=2)
+    return transformers.MixtralForCausalLM(config), ["q_proj", "gate"]
+
+
+@pytest.mark.parametrize("made", [vit, mixtral])
+def test_weights_that_transformers_renames_on_loading_are_found(tmp_path, made):
+    """transformers 5 calls them otherwise than the files that it writes."""
+    model, names = made()
+    model.save_pretrained(tmp_path / "base")
+    own = {name: one.weight for name, one in model.named_modules() if name.rpartition(".")[2] in names}
+    adapted = moved(model, target_modules=names, task_type=None)
+    adapted.save_pretrained(tmp_path / "a")
+    adapter, measured = inspect_folder(tmp_path / "a")
+    (found,) = against_base([adapter], tmp_path / "base")
+    plain = {one.name: one.name.removesuffix(".weight") for one in measured}  # a router is a parameter for PEFT
+    assert {plain[name] for name in found} == set(own) and len(own) >= 4
+    for one in measured:
+        # the stored numbers, in float64
+        norm = float(own[plain[one.name]].detach().double().norm())
+        assert found[one.name].ratio == pytest.approx(one.norm / norm, rel=1e-6)
+    # another kind of model has no such names
+    config = tmp_path / "base/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "bert", "architectures": []}))
+    assert not set(BaseWeights(tmp_path / "base").new_names)

@@ -9,8 +9,8 @@
   ``peft_keys`` and other trainers' ``formats``, into ``parts`` that can be measured; ``loading``: where PEFT does with
   it what one would not think; ``promises``: what the configuration says that PEFT loads, by ``expressions``;
 - ``inspect``: the measures of every module; ``findings``: what stands out; ``movement``: several adapters;
-- ``against_base``: what the update does to the ``base_weights``, ``tied`` and ``replicated`` ones and those of
-  ``dora`` too; ``fits``: what PEFT cannot load or merge there;
+- ``against_base``: what the update does to the ``base_weights``, ``tied``, ``replicated`` and ``renamed`` ones and
+  those of ``dora`` too; ``fits``: what PEFT cannot load or merge there;
 - ``truncate``: a smaller adapter from a saved one; ``compare``: several side by side, ``outside``: what differs beside
   the factors; ``merges``: is one the sum of others, ``merge_limits``: where PEFT's cannot be; ``updates`` and
   ``products``, on which these stand; ``answers``: what they found;

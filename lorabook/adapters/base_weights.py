@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from lorabook.adapters.folder import opened
 from lorabook.adapters.formats import bare
 from lorabook.adapters.parts import DTYPES
 from lorabook.adapters.peft_config import AdapterError, load, printable
+from lorabook.adapters.renamed import new_names
 
 FILES = ("model", "diffusion_pytorch_model")
 #: Fused parameters of experts, and what the file has for each expert in their place, under two sets of names.
@@ -130,7 +132,19 @@ class BaseWeights:
                     return [key for key in found if key]
         linear = {"gate_up_proj": "input_linear", "down_proj": "output_linear"}.get(parameter)  # GraniteMoe
         key = self._key(f"{room.removesuffix('.experts')}.{linear}", None) if linear and expert is not None else None
-        return [key] if key else []
+        return [key] if key else self._renamed(name)
+
+    def _renamed(self, name: str) -> list[str]:
+        """The one key that transformers gives this name on loading, if any."""
+        wanted = [f".{bare(name).replace('.base_layer', '')}{tail}" for tail in TAILS]
+        ends = lambda new: any(f".{new}".endswith(one) or one.endswith(f".{new}") for one in wanted)
+        keys = {key for new, key in self.new_names.items() if ends(new)}
+        return [*keys] if len(keys) == 1 else []
+
+    @functools.cached_property
+    def new_names(self) -> dict[str, str]:
+        """What transformers renames on loading; asked for where a name is not found."""
+        return new_names(self.config, self.header)
 
     def home(self, name: str, shape: tuple[int, int], expert: int | None = None) -> tuple[list[str], bool]:
         """The keys whose rows, one below the other, are the weight of a module, and whether an embedding lends it."""
@@ -161,7 +175,7 @@ class BaseWeights:
 
     def key(self, name: str) -> str | None:
         """The key of a module's weight, if any; of an nn.MultiheadAttention that of in_proj_weight."""
-        return self._key(name, None)
+        return self._key(name, None) or next(iter(self._renamed(name)), None)
 
     def _key(self, name: str, expert: int | None) -> str | None:
         """The key of a module: its name, or the longest end of it that a weight has.
