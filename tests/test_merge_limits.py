@@ -1,10 +1,11 @@
 """What PEFT merges to something else, or not at all: convolutions in groups, DoRA, parameters; each beside its run."""
 
+import contextlib
 import math
 
 import pytest
 import torch
-from adapter_folders import Mixture, Picture, Two, moved, noise
+from adapter_folders import Mixture, Picture, Tokens, Two, moved, noise
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from lorabook import device
@@ -160,3 +161,39 @@ def test_adapters_of_parameters_are_refused_by_peft_too(tmp_path, names):
         model.add_weighted_adapter(["a"], [1.0], "m", combination_type="linear")
     with pytest.raises(AdapterError, match="add_weighted_adapter refuses these. For the weighted sum, merge each"):
         check_merge([tmp_path], [1.0])
+
+
+@pytest.mark.parametrize(
+    "first, second", [("none", "none"), ("lora_only", "none"), ("none", "all"), ("all", "lora_only")]
+)
+def test_adapters_with_bias_are_refused_by_peft_too(tmp_path, capsys, first, second):
+    for name, bias in (("a", first), ("b", second)):
+        moved(Two(), target_modules=["a", "b"], bias=bias).save_pretrained(tmp_path / name)
+
+    def merge():
+        model = PeftModel.from_pretrained(Two(), tmp_path / "a", adapter_name="a")
+        model.load_adapter(tmp_path / "b", adapter_name="b")
+        model.add_weighted_adapter(["a", "b"], [1.0, 1.0], "m", combination_type="linear")
+
+    refused = first != "none"  # the merged adapter has the first one's configuration
+    with pytest.raises(ValueError, match="only 1 adapter with bias") if refused else contextlib.nullcontext():
+        merge()
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--weights", "1", "1"]) == 0
+    assert ("takes one adapter with bias at most" in " ".join(capsys.readouterr().out.split())) == refused
+
+
+@torch.no_grad()
+def test_trained_tokens_are_left_out_of_a_merge(tmp_path, capsys):
+    for name in "ab":
+        options = {"trainable_token_indices": {"emb": [1, 2]}}
+        moved(Tokens(6), target_modules=["linear"], **options).save_pretrained(tmp_path / name)
+    model = PeftModel.from_pretrained(Tokens(6), tmp_path / "a", adapter_name="a")
+    model.load_adapter(tmp_path / "b", adapter_name="b")
+    rows = lambda: model.base_model.model.emb(torch.tensor([1, 2]))
+    trained = rows()
+    model.add_weighted_adapter(["a", "b"], [1.0, 1.0], "m", combination_type="linear")
+    model.set_adapter("m")
+    assert not torch.equal(rows(), trained)
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--weights", "1", "1"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("has trained tokens: PEFT leaves them out, and so does this table.") == 2

@@ -14,7 +14,7 @@ from lorabook.adapters.folder import Adapter
 from lorabook.adapters.formats import PREFIX
 from lorabook.adapters.merges import Checked, Merge
 from lorabook.adapters.outside import sentences
-from lorabook.adapters.parts import BIAS, EXPERT, modules
+from lorabook.adapters.parts import BIAS, EXPERT, TOKENS, modules
 from lorabook.adapters.peft_config import printable
 from lorabook.adapters.tables import (
     WIDTH,
@@ -188,6 +188,8 @@ def merged_text(
     for place, one in enumerate(adapters, 1):
         if BIAS in one.skipped.values():
             below.append(f"{place} has biases in its adapter: PEFT leaves them out, and so does this table.")
+        if TOKENS in one.skipped.values():
+            below.append(f"{place} has trained tokens: PEFT leaves them out, and so does this table.")
     if checked:
         below.append(
             f"The merged adapter {_verdict(checked)}. Its distance from the sum is {brief(checked.distance)} times the "

@@ -7,7 +7,6 @@ as the bits of a number.
 
 from __future__ import annotations
 
-import importlib
 import re
 from typing import Any
 
@@ -27,7 +26,9 @@ class Expression:
 
     def __init__(self, text: str):
         try:
-            parsed = importlib.import_module("re._parser").parse(text) if len(text) <= LONGEST else None
+            from re import _parser  # type: ignore[attr-defined]
+
+            parsed = _parser.parse(text) if len(text) <= LONGEST else None
         except (re.error, OverflowError, RecursionError, ImportError):
             parsed = None
         if parsed is None or parsed.state.flags != re.UNICODE:

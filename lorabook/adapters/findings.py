@@ -33,7 +33,10 @@ def findings(adapter: Adapter, measured: list[Measured]) -> list[str]:
     if out:
         words = ", ".join(f"{printable(one.name)} ({_times(ratio)})" for one, ratio in out[:5])
         more = f", and {len(out) - 5} more" if len(out) > 5 else ""
-        said.append(f"{modules(len(out))} out of the line in ||X||, against the median of the kind: {words}{more}.")
+        said.append(
+            f"{modules(len(out))} out of the line in ||X||, against the median of the kind (of all "
+            f"modules, where a kind has fewer than {FEWEST}): {words}{more}."
+        )
     spikes = [one for one in living if one.stable_rank < SPIKE and one.rank > 1]
     if living and statistics.median(one.stable_rank for one in living) > BROAD and spikes:
         said.append(f"{modules(len(spikes))} nearly of rank 1, unlike most: {named(spikes)}.")

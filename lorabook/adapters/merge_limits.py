@@ -72,6 +72,9 @@ def obstacle(adapters: list[Adapter]) -> str:
     """Why PEFT makes no merge of these at all, or nothing."""
     if len({type(one.config.get("target_modules")) for one in adapters}) > 1:
         return "PEFT refuses it, as target_modules is a list in one adapter and an expression in another"
+    biased = [place for place, one in enumerate(adapters) if one.config.get("bias") not in (None, "none")]
+    if len(biased) > 1 or biased == [0]:  # the merged adapter has the first one's configuration
+        return "PEFT refuses it, as it takes one adapter with bias at most, and the merged one is as the first"
     whole = [{key for key, why in one.skipped.items() if why == WHOLE} for one in adapters]
     for place, one in enumerate(adapters):
         for other in whole[:place]:

@@ -186,9 +186,9 @@ def _prefixes(found: Sorting, dead: int, wrapped: int, compiled: int, nested: in
     """Say which keys PEFT will not load."""
     if wrapped:
         found.notes.append(
-            f"{wrapped} of {len(found.header)} keys carry the prefix of a wrapper (_orig_mod of torch.compile, or "
-            f"FSDP's): PEFT loads none of these, so the adapter is dead there. {QUIET} Save the inner "
-            "model, or take the prefix out of the keys."
+            f"{wrapped} of {len(found.header)} keys carry the prefix of a wrapper (_orig_mod of torch.compile, "
+            f"module of data parallelism, or FSDP's): PEFT loads none of these, so the adapter is dead there. {QUIET} "
+            "Save the inner model, or take the prefix out of the keys."
         )
         found.strict = found.strict or "The keys carry the prefix of a wrapper (_orig_mod), so PEFT loads none of them."
     if compiled:
