@@ -6,7 +6,7 @@ from adapter_folders import Attention, Picture, Tokens, Two, adapted, moved, noi
 from peft import PeftModel
 from safetensors.torch import save_file
 from torch import nn
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
 from lorabook.adapters import inspect_folder
 from lorabook.adapters.against_base import against_base
@@ -117,3 +117,20 @@ def test_a_base_whose_convolution_is_in_groups_has_no_weight_for_an_update_acros
         [inspect_folder(tmp_path / "c")[0]], base(tmp_path / "d", nn.Sequential(nn.Conv1d(4, 6, 2)))
     )
     assert not isinstance(found["0"], str)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_a_weight_that_the_adapter_brings_stands_in_the_place_of_the_bases(tmp_path, factor):
+    """PEFT saves the weight of an output layer beside its factors, and puts it into any base."""
+    sizes = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=11)
+    model = LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=False))
+    model.save_pretrained(tmp_path / "b")
+    model.lm_head.weight.mul_(factor)
+    own = model.lm_head.weight.clone()
+    moved(model, target_modules=["q_proj", "lm_head"]).save_pretrained(tmp_path / "a")
+    said = told(tmp_path / "a", tmp_path / "b")
+    assert ("brings a weight of lm_head of its own" in said) == (factor != 1)
+    assert ("It differs by 2 of the base's norm" in said) == (factor != 1)
+    loaded = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(tmp_path / "b"), tmp_path / "a")
+    assert torch.equal(loaded.base_model.model.lm_head.base_layer.weight, own)

@@ -1,6 +1,7 @@
 """Whether an adapter fits its base, beyond the updates: biases, rows of embeddings, attention, weights that are shared.
 
-From names and shapes alone; :mod:`lorabook.adapters.against_base` measures the updates themselves.
+From names and shapes, and from weights that the adapter brings; :mod:`lorabook.adapters.against_base` measures the
+updates themselves.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from lorabook.adapters.base_weights import EMBEDDINGS, HEADS, BaseWeights, last_word
 from lorabook.adapters.folder import Adapter, opened
 from lorabook.adapters.loading import OUT_PROJ, biased, plain_name, some, token_rows
-from lorabook.adapters.parts import EMBEDDING, WHOLE, Part, modules
+from lorabook.adapters.parts import DTYPES, EMBEDDING, WHOLE, Part, modules
 from lorabook.adapters.peft_config import printable
 from lorabook.adapters.replicated import original
 from lorabook.adapters.tied import shares_output
@@ -72,6 +73,20 @@ def _whole(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
                 f"{printable(name)} is saved whole as {shape}, and the base has {base.header[key][1]}: PEFT cannot "
                 "load it until the base is of that size (resize_token_embeddings, or num_labels of a head)."
             )
+        elif key and ".base_layer." in stored and base.header[key][2] in DTYPES:
+            own = opened(adapter.files[stored]).get_tensor(stored)
+            other = opened(base.header[key][0]).get_tensor(key)
+            apart, size = 0.0, 0.0
+            for a, b in zip(own.split(1024), other.split(1024)):  # a vocabulary in float64 would take gigabytes
+                apart += float((a.double() - b.double()).square().sum())
+                size += float(b.double().square().sum())
+            if apart:
+                far = (apart / size) ** 0.5 if size else float("inf")
+                yield (
+                    f"The adapter brings a weight of {printable(name)} of its own, which PEFT puts in the place of the "
+                    f"base's. It differs by {far:.2g} of the base's norm, and what stands beside W0 is beside the "
+                    "base's."
+                )
 
 
 def _attention(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
