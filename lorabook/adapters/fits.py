@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from lorabook.adapters.base_weights import EMBEDDINGS, HEADS, BaseWeights, last_word
 from lorabook.adapters.folder import Adapter, opened
 from lorabook.adapters.loading import OUT_PROJ, biased, plain_name, some, token_rows
+from lorabook.adapters.outside import relative
 from lorabook.adapters.parts import DTYPES, EMBEDDING, WHOLE, Part, modules
 from lorabook.adapters.peft_config import printable
 from lorabook.adapters.replicated import original
@@ -53,10 +54,8 @@ def _tokens(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
                 f"trainable_token_indices go up to {max(indices)}, but {printable(name)} of the base has {rows} rows: "
                 "PEFT cannot load the adapter until they are added (resize_token_embeddings)."
             )
-        # an output layer that shares the embedding's weight is stored as its bias alone
-        alike = [other for other, (_, shape, _) in base.header.items() if key and shape == base.header[key][1]]
         shared = [other for other, (_, shape, _) in base.header.items() if other.endswith("bias") and shape == (rows,)]
-        if shared and alike == [key]:
+        if key and shared and shares_output(base, key, adapter.config):
             yield (
                 f"The output layer shares {printable(name)}, and PEFT up to 0.21.2 leaves out its bias, "
                 f"{some(shared[:1])}, while an adapter with trained tokens is in use; after a merge it is there again."
@@ -74,18 +73,12 @@ def _whole(adapter: Adapter, base: BaseWeights) -> Iterator[str]:
                 "load it until the base is of that size (resize_token_embeddings, or num_labels of a head)."
             )
         elif key and ".base_layer." in stored and base.header[key][2] in DTYPES:
-            own = opened(adapter.files[stored]).get_tensor(stored)
-            other = opened(base.header[key][0]).get_tensor(key)
-            apart, size = 0.0, 0.0
-            for a, b in zip(own.split(1024), other.split(1024)):  # a vocabulary in float64 would take gigabytes
-                apart += float((a.double() - b.double()).square().sum())
-                size += float(b.double().square().sum())
-            if apart:
-                far = (apart / size) ** 0.5 if size else float("inf")
+            own, other = opened(adapter.files[stored]), opened(base.header[key][0])
+            far = relative(own.get_tensor(stored), other.get_tensor(key))
+            if far:
                 yield (
-                    f"The adapter brings a weight of {printable(name)} of its own, which PEFT puts in the place of the "
-                    f"base's. It differs by {far:.2g} of the base's norm, and what stands beside W0 is beside the "
-                    "base's."
+                    f"The adapter brings a weight of {printable(name)} of its own (relative distance {far:.2g}), which "
+                    "PEFT puts in the place of the base's; what stands beside W0 is beside the base's."
                 )
 
 

@@ -26,7 +26,7 @@ class Outside:
     # ||a - b||_F over the longer of the two; None where the shapes differ, NaN where an entry is no finite number
     differ: dict[str, float | None] = field(default_factory=dict)
     same: list[str] = field(default_factory=list)  # in every entry
-    only: tuple[list[str], list[str]] = ((), ())  # type: ignore[assignment]  # in the first, in the second alone
+    only: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))  # in the first, in the second alone
 
 
 def compare_outside(first: Adapter, second: Adapter) -> Outside:
@@ -50,8 +50,7 @@ def compare_outside(first: Adapter, second: Adapter) -> Outside:
 def relative(a: Tensor, b: Tensor) -> float:
     """``||a - b||_F`` over the longer of two tensors of one shape, 0 only where every entry is the same.
 
-    Error:
-        NaN where entries are infinite or NaN, unless both have the same there and agree in all others.
+    NaN where entries are infinite or NaN, unless both have the same there and agree in all others.
     """
     sizes: list[tuple[float, float, float]] = []
     for x, y in zip(a.flatten().split(PIECE), b.flatten().split(PIECE)):
