@@ -21,7 +21,6 @@ if TYPE_CHECKING:  # which read the keys that are sorted here
 
 #: What PEFT takes for a wish that the base alone can tell.
 ALL_LINEAR = "all-linear"
-NO_BIAS = "no bias is in the file"
 
 
 def unkept(found: Sorting, config: dict, names: Iterable[str]) -> Iterator[str]:
@@ -34,7 +33,9 @@ def unkept(found: Sorting, config: dict, names: Iterable[str]) -> Iterator[str]:
     yield from _empty(found)
     yield from _heads(found, config)
     yield from _tokens(found, config)
-    yield from _biases(found, config)
+    lost = lost_biases(found.skipped, config)
+    if lost:
+        yield lost
 
 
 def _refused(config: dict) -> list[str]:
@@ -187,30 +188,32 @@ def _tokens(found: Sorting, config: dict) -> Iterator[str]:
         )
 
 
-def _biases(found: Sorting, config: dict) -> Iterator[str]:
+def lost_biases(skipped: dict[str, str], config: dict, certain: bool = False) -> str:
+    """What there is to say of biases that were trained and are not in the file, ``certain`` if the base has some."""
     if config.get("bias") not in ("all", "lora_only"):
-        return
-    whole = [plain_name(key) for key, why in found.skipped.items() if why == WHOLE]
+        return ""
+    whole = [plain_name(key) for key, why in skipped.items() if why == WHOLE]
     heads = saved_whole(config)
-    if not any(key.endswith("bias") and not any(f"{name}." in key for name in heads) for key in whole):
-        which = "the base has biases" if config["bias"] == "all" else "the layers of the base have biases"
-        yield (
-            f"bias is {config['bias']} in {CONFIG}, and {NO_BIAS}. Where {which}, those that were trained "
-            "are lost (PEFT 0.19.1 did not save them): PEFT loads the adapter with the biases of the base and says "
-            "nothing."
-        )
+    if any(key.endswith("bias") and not any(f"{name}." in key for name in heads) for key in whole):
+        return ""
+    which = "the base has biases" if config["bias"] == "all" else "the layers of the base have biases"
+    return (
+        f"bias is {config['bias']} in {CONFIG}, and no bias is in the file. {'As' if certain else 'Where'} {which}, "
+        "those that were trained are lost (PEFT 0.19.1 did not save them): PEFT loads the adapter with the biases of "
+        "the base and says nothing."
+    )
 
 
 def beside(adapter: Adapter, base: BaseWeights) -> tuple[str, ...]:
-    """The notes of the adapter without what its base decides: whether it has biases that could be lost."""
+    """The notes of the adapter, of which its base decides one: whether it has biases that could be lost."""
+    said = lost_biases(adapter.skipped, adapter.config)
     if adapter.config.get("bias") == "all":
         has = any(key.endswith("bias") for key in base.header)
     else:
         keys = (base.key(name) for name in adapter.parts)
         has = any(key and f"{key.removesuffix('weight')}bias" in base.header for key in keys)
-    mine = lambda note: note.startswith("bias is ") and NO_BIAS in note
-    certain = lambda note: re.sub(r"Where (.+?), those", lambda found: f"As {found[1]}, those", note, count=1)
-    return tuple(certain(note) if mine(note) else note for note in adapter.notes if has or not mine(note))
+    certain = lost_biases(adapter.skipped, adapter.config, certain=True)
+    return tuple(certain if note == said else note for note in adapter.notes if has or note != said)
 
 
 def _dead(found: Sorting) -> bool:
