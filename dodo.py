@@ -66,7 +66,7 @@ DOIT_CONFIG = {
     "verbosity": 2,
     "par_type": "thread",  # no process of doit's own is left behind when it is killed
 }
-PROSE = closure.files("book/**/*", "data/*.md", "_config.yml", "_toc.yml", "CITATION.cff")
+PROSE = closure.files("book/**/*", "data/**/*.md", "_config.yml", "_toc.yml", "CITATION.cff")
 PROSE += [f"notebooks/{name}.md" for name in NOTEBOOKS]
 
 

@@ -55,6 +55,15 @@ def test_a_command_that_is_not_there_is_caught(tasks, command, missing):
     assert unknown(command, tasks) == [missing]
 
 
+def test_every_page_of_the_contents_is_one_that_the_book_is_built_of():
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    wanted = [contents["root"], *(one["file"] for part in contents["parts"] for one in part["chapters"])]
+    command = [Path(sys.executable).parent / "doit", "info", "--no-status", "pages"]
+    copied = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert len(wanted) > 25
+    assert [name for name in wanted if f"/pages/{name}.md\n" not in copied] == []
+
+
 def test_the_files_it_names_exist():
     named = [code for code in CODE if re.fullmatch(r"[\w./-]+(/|\.(md|py|yml|cff|ipynb))", code) and "X" not in code]
     made = (".venv",)
