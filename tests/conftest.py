@@ -1,6 +1,7 @@
 """What several test files share: the repository, its tools and the site's extensions on the import path, a built site
 and a browser, runs on the CPU without a word, and programs that can be shut in."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from bs4 import BeautifulSoup
 from filelock import FileLock
 
 import tools.browser
@@ -55,6 +57,12 @@ def site(root, tmp_path_factory):
             build(root, clone)
             built.touch()
     return clone / "_build/html"
+
+
+@pytest.fixture(scope="session")
+def soup():
+    """A function that parses a page, each once; nobody changes what it gives."""
+    return functools.cache(lambda path: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser"))
 
 
 def build(root, clone):

@@ -8,7 +8,6 @@ from collections import Counter
 
 import pytest
 import yaml
-from bs4 import BeautifulSoup
 
 from lorabook.page import lists
 from tools import plain
@@ -114,9 +113,9 @@ def test_elsewhere_an_exercise_is_a_quotation_and_its_solution_a_fold():
     )
 
 
-def test_on_the_site_a_solution_is_a_fold_below_its_exercise(site):
+def test_on_the_site_a_solution_is_a_fold_below_its_exercise(site, soup):
     for name, text in CHAPTERS.items():
-        page = BeautifulSoup((site / f"notebooks/{name}.html").read_text(encoding="utf-8"), "html.parser")
+        page = soup(site / f"notebooks/{name}.html")
         for label in (LABEL.search(body)[1] for _, body in blocks(text, "exercise")):
             below = page.find("div", id=label).find_next_sibling()
             assert below.name == "details" and "lb-solution" in below["class"] and below.summary.text == "Solution"

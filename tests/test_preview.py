@@ -4,7 +4,6 @@ import re
 
 import preview
 import pytest
-from bs4 import BeautifulSoup
 
 PAGE = "notebooks/lora_one_alignment.html"
 LINK = "a[href='#claim-rushka-half-time']"
@@ -52,9 +51,9 @@ def test_every_letter_of_the_table_has_a_meaning_and_but_for_one_chapters(root):
     assert [name for name, (*_, pages) in known.items() if not pages] == ["letter-U"]
 
 
-def test_a_page_holds_what_it_links_to_and_each_letter_once(site):
+def test_a_page_holds_what_it_links_to_and_each_letter_once(site, soup):
     for path in sorted(site.glob("notebooks/*.html")):
-        page = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+        page = soup(path)
         held = [part["data-of"] for part in page.select("template.lb-previews > div")]
         links = [link["href"].partition("#")[2] for link in page.select(".bd-article a[href*='#claim-']")]
         if path.stem != "ledger":

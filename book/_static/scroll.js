@@ -20,8 +20,12 @@
       if (drawn) tell(node, node.clientWidth > 0 && drawn.getBoundingClientRect().width > node.clientWidth + 4);
     }
   }
-  const later = () => (window.MathJax?.startup?.promise || Promise.resolve()).then(mark);
+  // the page's own width settles after the window's, so it is what is watched
+  let due = 0;
+  const soon = () => { due ||= requestAnimationFrame(() => { due = 0; mark(); }); };
+  const watcher = new ResizeObserver(soon);
+  const watch = () => document.querySelectorAll(".bd-article, main").forEach(node => watcher.observe(node));
+  const later = () => (window.MathJax?.startup?.promise || Promise.resolve()).then(mark).then(watch);
   window.addEventListener("load", later);
-  window.addEventListener("resize", mark);
-  document.addEventListener("toggle", mark, true);
+  document.addEventListener("toggle", soon, true);
 })();
