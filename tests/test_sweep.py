@@ -118,6 +118,7 @@ def test_numbers_are_read_as_people_write_them_and_one_is_one():
     [
         ("ranks: [1, 2]", "it sets ranks, and the notebook knows only n, rank, scale, kind, seed, sizes"),
         ("fixed: {n: 8}\nrank: [1]", "it sets fixed, and|fixed is a list|rank"),
+        ("fixed: {n: 8}\ncrss: {rank: [1]}", "it sets crss, fixed, and .* a grid's own parts are cross, fixed, resources"),
         ("rank: 1", "rank is a list with at least one value; got 1"),
         ("rank: []", r"rank is a list with at least one value; got \[\]"),
         ("rank: [1, 2, 1]", "rank = 1 stands there twice"),
@@ -430,6 +431,17 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SweepError, match="file/out cannot be written"):
         engine.sweep(engine.Work(work, dict), many(1), tmp_path / "file" / "out")
+    with pytest.raises(SweepError, match="file is a file, and records need a folder"):
+        engine.sweep(engine.Work(work, dict), many(1), tmp_path / "file")
+
+
+def test_a_folder_that_takes_no_file_is_named_before_anything_runs(tmp_path, monkeypatch):
+    def refused(dir):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(engine.tempfile, "TemporaryFile", refused)
+    with pytest.raises(SweepError, match=f"{tmp_path} cannot be written: Permission denied"):
+        engine.sweep(engine.Work(work, dict), lambda: pytest.fail("points were asked for"), tmp_path)
 
 
 # ---------------------------------------------------------------- tables and maps
@@ -462,6 +474,9 @@ def test_a_table_has_parameters_verdicts_and_numbers(recorded, tmp_path):
     rows = list(csv.DictReader(io.StringIO(results.table(recorded))))
     assert len(rows) == 11  # nine, a failed one and another seed; of three with the same parameters the last
     assert list(rows[0])[:6] == ["n", "rank", "scale", "sizes", "task", "seed"]
+    order = [(int(row["rank"]), float(row["scale"]), int(row["seed"])) for row in rows]
+    assert order == sorted(order), "by size, not by letters"
+    assert {(row["record.notebook"], row["record.cells"]) for row in rows} == {("tiny", "0")}
     row = next(row for row in rows if (row["rank"], row["scale"]) == ("4", "1.0"))
     assert row[CLAIM] == "fails as printed" and float(row[f"{CLAIM}.value"]) == 4 / 3
     assert row[f"{CLAIM}.probe"] == "inf" and row["sizes"] == "[1, 2]" and row["record.seconds"] == "1.5"
@@ -536,6 +551,7 @@ def test_every_border_of_a_claim_list_is_one_of_its_notebooks_parameters(root):
     [
         ("rank", "scale", "kim.none", "m.svg", f"No record has a verdict on kim.none; they have {CLAIM}"),
         ("ranks", "scale", CLAIM, "m.svg", "ranks is no parameter; these are n, rank, scale"),
+        ("rank", "rank", CLAIM, "m.svg", "A map needs two parameters; got rank twice"),
         ("rank", "sizes", CLAIM, "m.svg", "rank and sizes need single values"),
         ("rank", "scale", CLAIM, "m.png", "a name that ends in .svg"),
     ],
@@ -583,6 +599,13 @@ def test_a_scheduler_that_is_not_there_is_exit_code_3(tmp_path, capsys, monkeypa
     caught = capsys.readouterr().err
     assert caught.startswith("lorabook: There is no scheduler at tcp://127.0.0.1:9: start one with `dask scheduler`.")
     assert "0 of 2 points are recorded" in caught and caught.count("\n") == 1
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1", "nonsense", "http://127.0.0.1:8786", "tcp://127.0.0.1:port"])
+def test_what_is_no_address_is_said_at_once(tmp_path, capsys, address):
+    assert sweep(tmp_path, "rank: [1]", "--scheduler", address) == 1
+    caught = capsys.readouterr().err
+    assert caught == f"lorabook: {address!r} is no address of a scheduler, such as tcp://host:8786.\n"
 
 
 def test_more_points_than_ten_thousand_are_counted_and_timed_first(tmp_path, capsys, monkeypatch):

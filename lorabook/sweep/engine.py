@@ -16,6 +16,7 @@ import logging
 import os
 import queue
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -118,11 +119,13 @@ def cluster(workers: int | None, scheduler: str, resources: dict) -> Iterator[An
     for name in ("distributed", "distributed.client"):  # of a lost connection one sentence is enough
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if scheduler:
+        try:  # of a client that never was, Dask would complain once more
+            distributed.comm.get_address_host_port(scheduler, strict=True)
+        except ValueError:
+            raise SweepError(f"{scheduler!r} is no address of a scheduler, such as tcp://host:8786.") from None
         try:
             client = distributed.Client(scheduler, timeout=PATIENCE, set_as_default=False)
-        except (OSError, ValueError) as error:
-            if isinstance(error, ValueError) and "scheme" not in str(error):
-                raise
+        except OSError:
             raise SchedulerError(f"There is no scheduler at {scheduler}: start one with `dask scheduler`.") from None
         try:
             yield client
@@ -206,6 +209,9 @@ def sweep(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except FileExistsError:
+        raise SweepError(f"{folder} is a file, and records need a folder.") from None
     except OSError as error:
         raise SweepError(f"{folder} cannot be written: {error.strerror}.") from None
     tally = Tally(0)

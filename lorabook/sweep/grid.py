@@ -80,6 +80,7 @@ def parse(said: dict, defaults: dict) -> Grid:
     said = _mapping(said, "the grid")
     if not said.keys() <= WORDS or isinstance(said.get("seeds"), list):
         said = {"cross": said}
+    _known(said, defaults)
     fixed = {name: like(value, defaults.get(name)) for name, value in _mapping(said.get("fixed"), "fixed").items()}
     axes = [{name: _axis(name, values, defaults)} for name, values in _cross(said)]
     for group in _list(said.get("zip", []), "zip"):
@@ -92,9 +93,6 @@ def parse(said: dict, defaults: dict) -> Grid:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise SweepError(f"{', '.join(twice)} is set in two places.")
-    unknown = sorted(map(str, set(names) - set(defaults)))
-    if unknown:
-        raise SweepError(f"it sets {', '.join(unknown)}, and the notebook knows only {', '.join(defaults)}.")
     for axis in axes:
         again = [step for step, times in Counter(map(repr, zip(*axis.values()))).items() if times > 1]
         if again:
@@ -103,6 +101,20 @@ def parse(said: dict, defaults: dict) -> Grid:
     if not all(type(amount) in (int, float) and amount > 0 for amount in resources.values()):
         raise SweepError(f"resources are positive numbers, such as {{GPU: 1}}; got {resources}.")
     return Grid(fixed, axes, resources)
+
+
+def _known(said: dict, defaults: dict) -> None:
+    """SweepError where a grid sets what is no parameter."""
+    names = [*_mapping(said.get("fixed"), "fixed"), *_mapping(said.get("cross"), "cross")]
+    names += [name for group in _list(said.get("zip", []), "zip") for name in _mapping(group, "each of zip")]
+    names += ["seed"] if "seeds" in said else []
+    unknown = sorted({str(name) for name in names if name not in defaults})
+    if unknown:
+        parts = ", ".join(sorted(WORDS))
+        raise SweepError(
+            f"it sets {', '.join(unknown)}, and the notebook knows only {', '.join(defaults)}; a grid's own parts are "
+            f"{parts}."
+        )
 
 
 def like(value, default):

@@ -14,6 +14,7 @@ from lorabook.sweep.engine import write
 
 NUMBERS = ("value", "probe", "repair", "constant")
 FUNCTIONS = {"sqrt", "log", "exp", "abs", "minimum", "maximum"}
+TICKS = 8  # values of a parameter that are all written beside a linear axis
 #: What a verdict looks like on a map: a colour and a shape, so that each tells it alone.
 LOOKS = {
     "holds": ("#009E73", "o"),
@@ -27,7 +28,8 @@ LOOKS = {
 
 
 def chosen(folder: str | Path) -> list[Path]:
-    """The files of a folder's records; of several with the same parameters, the one that was made last.
+    """The files of a folder's records, in the order of their parameters; of several with the same ones, the one that was
+    made last.
 
     Raises:
         SweepError: there is no such folder, it holds no record, or one cannot be read.
@@ -35,15 +37,17 @@ def chosen(folder: str | Path) -> list[Path]:
     paths = sorted(Path(folder).glob("[!.]*.json"))
     if not paths:
         raise SweepError(f"{folder} holds no record: it is the folder that `lorabook sweep --out` wrote.")
-    found: dict[tuple, tuple[str, Path]] = {}
+    found: dict[tuple, tuple[str, Path, list]] = {}
     for path in paths:
         try:
             one = json.loads(path.read_text(encoding="utf-8"))
-            name, made = (one["notebook"], json.dumps(one["parameters"])), (one["ended"], path)
+            name = one["notebook"], json.dumps(one["parameters"])
+            made = one["ended"], path, [_rank(value) for value in one["parameters"].values()]
         except (OSError, ValueError, KeyError, TypeError):
             raise SweepError(f"{path} is no record of a sweep.") from None
         found[name] = max(found.get(name, made), made)
-    return [path for _, path in found.values()]
+    ordered = sorted(found.items(), key=lambda item: (item[0][0], item[1][2]))
+    return [path for _, (_, path, _) in ordered]
 
 
 def records(folder: str | Path) -> list[dict]:
@@ -51,18 +55,24 @@ def records(folder: str | Path) -> list[dict]:
     return [_read(path) for path in chosen(folder)]
 
 
+def _rank(value) -> tuple:
+    """Numbers by size, then everything else by its letters."""
+    return (0, value, "") if isinstance(value, (int, float)) else (1, 0, str(value))
+
+
 def _read(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def flat(record: dict) -> dict:
-    """One row: parameters under their names, ``claim`` its verdict, ``claim.value`` its number, and ``record....``"""
+    """One row: parameters under their names, ``claim`` its verdict, ``claim.value`` its number, and ``record....``; of
+    what it was made of, the notebook's own hash is ``record.cells``."""
     row = {"record.notebook": record["notebook"], **record["parameters"]}
     for claim, verdict in record.get("verdicts", {}).items():
         row[claim] = verdict["verdict"]
         row |= {f"{claim}.{name}": float(number) for name, number in verdict.get("numbers", {}).items()}
     rest = {name: one for name, one in record.items() if name not in ("notebook", "parameters", "verdicts", "made_of")}
-    rest |= record["made_of"]
+    rest |= {"cells" if name == "notebook" else name: version for name, version in record["made_of"].items()}
     row |= {f"record.{name}": one for name, one in rest.items()}
     return {name: json.dumps(one) if isinstance(one, list) else one for name, one in row.items()}
 
@@ -97,8 +107,10 @@ def verdicts(found: list[dict], x: str, y: str, claim: str) -> dict[tuple, str]:
     """What the records say of a claim at each pair of values of two parameters.
 
     Raises:
-        SweepError: no record speaks of the claim, or one of the two is no parameter with single values.
+        SweepError: no record speaks of the claim, or the two are not two parameters with single values.
     """
+    if x == y:
+        raise SweepError(f"A map needs two parameters; got {x} twice.")
     of = {record["notebook"] for record in found if claim in record.get("verdicts", {})}
     if not of:
         known = sorted({name for record in found for name in record.get("verdicts", {})})
@@ -155,6 +167,8 @@ def draw(folder: str | Path, x: str, y: str, claim: str, out: str | Path) -> str
             set_ticks(list(where.values()), list(where))
         elif kind == "log":
             set_scale("log")
+        elif len(where) <= TICKS:
+            set_ticks(list(where))
     for word, (colour, shape) in LOOKS.items():
         here = [place for place, verdict in said.items() if verdict == word]
         if here:
