@@ -118,7 +118,10 @@ def test_numbers_are_read_as_people_write_them_and_one_is_one():
     [
         ("ranks: [1, 2]", "it sets ranks, and the notebook knows only n, rank, scale, kind, seed, sizes"),
         ("fixed: {n: 8}\nrank: [1]", "it sets fixed, and|fixed is a list|rank"),
-        ("fixed: {n: 8}\ncrss: {rank: [1]}", "it sets crss, fixed, and .* a grid's own parts are cross, fixed, resources"),
+        (
+            "fixed: {n: 8}\ncrss: {rank: [1]}",
+            "it sets crss, fixed, and .* own parts are cross, fixed, resources",
+        ),
         ("rank: 1", "rank is a list with at least one value; got 1"),
         ("rank: []", r"rank is a list with at least one value; got \[\]"),
         ("rank: [1, 2, 1]", "rank = 1 stands there twice"),
