@@ -28,7 +28,7 @@ LOOKS = {
 
 
 def chosen(folder: str | Path) -> list[Path]:
-    """The files of a folder's records by the size of parameters; of several with the same ones that which was made last.
+    """The files of a folder's records by their parameters; of several with the same ones the one made last.
 
     Raises:
         SweepError: there is no such folder, it holds no record, or one cannot be read.
