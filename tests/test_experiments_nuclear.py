@@ -47,6 +47,23 @@ def test_a_step_is_a_gradient_step_and_a_soft_threshold_of_the_change():
     assert nuclear.ranks({"W": found}, 1e-4) == {"W": 3}
 
 
+def test_what_rounding_leaves_of_a_change_has_no_rank():
+    source = torch.Generator().manual_seed(5)
+    model = nn.ModuleDict({"query": nn.Linear(60, 60, bias=False)})
+    model["query"].weight.data = torch.randn(60, 60, generator=source) / 8
+    proximal = nuclear.ProximalSGD(nuclear.tuned(model, ["query"]), 0.1, 0.0)
+    (weight,) = proximal.weights.values()
+    before = weight.detach().clone()
+    line = torch.ones(60, 60) / 60  # of rank 1 and norm 1
+    for size, rank in ((1e-2, 1), (1e-5, 1), (1e-8, 0), (0.0, 0)):
+        with torch.no_grad():
+            weight.copy_(before + size * line)
+        assert nuclear.ranks(proximal.values(), 1e-4) == {"query.weight": rank}, size
+        bare = torch.linalg.svdvals((weight - before).detach().double())
+        if size == 1e-5:
+            assert nuclear.ranks({"query.weight": bare}, 1e-4)["query.weight"] > 10, "rounding looks like a rank"
+
+
 @pytest.mark.parametrize("size, tau", [((9, 9), 0.5), ((3, 12, 7), 1e-3), ((6, 11), 100.0)])
 def test_the_fast_proximal_map_is_the_proximal_map(size, tau):
     X = torch.randn(size, generator=torch.Generator().manual_seed(4), dtype=f64)

@@ -100,34 +100,41 @@ def found(root):
     return {(one["function"], one["old"], one["new"]): (one["verdict"], one["by"]) for one in records(root)}
 
 
+@pytest.mark.slow
 def test_a_wrong_formula_is_killed_by_its_unit_test(tree):
     assert found(tree[0])["area", "*", "/"] == ("unit", "tests/test_tiny.py::test_an_area")
     assert found(tree[0])["same", "1", "2"] == ("unit", "tests/test_tiny.py::test_nothing_changes")
 
 
+@pytest.mark.slow
 def test_a_formula_that_only_a_page_prints_is_killed_by_the_page(tree):
     assert found(tree[0])["printed", "+", "-"] == ("page", "notebooks/page.ipynb::Cell 0")
 
 
+@pytest.mark.slow
 def test_what_never_ends_is_killed_by_time(tree):
     assert found(tree[0])["down", "-", "+"][0] == "time"
 
 
+@pytest.mark.slow
 def test_an_equivalent_mutant_survives_the_tests_that_call_it(tree):
     assert found(tree[0])["same", "*", "/"] == ("survived", "")
     assert [one["tests"] for one in records(tree[0]) if (one["function"], one["old"]) == ("same", "*")] == [1]
 
 
+@pytest.mark.slow
 def test_a_function_that_no_test_calls_survives_no_test(tree):
     assert [(one["verdict"], one["tests"]) for one in records(tree[0]) if one["function"] == "alone"] == [
         ("survived", 0)
     ]
 
 
+@pytest.mark.slow
 def test_the_tree_is_left_as_it_was(tree):
     assert files(tree[0]) == tree[1]
 
 
+@pytest.mark.slow
 def test_each_mutant_is_told_and_the_end_counts_them(tree):
     verdicts = [one["verdict"] for one in records(tree[0])]
     told = [line for line in tree[2].splitlines() if line.startswith("[")]
@@ -138,6 +145,7 @@ def test_each_mutant_is_told_and_the_end_counts_them(tree):
     )
 
 
+@pytest.mark.slow
 def test_a_second_run_tries_nothing_again_but_survivors_on_request(tree):
     root, _, said = tree
     kept = records(root)

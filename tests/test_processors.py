@@ -66,6 +66,7 @@ def test_an_unknown_name_gets_one_sentence(small, capsys, asked, said):
     assert found.startswith(said) and found.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_setting_is_left_out_where_it_tests_nothing_or_is_lacking(monkeypatch, capsys):
     monkeypatch.setitem(processors.SETTINGS, "idle", {"LORABOOK_IDLE": "1"})
     monkeypatch.setitem(processors.SETTINGS, "lacking", {"LORABOOK_DEVICE": "meta"})

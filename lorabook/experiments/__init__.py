@@ -6,8 +6,8 @@
 - ``problems``: what Llama reads and how its answers are marked; ``sandbox``: where generated code is run;
 - ``methods``: the methods of LoRA-One's tables; ``nuclear``: Kim, Kim and Ryu's proximal training and their starts;
 - ``constants``: restricted convexity and smoothness of the last block; ``one_matrix``: the loss of one matrix there;
-- ``minilm``: Kim, Kim and Ryu's runs on a small transformer, with ``minilm_settings``; ``minilm_records``,
-  ``minilm_tables``: their tables;
+- ``minilm``: Kim, Kim and Ryu's runs on a small transformer, made of ``minilm_settings``; ``minilm_settled``: those of
+  one matrix; ``minilm_records``, ``minilm_tables``: their tables;
 - ``run``: one run, and its record; ``language``: one of Llama's; ``kept``: what is kept of one;
 - ``distant``: runs on the workers of a scheduler; ``together``: several processes that share one;
 - ``training``: transformers' Trainer under the settings, resumed;

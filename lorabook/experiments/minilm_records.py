@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import csv
-import json
 import math
 from pathlib import Path
+from statistics import mean
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lorabook import kim
-from lorabook.adapters.targets import targets
-from lorabook.experiments import minilm, nuclear, run
-from lorabook.experiments.minilm_tables import FOLDER, NAMES, losses
-from lorabook.experiments.one_matrix import OneMatrix, settle
+from lorabook.experiments import kept, minilm, minilm_settings, minilm_settled, nuclear, run
+from lorabook.experiments.minilm_tables import FOLDER, losses
 from lorabook.experiments.points import STARTS
-from lorabook.sweep.engine import write
 
 CUTS = (1e-2, 1e-3, 1e-4)  # of ranks; the text has lost its own
-SETTLED = {"soon": 6, "late": 60}  # steps of L-BFGS
-ROWS = 32  # sentences of them
 
 
 class Ends(NamedTuple):
@@ -40,7 +33,7 @@ class Ends(NamedTuple):
 def ends(arm: str, record: dict) -> Ends:
     """The end of one run from its record; a run that tunes no matrix has rank and norm 0."""
     values = {name: torch.tensor(s) for name, s in record["notes"].get("singular_values", {}).items()}
-    rank = max(nuclear.ranks(values, minilm.values()["rank_cut"]).values(), default=0)
+    rank = max(nuclear.ranks(values, minilm_settings.values()["rank_cut"]).values(), default=0)
     norm = math.sqrt(sum(float((s**2).sum()) for s in values.values()))
     told = record["predictions"]
     loss = float(losses(margins(told), torch.tensor(told["labels"])).mean())
@@ -55,15 +48,18 @@ def margins(predictions: dict) -> Tensor:
 
 
 def course(arm: str, record: dict) -> list[dict]:
-    """What a record says of each epoch."""
-    found: dict[float, dict] = {}
+    """What a record says of each epoch; the training loss is the mean over its steps."""
     keys = {"rank": "rank", "first_value_rank": "first_value_rank", "norm": "norm"}
     keys |= {"eval_loss": "loss", "eval_accuracy": "accuracy"}
+    found: dict[int, dict] = {}
+    steps: dict[int, list[float]] = {}
     for entry in record["curve"]:
-        for key, name in keys.items():
-            if key in entry:
-                found.setdefault(entry["epoch"], {"arm": arm, "epoch": entry["epoch"]})[name] = entry[key]
-    return list(found.values())
+        epoch = math.ceil(entry["epoch"])
+        if "loss" in entry:
+            steps.setdefault(epoch, []).append(entry["loss"])
+        row = found.setdefault(epoch, {"arm": arm, "epoch": epoch})
+        row.update({name: entry[key] for key, name in keys.items() if key in entry})
+    return [row | {"training_loss": mean(steps[epoch])} for epoch, row in found.items() if steps]
 
 
 def matrices(arm: str, record: dict) -> list[dict]:
@@ -79,41 +75,17 @@ def matrices(arm: str, record: dict) -> list[dict]:
     return rows
 
 
-def settled(out: Path) -> list[dict]:
-    """Factors on the last value matrix from the five starts, taken on by L-BFGS to the steps of SETTLED."""
-    place = out / "settled.json"
-    if place.is_file():
-        return json.loads(place.read_text(encoding="utf-8"))
-    values, arm = minilm.values(), minilm.arms()[0]
-    model, sets, _, collate = run._sentences(arm, values, minilm.Here())
-    run._probe(arm, values, out / "settled", model, sets, collate, None)
-    short = sorted(range(len(sets["train"])), key=lambda k: len(sets["train"][k]["input_ids"]))[:ROWS]
-    weight = model.base_model.encoder.layer[-1].attention.self.value.weight.detach().clone()
-    batch = collate([sets["train"][k] for k in short])
-    problem, rows = OneMatrix(model, "value", weight, [batch], values["factored_decay"]), []
-    for start in STARTS:
-        torch.manual_seed(arm.seed)
-        adapted = nuclear.factored(copy.deepcopy(model), values, values["ranks"][0], start, arm.seed)
-        last = list(targets(adapted).values())[-1]
-        B, A, done = last.B.detach().double(), last.A.detach().double(), 0
-        for when, steps in SETTLED.items():
-            B, A = settle(problem, B, A, steps - done)
-            done = steps
-            rows.append({"start": start, "when": when, "steps": steps} | _state(problem, B, A))
-    write(place, json.dumps(rows))
-    return rows
-
-
-def _state(problem: OneMatrix, B: Tensor, A: Tensor) -> dict:
-    """Where factors are: objective, rank, norm, and what the certificate says."""
-    X = B @ A
-    said = kim.certificate.certify(B, A, problem.gradient(X), problem.lam)
-    objective, rank = float(kim.landscape.objective(problem, B, A)), int(kim.proximal.numerical_rank(X, CUTS[0]))
-    return {"objective": objective, "rank": rank, "norm": float(X.norm()), "slope": said.slope, "excess": said.excess}
+def head(out: Path) -> list[dict]:
+    """The trained head: a row for each weight of its two scores, and for its bias."""
+    arm = minilm.arms()[0]
+    with kept.seeded(arm.seed):
+        model, *_ = run.probed(arm, minilm_settings.values(), out / "head", minilm_settings.Here())
+    numbers = torch.cat([model.classifier.weight.detach().mT, model.classifier.bias.detach()[None]])
+    return [{"negative": negative, "positive": positive} for negative, positive in numbers.tolist()]
 
 
 def write_all(records: dict[str, dict], out: Path) -> None:
-    """Write the six tables.
+    """Write the tables.
 
     Args:
         records: by name, of :func:`lorabook.experiments.minilm.record`.
@@ -135,10 +107,12 @@ def write_all(records: dict[str, dict], out: Path) -> None:
             for matrix, rows in one["notes"].get("constants", {}).items()
             for row in rows
         ],
-        "settled": settled(out),
+        "head": head(out),
     }
-    for name in NAMES:
-        _write(FOLDER / f"{name}.csv", tables[name])
+    for name, rows in tables.items():
+        _write(FOLDER / f"{name}.csv", rows)
+    problem = minilm_settled.problem()  # under the head as it was written
+    _write(FOLDER / "settled.csv", [row for start in STARTS for row in minilm_settled.course(problem, start)])
 
 
 def _write(path: Path, rows: list[dict]) -> None:

@@ -3,6 +3,7 @@
 ends        for each run the largest rank, the norm of all changes, test loss, accuracy and its error
 course      the same after each epoch
 matrices    for each tuned matrix of a run its largest singular value, its norm, its rank at three cuts
+head        the trained head's weights and, in the last row, its bias
 scores      for each test sentence its label and, by run, the score of positive minus that of negative
 constants   restricted convexity and smoothness, sampled and by power iteration
 settled     factors on one matrix from the five starts, run to their end
@@ -18,7 +19,7 @@ import lorabook
 from lorabook.inputs import published
 
 FOLDER = lorabook.DATA / "kim_minilm"
-NAMES = ("ends", "course", "matrices", "scores", "constants", "settled")
+NAMES = ("ends", "course", "matrices", "head", "scores", "constants", "settled")
 
 
 def read(name: str) -> list[dict]:

@@ -63,11 +63,16 @@ class ProximalSGD:
                 self.weights[name].copy_(self.before[name] + new.to(self.before[name].dtype))
 
     def values(self) -> dict[str, Tensor]:
-        """The singular values of every change, descending, float64."""
-        return {
-            name: torch.linalg.svdvals((one - self.before[name]).detach().double())
-            for name, one in self.weights.items()
-        }
+        """The singular values of every change, descending, float64; 0 where the rounding of the weight can be all.
+
+        A weight W that is rounded to its precision is off by at most ``eps / 2 ||W||_F`` in this norm.
+        """
+        found = {}
+        for name, one in self.weights.items():
+            s = torch.linalg.svdvals((one - self.before[name]).detach().double())
+            rounding = torch.finfo(one.dtype).eps / 2 * float(one.detach().norm())
+            found[name] = torch.where(s > rounding, s, 0.0)
+        return found
 
 
 def shrunk(X: Tensor, tau: float) -> Tensor:

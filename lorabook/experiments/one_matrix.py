@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from lorabook import checks, kim
-from lorabook.adapters.recipe import at
 
 
 class OneMatrix:
@@ -26,7 +25,7 @@ class OneMatrix:
         model: a classifier of transformers with a stack of blocks ``base_model.encoder.layer``; it is copied.
         module: the end of the matrix's name in its last block, as ``query``.
         before: (m, n) the matrix at X = 0.
-        batches: dicts with ``labels``; each of their rows counts alike.
+        batches: dicts of tensors, with ``labels``; each of their rows counts alike.
         lam: decay >= 0.
     """
 
@@ -40,7 +39,7 @@ class OneMatrix:
         stack = self.model.base_model.encoder.layer
         seen: list[Any] = []
         hook = stack[-2].register_forward_hook(lambda layer, given, out: seen.append(out))
-        self.batches = [at(batch, before.device) for batch in batches]
+        self.batches = [{key: one.to(before.device) for key, one in batch.items()} for batch in batches]
         with torch.no_grad():
             for batch in self.batches:
                 self.model(**batch)

@@ -128,9 +128,8 @@ def _text(run: Point, values: dict[str, Any], folder: Path, shelf: Shelf) -> dic
 def _classified(run: Point, values: dict[str, Any], folder: Path, shelf: Shelf) -> dict:
     """A classifier of sentences or pictures: the head first, then the adapted matrices or factors beside them."""
     with kept.seeded(run.seed):
-        model, sets, files, collate = (_pictures if run.task in images.SETS else _sentences)(run, values, shelf)
         scores, clock = lambda logits, labels: logits, kept.Clock()
-        _probe(run, values, folder, model, sets, collate, scores)
+        model, sets, files, collate = probed(run, values, folder, shelf)
         origin = kept.state_hash(model)
         clock("probe")
         notes: dict[str, Any] = {}
@@ -163,6 +162,16 @@ def _classified(run: Point, values: dict[str, Any], folder: Path, shelf: Shelf) 
     return kept.found(run, files, origin, trainer.state.log_history, predictions, clock, notes, kept.counted(model))
 
 
+def probed(run: Point, values: dict[str, Any], folder: Path, shelf: Shelf) -> tuple:
+    """A classifier with its head trained and everything frozen; its sets by split, their files, the collator.
+
+    Draws from the seed that is set.
+    """
+    model, sets, files, collate = (_pictures if run.task in images.SETS else _sentences)(run, values, shelf)
+    _probe(run, values, folder, model, sets, collate)
+    return model, sets, files, collate
+
+
 def _sentences(run: Point, values: dict[str, Any], shelf: Shelf) -> tuple:
     """Model, sets, files and collator for one of GLUE's tasks."""
     transformers = checks.package("transformers", "experiments")
@@ -189,7 +198,7 @@ def _pictures(run: Point, values: dict[str, Any], shelf: Shelf) -> tuple:
     return model.to(default_device()), sets, files, images.picture_batch(model.config.image_size)
 
 
-def _probe(run: Point, values: dict, folder: Path, model: Any, sets: dict, collate: Any, scores: Any) -> None:
+def _probe(run: Point, values: dict, folder: Path, model: Any, sets: dict, collate: Any) -> None:
     """Train the head alone, and freeze it.  It lies beside the records, and is the same for every run of its seed."""
     from safetensors.torch import load_file, save_file
 
@@ -204,7 +213,7 @@ def _probe(run: Point, values: dict, folder: Path, model: Any, sets: dict, colla
     else:
         own = values | {"epochs": values["head_epochs"], "schedule": "constant", "warmup_steps": 0}
         optimizer = torch.optim.AdamW(head.parameters(), lr=values["head_rate"], weight_decay=0.0)
-        trainer = training.trainer(run, own, folder / "head", model, sets, collate, optimizer, [], scores)
+        trainer = training.trainer(run, own, folder / "head", model, sets, collate, optimizer, [], None)
         training.train(trainer, folder / "head")
         if together.first():
             save_file({name: one.contiguous() for name, one in head.state_dict().items()}, folder / place.name)
