@@ -4,8 +4,8 @@
 
 nothing      POINTS points that return at once, on two worker processes: points a second and the memory of the client,
              at tenths of the way; flat memory and a steady rate say that more points only take longer
-a point      one worker, a notebook of one cell that imports torch and prints: the time of a record beside that of its
-             cells, from the kernel's first to its last line
+a point      one worker, a notebook of one cell that imports torch: the wall time of a point, the start of the workers
+             left out, beside that of the cell, which it measures itself
 two workers  RUNS points of NOTEBOOK with other seeds on two workers, against half of the sum of their own times; the
              time of a run alone, through papermill in this process, is beside it
 """
@@ -25,7 +25,11 @@ import psutil
 from lorabook.sweep import engine, notebook, results
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMED = "import time\n_begun = time.perf_counter()\nimport torch\nprint(_begun)"
+CELL = """import time
+begun = time.perf_counter()
+import torch, lorabook.device
+from pathlib import Path
+Path(diary, str(seed)).write_text(str(time.perf_counter() - begun))"""
 
 
 def nothing() -> dict:
@@ -76,10 +80,10 @@ def swept(path: Path, seeds: int, workers: int, folder: Path) -> tuple[float, li
 
 
 def small(folder: Path) -> Path:
-    """A notebook whose one cell imports torch, as every notebook of the book does."""
+    """A notebook whose one cell imports torch, as every notebook of the book does, and notes how long it took."""
     cells = [
-        nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell("import time\nbegun = time.perf_counter()\nimport torch\nimport lorabook.device"),
+        nbformat.v4.new_code_cell(f"seed = 0\ndiary = {str(folder)!r}", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(CELL),
     ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "small.ipynb")
     return folder / "small.ipynb"
@@ -91,8 +95,10 @@ def main(count: int = 100_000, name: str = "rushka_low_rank", runs: int = 100) -
         print("Points that do nothing, two workers:")
         idle(count, folder / "idle")
         print("A notebook of one cell that imports torch, one worker:")
-        spent, found = swept(small(folder), 12, 1, folder / "small")
-        print(f"  {statistics.median(one['seconds'] for one in found):.2f} s a point, the import of torch included")
+        path = small(folder)
+        few, many = (swept(path, count, 1, folder / f"small-{count}")[0] for count in (4, 16))
+        cell = statistics.median(float((folder / str(seed)).read_text()) for seed in range(16))
+        print(f"  {(many - few) / 12:.2f} s a point, of which the cell takes {cell:.2f} s")
         if runs:
             path = ROOT / f"notebooks/{name}.ipynb"
             alone = swept(path, 3, 1, folder / "alone")[1]
