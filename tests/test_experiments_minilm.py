@@ -14,6 +14,7 @@ from lorabook.experiments import (
     minilm_settings,
     minilm_settled,
     minilm_tables,
+    points,
     settings,
 )
 from lorabook.experiments.points import STARTS
@@ -142,9 +143,15 @@ def test_the_card_names_every_table_and_claim():
 @slow
 def test_one_run_made_again_agrees_with_its_row(tmp_path):
     (arm,) = (one for one in minilm.arms() if one.start == "zero")
+    values = minilm_settings.values()
+    probe = points.Point("sst2", "sst2", "probe", arm.seed, values["head_rate"]).name(values)
+    head = torch.tensor(columns("head", "negative", "positive"))  # as trained before: that takes as long again
+    weights = {"weight": head[:-1].mT.contiguous(), "bias": head[-1].clone()}
+    safetensors.torch.save_file(weights, tmp_path / f"{probe}.safetensors")
     again = minilm_records.ends(minilm.label(arm), minilm.record(arm, tmp_path))
     (row,) = (row for row in minilm_tables.read("ends") if row["arm"] == again.arm)
     # processors round otherwise, and 360 steps of descent carry it on
     assert again.loss == pytest.approx(row["loss"], abs=5e-3) and again.rank == row["rank"]
     assert again.norm == pytest.approx(row["norm"], rel=0.05)
     assert abs(again.accuracy - row["accuracy"]) < 0.02
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1, "the head was read"

@@ -187,11 +187,11 @@ def visit(browser, url, looks, axe=""):
     page.goto(url)
     page.evaluate("() => window.MathJax?.startup?.promise")
 
-    def look(width, theme):
+    def look(width, theme, rest=150):
         page.emulate_media(color_scheme=theme)
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_function(SHOWN, arg=theme)
-        page.wait_for_timeout(150)
+        page.wait_for_timeout(rest)
 
     found = {}
     for width, theme in looks:
@@ -206,7 +206,7 @@ def visit(browser, url, looks, axe=""):
         page.evaluate(axe)
         page.evaluate("() => document.querySelectorAll('details').forEach(node => { node.open = true; })")
         for k, one in enumerate(looks):  # it changes the page, so it comes last
-            look(*one)
+            look(*one, rest=800)  # until the theme, too, has looked for what scrolls
             found[one]["axe"] = page.evaluate(AXE, AGAIN if k else None)
     context.close()
     return found
