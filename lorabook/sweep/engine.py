@@ -120,7 +120,8 @@ def cluster(workers: int | None, scheduler: str, resources: dict) -> Iterator[An
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if scheduler:
         try:  # of a client that never was, Dask would complain once more
-            distributed.comm.get_address_host_port(scheduler)
+            if not scheduler.startswith("inproc://"):  # which has no port
+                distributed.comm.get_address_host_port(scheduler, strict=True)
         except ValueError:
             raise SweepError(f"{scheduler!r} is no address of a scheduler, such as tcp://host:8786.") from None
         try:
