@@ -14,7 +14,20 @@ import peft
 import torch
 import transformers
 
-from lorabook.experiments import kept, made, methods, minilm, nuclear, points, run, settings, shelf, tasks, training
+from lorabook.experiments import (
+    kept,
+    made,
+    methods,
+    minilm,
+    minilm_settings,
+    nuclear,
+    points,
+    run,
+    settings,
+    shelf,
+    tasks,
+    training,
+)
 
 TURNS = 7
 
@@ -44,7 +57,7 @@ def bare(model, values, sets, collate, folder, config, optimizer=None):
 
 
 def tiny(folder):
-    """Both trainers of a rehearsal's T5 on CoLA, by a name: functions that build one."""
+    """Two functions that build a trainer, ours and the bare one, of a rehearsal's T5 on CoLA."""
     experiment = settings.load("glue")
     values = points.values(experiment, rehearse=True) | {"epochs": 10}
     (point,) = points.runs(experiment, task="cola", method="lora", rate=values["rates"][0])
@@ -67,8 +80,8 @@ def tiny(folder):
 
 
 def real(folder):
-    """Both trainers of MiniLM with factors, the head trained before."""
-    values, home = minilm.values() | {"epochs": 1}, minilm.Here()
+    """The same of MiniLM with factors, the head trained before."""
+    values, home = minilm_settings.values() | {"epochs": 1}, minilm_settings.Here()
     point = next(arm for arm in minilm.arms() if arm.start == "zero")
     with kept.seeded(0):
         model, sets, _, collate = run.probed(point, values | {"head_epochs": 1}, folder, home)

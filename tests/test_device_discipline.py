@@ -40,7 +40,7 @@ TEXT = {
     "page.svg",
 }
 TEXT |= {"page.parameters", "rushka.proofs"}
-TEXT |= {f"sweep.{name}" for name in ("closure", "engine", "grid", "kernels", "notebook", "results")}
+TEXT |= {f"sweep.{name}" for name in ("closure", "engine", "grid", "kernels", "notebook", "results", "workers")}
 NUMBERS = {
     "checks.batch",
     "checks.count",

@@ -7,7 +7,7 @@ import pytest
 from lorabook.__main__ import main
 from lorabook.experiments import ExperimentError, distant, points, run, settings
 from lorabook.experiments.shelf import Shelf
-from lorabook.sweep import SweepError, engine
+from lorabook.sweep import SweepError, workers
 
 distributed = pytest.importorskip("distributed")
 GLUE = settings.load("glue")
@@ -85,7 +85,7 @@ def test_a_worker_with_other_code_is_refused(scheduler, tmp_path, monkeypatch):
 
 
 def test_a_scheduler_that_is_not_there_is_one_sentence(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(engine, "PATIENCE", 0.2)
+    monkeypatch.setattr(workers, "PATIENCE", 0.2)
     words = ["run", "glue", "--task", "cola", "--method", "pretrained", "--out", str(tmp_path)]
     assert main([*words, "--scheduler", "tcp://127.0.0.1:9"]) == 3
     assert "There is no scheduler at tcp://127.0.0.1:9" in capsys.readouterr().err

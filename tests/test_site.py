@@ -262,6 +262,16 @@ def test_a_page_with_a_fault_is_caught(site, browser, axe, tmp_path, kind):
         )
 
 
+def test_words_that_are_faint_in_the_second_look_alone_are_caught(browser, axe, tmp_path):
+    path = tmp_path / "spoilt.html"
+    path.write_text(
+        '<!DOCTYPE html><html lang="en"><title>t</title><style>p { color: #999999 } '
+        "@media (prefers-color-scheme: dark) { body { background: #000000 } }</style><body><p>words</p></body>"
+    )
+    dark, light = visit(browser, path.as_uri(), [(1280, "dark"), (PHONE, "light")], axe).values()
+    assert dark["axe"] == [] and len(light["axe"]) == 1
+
+
 def test_the_theme_switch_turns_the_page_dark_and_the_figures_follow(site, browser):
     page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
     page.goto((site / "book/index.html").as_uri())

@@ -23,7 +23,7 @@ import pytest
 
 from lorabook.__main__ import main
 from lorabook.page import lists
-from lorabook.sweep import SweepError, engine, grid, notebook, results
+from lorabook.sweep import SweepError, engine, grid, notebook, results, workers
 
 slow = pytest.mark.slow
 CLAIM = "rushka.eq-119"  # its band is [0, 0.5]
@@ -409,7 +409,7 @@ def test_a_worker_with_two_threads_is_refused(monkeypatch):
             return {"workers": {"tcp://a:1": {"nthreads": 2, "resources": {}}}}
 
     with pytest.raises(SweepError, match="The worker tcp://a:1 has 2 threads .* --nthreads 1"):
-        engine.fit(Client(), engine.Work(work, dict))
+        workers.fit(Client(), dict, {})
 
 
 def test_a_full_disk_stops_the_sweep_with_one_sentence_and_leaves_no_half_record(swept, monkeypatch):
@@ -597,7 +597,7 @@ def test_a_grid_that_the_notebook_refuses_starts_nothing(tmp_path, capsys, text,
 
 
 def test_a_scheduler_that_is_not_there_is_exit_code_3(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(engine, "PATIENCE", 0.5)
+    monkeypatch.setattr(workers, "PATIENCE", 0.5)
     assert sweep(tmp_path, "rank: [1, 2]", "--scheduler", "tcp://127.0.0.1:9") == 3
     caught = capsys.readouterr().err
     assert caught.startswith("lorabook: There is no scheduler at tcp://127.0.0.1:9: start one with `dask scheduler`.")

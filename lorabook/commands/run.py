@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lorabook.commands.options import not_negative, positive
 from lorabook.commands.sweep import progress, tell
-from lorabook.sweep.engine import SchedulerError
+from lorabook.sweep.workers import SchedulerError
 
 REHEARSED = "A rehearsal: none of its numbers is a result."
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lorabook.commands.options import not_negative, positive
 from lorabook.sweep import SweepError, engine, grid, notebook, results
+from lorabook.sweep.workers import SchedulerError
 
 MOST = 10_000  # points that nobody has to confirm
 
@@ -78,7 +79,7 @@ def _sweep(options) -> int:
     except KeyboardInterrupt:
         tell(f"Stopped. {_stands(named, options.out)}; the same command goes on from there.")
         return 130
-    except engine.SchedulerError as error:
+    except SchedulerError as error:
         tell(f"lorabook: {error} {_stands(named, options.out)}; the same command finishes the rest.")
         return 3
     if limit:

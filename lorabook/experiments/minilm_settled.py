@@ -23,12 +23,8 @@ ROWS = 32  # sentences, the first ones
 CUT = 1e-2  # of the rank
 
 
-def problem(head: list[dict] | None = None, device=None) -> OneMatrix:
-    """The loss of the last value matrix.
-
-    Args:
-        head: rows ``negative`` and ``positive`` of the classifier's weights and, last, of its bias; by default the
-            table ``head``.
+def problem(device=None) -> OneMatrix:
+    """The loss of the last value matrix, under the head of the table ``head``.
 
     Raises:
         ImportError: transformers is not installed.
@@ -40,7 +36,7 @@ def problem(head: list[dict] | None = None, device=None) -> OneMatrix:
     device = default_device() if device is None else device
     here = Here()
     model = here.pretrained(transformers.AutoModelForSequenceClassification, "", None, num_labels=2)
-    told = torch.tensor([[row["negative"], row["positive"]] for row in (read("head") if head is None else head)])
+    told = torch.tensor([[row["negative"], row["positive"]] for row in read("head")])
     model.classifier.load_state_dict({"weight": told[:-1].mT, "bias": told[-1]})
     model.to(device)
     rows = split("train")[:ROWS]

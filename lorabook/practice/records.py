@@ -12,7 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from lorabook.practice import arms, plan
-from lorabook.sweep import SweepError, closure, engine
+from lorabook.sweep import SweepError, closure, engine, workers
 
 
 @cache
@@ -55,7 +55,7 @@ def sweep(folder: Path, minutes: float = float("inf"), say: Callable[[str], None
         SweepError: an arm failed, or as :func:`lorabook.sweep.engine.sweep`.
     """
     until, work = time.monotonic() + 60 * minutes, engine.Work(run, partial(same, identity()))
-    with engine.cluster(1, "", {}) as client:  # one worker for all stages: it holds the sentences
+    with workers.cluster(1, "", {}) as client:  # one worker for all stages: it holds the sentences
         while time.monotonic() < until:
             stage, arms_now = plan.todo(read(folder))
             if not arms_now:

@@ -12,24 +12,20 @@ import contextlib
 import errno
 import itertools
 import json
-import logging
 import os
 import queue
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from lorabook.sweep import SweepError
+from lorabook.sweep.workers import SchedulerError, cluster, fit
 
 TICK = 2.0  # seconds between two lines of progress, and two looks at the scheduler
-PATIENCE = 10.0  # seconds in which a scheduler has to answer
 NAMED = 10  # failed points that are named at the end
 
 Point = tuple[str, dict, tuple]
@@ -47,10 +43,6 @@ class Work:
 
 class PointError(Exception):
     """Why one point failed, in one sentence; the others go on."""
-
-
-class SchedulerError(SweepError):
-    """The scheduler is not there, or not there any more."""
 
 
 @dataclass
@@ -106,82 +98,6 @@ def write(path: Path, text: str | bytes) -> None:
 def place(folder: Path, name: str) -> Path:
     """Where the record of a point lies."""
     return folder / f"{name}.json"
-
-
-@contextlib.contextmanager
-def cluster(workers: int | None, scheduler: str, resources: dict) -> Iterator[Any]:
-    """A client of the scheduler at an address, or of worker processes on this machine, which end with it."""
-    from lorabook import checks
-
-    checks.package("distributed", "sweep")
-    import distributed
-
-    for name in ("distributed", "distributed.client"):  # of a lost connection one sentence is enough
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    if scheduler:
-        try:  # of a client that never was, Dask would complain once more
-            if not scheduler.startswith("inproc://"):  # which has no port
-                distributed.comm.get_address_host_port(scheduler, strict=True)
-        except ValueError:
-            raise SweepError(f"{scheduler!r} is no address of a scheduler, such as tcp://host:8786.") from None
-        try:
-            client = distributed.Client(scheduler, timeout=PATIENCE, set_as_default=False)
-        except OSError:
-            raise SchedulerError(f"There is no scheduler at {scheduler}: start one with `dask scheduler`.") from None
-        try:
-            yield client
-        finally:
-            with contextlib.suppress(Exception):
-                client.close(timeout=2)
-        return
-    with _deaf():
-        local = distributed.LocalCluster(
-            n_workers=workers or os.cpu_count() or 1,
-            threads_per_worker=1,
-            processes=True,
-            resources=resources or None,
-            dashboard_address=None,
-            memory_limit=0,  # the kernels are processes of their own
-            silence_logs="CRITICAL",
-        )
-    with local, distributed.Client(local, set_as_default=False) as client:
-        yield client
-
-
-@contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Processes that begin here do not hear Ctrl-C: it reaches the client, which ends them."""
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
-    try:
-        yield
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, before)
-
-
-def fit(client, work: Work, known: frozenset = frozenset()) -> frozenset:
-    """The addresses of the workers; SweepError where one that is not ``known`` computes with other code or would run
-    kernels side by side, and where none has what a point asks."""
-    workers = client.scheduler_info(n_workers=-1)["workers"]
-    new = [address for address in workers if address not in known]
-    for address in new:
-        threads = workers[address]["nthreads"]
-        if threads != 1:
-            raise SweepError(
-                f"The worker {address} has {threads} threads and would run as many kernels at once: start it with "
-                "`dask worker ... --nthreads 1`, and several at once with --nworkers."
-            )
-    able = [w for w in workers.values() if all(w["resources"].get(k, 0) >= v for k, v in work.resources.items())]
-    if workers and not able:
-        asked = " ".join(f"{name}={amount}" for name, amount in work.resources.items())
-        raise SweepError(f'No worker offers {asked}: start them with `dask worker ... --resources "{asked}"`.')
-    for address, error in (client.run(work.prove, workers=new, on_error="return") if new else {}).items():
-        if isinstance(error, SweepError):
-            raise SweepError(f"The worker {address}: {error}")
-        if isinstance(error, (ImportError, AttributeError)):
-            raise SweepError(f"The worker {address} has no lorabook like the one here ({error}): install it there.")
-    return frozenset(workers)
 
 
 def sweep(
@@ -246,7 +162,7 @@ def _records(client, work: Work, todo: Iterator[Point], tally: Tally, say) -> It
         under_way[name] = point, future
         future.add_done_callback(done.put)
 
-    workers, looked = fit(client, work), time.monotonic()
+    workers, looked = fit(client, work.prove, work.resources), time.monotonic()
     more = True
     while more or under_way:
         while more and len(under_way) < 2 * len(workers) + 2:
@@ -257,7 +173,7 @@ def _records(client, work: Work, todo: Iterator[Point], tally: Tally, say) -> It
         if time.monotonic() - looked > TICK:
             if client.status != "running":
                 raise OSError("the connection is lost")
-            workers, looked = fit(client, work, workers), time.monotonic()
+            workers, looked = fit(client, work.prove, work.resources, workers), time.monotonic()
             say(tally.line() if workers else f"{tally.line()}: waiting for a worker")
         try:
             future = done.get(timeout=TICK)

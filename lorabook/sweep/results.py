@@ -41,7 +41,7 @@ def chosen(folder: str | Path) -> list[Path]:
         try:
             one = json.loads(path.read_text(encoding="utf-8"))
             name = one["notebook"], json.dumps(one["parameters"])
-            made = one["ended"], path, [_rank(value) for value in one["parameters"].values()]
+            made = one["ended"], path, [_order(value) for value in one["parameters"].values()]
         except (OSError, ValueError, KeyError, TypeError):
             raise SweepError(f"{path} is no record of a sweep.") from None
         found[name] = max(found.get(name, made), made)
@@ -54,7 +54,7 @@ def records(folder: str | Path) -> list[dict]:
     return [_read(path) for path in chosen(folder)]
 
 
-def _rank(value) -> tuple:
+def _order(value) -> tuple:
     """Numbers by size, then everything else by its letters."""
     return (0, value, "") if isinstance(value, (int, float)) else (1, 0, str(value))
 
