@@ -3,7 +3,8 @@
     python -m benchmarks.sweep [POINTS] [NOTEBOOK] [RUNS]      (default: 100000 rushka_low_rank 100)
 
 nothing      POINTS points that return at once, on two worker processes: points a second and the memory of the client,
-             at tenths of the way; flat memory and a steady rate say that more points only take longer
+             at tenths of the way; flat memory and a steady rate say that more points only take longer (Dask keeps the
+             names of the last 100,000 points, half a kilobyte each)
 a point      one worker, a notebook of one cell that imports torch: the wall time of a point, the start of the workers
              left out, beside that of the cell, which it measures itself
 two workers  RUNS points of NOTEBOOK with other seeds on two workers, against half of the sum of their own times; the

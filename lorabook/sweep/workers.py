@@ -52,6 +52,7 @@ def cluster(workers: int | None, scheduler: str, resources: dict) -> Iterator[An
             processes=True,
             resources=resources or None,
             dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # any free port: another sweep may have Dask's own
             memory_limit=0,  # the kernels are processes of their own
             silence_logs="CRITICAL",
         )
