@@ -91,6 +91,16 @@ def test_what_a_machine_needs_for_its_blas_stays(monkeypatch):
     assert {processors.environment(name)[1]["OPENBLAS_CORETYPE"] for name in processors.SETTINGS} == {"Haswell"}
 
 
+def test_a_result_is_kept_for_the_kernels_that_the_machine_chose(root, monkeypatch):
+    path, places = root / "notebooks/rushka_low_rank.ipynb", set()
+    for fixed in (set(), {"OPENBLAS_CORETYPE"}):
+        for name in ("Haswell", "SkylakeX"):
+            monkeypatch.setenv("OPENBLAS_CORETYPE", name)
+            monkeypatch.setattr(processors, "FIXED", fixed)
+            places.add(processors.place(path, "native"))
+    assert len(places) == 3  # where the variable is one of the settings', its value outside is none
+
+
 def test_other_signs_are_as_right_as_ours(monkeypatch):
     A = torch.randn(3, 5, 2, dtype=torch.float64) @ torch.randn(3, 2, 4, dtype=torch.float64)
     (U, s, Vh), (values, vectors) = torch.linalg.svd(A), torch.linalg.eigh(A.mT @ A)

@@ -148,7 +148,9 @@ def place(path, setting):
 
     cells = [[cell.source, cell.metadata.get("tags", [])] for _, cell in code_cells(nbformat.read(path, as_version=4))]
     processor = torch.backends.cpu.get_cpu_capability()
-    content = hashlib.sha256(json.dumps([cells, environment(setting)[0], torch.__version__, processor]).encode())
+    fixed = {knob: os.environ[knob] for knob in sorted(FIXED)}
+    parts = [cells, environment(setting)[0] | fixed, torch.__version__, processor]
+    content = hashlib.sha256(json.dumps(parts).encode())
     for file in closure.needs(path.stem):
         if not file.endswith(".ipynb"):  # of the notebook itself the cells count, not the outputs
             content.update((ROOT / file).read_bytes())
