@@ -260,6 +260,23 @@ def test_the_noise_is_that_of_the_batches_gradients_by_autograd(size):
     assert batch_noise(model, {"0": target}, [(x, y)], loss=loss)["0"].spread is None
 
 
+def test_a_direction_is_judged_by_the_batches_that_it_was_not_taken_from():
+    x, y = data(3)
+    model = trained(model_of(3, 2.0), batches(x, y), 20, 0.1, 0.05)
+    target, given = targets(model)["0"], batches(x, y, 10)
+    u, v = (device.normal((size,), device.generator(size), "cpu") for size in target.matrix(target.weight).shape)
+    weigh = lambda model, batch: (loss(model, batch), len(batch[0]))
+    found = batch_noise(model, {"0": target}, given, loss=weigh, directions={"0": (u, v)})["0"].new
+    tried = given[1::2]  # of the others come u and v
+    share = torch.tensor([len(one[0]) for one in tried], dtype=f64)
+    W = (target.weight + target.scale * target.B @ target.A).detach()
+    slopes = torch.stack([u @ ((x @ W.mT - y).mT @ x / len(x)) @ v for x, y in tried])
+    share = share / share.sum()
+    mean = share @ slopes
+    error = ((share @ slopes.square() - mean**2) / (len(tried) - 1)).sqrt()
+    assert len(tried) > 2 and found == pytest.approx(float(mean / error), rel=1e-9)
+
+
 def test_a_layer_that_some_batches_do_not_reach_has_no_gradient_there():
     model = get_peft_model(
         nn.ModuleDict({"a": nn.Linear(N, M, bias=False), "b": nn.Linear(N, M, bias=False)}).to(f64),

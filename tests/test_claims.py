@@ -319,6 +319,10 @@ HEAD = "title: Demo\nversion: v1\nread: 2026-01-01\n"
             HEAD + "<<<<<<< HEAD\nclaims: []\n=======\nclaims: [{id: a}]\n>>>>>>> other\n",
             "line 4: could not find expected ':'.",
         ),
+        (
+            HEAD + "claims: [{id: a}]\nwithdrawn:\n  - {id: b, where: Lemma 1, statement: s}\n",
+            "an entry under withdrawn has date, id, now, why and no more; b has not.",
+        ),
         (b"title: \xff", "'utf-8' codec can't decode byte 0xff in position 7: invalid start byte."),
     ],
 )

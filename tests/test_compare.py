@@ -291,6 +291,15 @@ def test_a_merge_that_is_nearly_the_sum_is_told_from_one_that_is_not(tmp_path, o
     assert checked.same == same and checked.distances["x"] == pytest.approx(checked.distance, rel=1e-12)
 
 
+@pytest.mark.parametrize("dtype, same", [(torch.bfloat16, "sum"), (f64, "")])
+def test_a_merge_of_low_precision_may_be_off_by_its_rounding(tmp_path, dtype, same):
+    (B, A), (C, D) = pair(9, 8, 2, 1), pair(9, 8, 2, 2)
+    folder(tmp_path / "a", {"x": (B, A)}, dtype=f64), folder(tmp_path / "b", {"x": (C, D)}, dtype=f64)
+    both = torch.cat([0.3 * B, 0.7 * C], 1), torch.cat([A, D], 0)
+    folder(tmp_path / "m", {"x": tuple(one.to(torch.bfloat16).to(f64) for one in both)}, dtype=dtype)
+    assert check_merge([tmp_path / "a", tmp_path / "b"], [0.3, 0.7], tmp_path / "m")[2].same == same
+
+
 def test_a_module_that_the_merge_lacks_or_has_too_many_is_at_a_distance(tmp_path):
     folder(tmp_path / "a", {"x": pair(9, 8, 2), "y": pair(9, 8, 2, 1)})
     folder(tmp_path / "m", {"x": pair(9, 8, 2), "z": pair(9, 8, 2, 2)})

@@ -139,6 +139,20 @@ def test_the_line_of_selection_is_where_nine_of_ten_gaussian_starts_choose_the_l
     assert float(share) == pytest.approx(0.9, abs=0.003)
 
 
+UNITS = (None, lambda x: x / 4, lambda x: x * x)
+
+
+def test_a_distance_is_told_in_the_unit_of_the_chart_at_its_place():
+    off = lambda panel, x: 2 * x - x / 4
+    plain, even, far = (chart(predicted=(off,), unit=unit and (".", unit)) for unit in UNITS)
+    assert maps.region(plain).distance() == pytest.approx(1.0)  # at x = 4
+    assert maps.region(even).distance() == pytest.approx(1.0)
+    assert maps.region(far).distance() == pytest.approx(0.25)  # at x = 1
+    # the one chart that has a unit: an e-fold of growth of a candidate, beside its wait ln(1/alpha)
+    assert {one.name for one in maps.ATLAS.values() if one.unit} == {"larger-pull"}
+    assert maps.ATLAS["larger-pull"].unit[1](math.exp(-5)) == pytest.approx(0.2)
+
+
 def test_a_map_is_drawn_with_both_borders():
     region = maps.region(chart())
     ax = drawing.draw(region, 0)

@@ -58,6 +58,7 @@ def test_another_reference_is_compared_with_the_kept_run(small, capsys):
     [
         (["--settings", "avx9"], "There is no setting avx9: choose from native, default, "),
         (["nonsense"], "There is no notebook nonsense: choose from small."),
+        (["--jobs", "0"], "--jobs must be at least 1, not 0."),
     ],
 )
 def test_an_unknown_name_gets_one_sentence(small, capsys, asked, said):

@@ -212,6 +212,15 @@ def test_the_closed_form_from_a_balanced_start_agrees_with_the_integrator(seed, 
     assert (found[0] - B0 @ A0).abs().max() < 1e-13
 
 
+def test_a_start_that_is_balanced_to_rounding_has_the_closed_form_and_one_that_is_nearly_has_not():
+    B0, A0 = balanced(0, 5, 4, 2, 0.3)
+    (W0,) = draws(5, (5, 4))
+    column = lambda by: B0 * torch.tensor([1 + by, 1.0], dtype=f64)
+    assert rushka.frobenius_flow(W0, column(1e-13), A0, [1.0]).isfinite().all()
+    with pytest.raises(ValueError, match="this start has no closed form here; integrate it"):
+        rushka.frobenius_flow(W0, column(1e-7), A0, [1.0])
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_start_of_rank_one_and_every_orthogonal_one_has_the_closed_form(seed):
     W0, B1, A1 = draws(seed, (6, 5, 4), (6, 5, 1), (6, 1, 4))

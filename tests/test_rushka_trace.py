@@ -111,6 +111,14 @@ def test_at_time_zero_the_start_is_returned():
     assert abs(float(at.residual[0] - residual_of(2.0, B0, A0))) < 1e-13
 
 
+def test_from_b0_equal_zero_nothing_of_the_first_change_is_lost():
+    _, A0 = starts(0, 5, 2)
+    times = torch.tensor([1e-14, 1e-10, 1e-7], dtype=f64)
+    at = rushka.trace_flow(2.0, torch.zeros_like(A0.mT), A0, times)
+    first = 2.0 * times[:, None, None] * A0.mT  # B = c t A0^T + O(t^2)
+    assert ((at.B - first).norm(dim=(1, 2)) / first.norm(dim=(1, 2)) < 1e-12 + 20 * times).all()
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("scale", [1e-6, 1e-2, 1.0, 30.0])
 @pytest.mark.parametrize("c", [2.0, -2.0, 0.0])

@@ -78,7 +78,7 @@ def main():
         lock = alone(ROOT / "_build" / "lock")
         shutil.rmtree(str(VENV), ignore_errors=True)
         VENV.mkdir()
-        print("Making .venv from requirements.lock, which takes about two minutes.", flush=True)
+        print("Making .venv from requirements.lock, which takes a few minutes.", flush=True)
         if subprocess.call([sys.executable, "-m", "venv", str(VENV)]):
             raise RuntimeError("this Python cannot make one (on Debian and Ubuntu: apt install python3-venv).")
         trouble = pip("-r", LOCKS[0]) or pip("--no-deps", "-r", LOCKS[1])

@@ -128,6 +128,8 @@ def main(check):
         for complaint in complaints:
             print(complaint)
         wrong.append(bool(complaints))
+    if check and any(wrong):
+        print("To mend what can be mended, type: make form")
     return max(wrong)
 
 

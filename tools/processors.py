@@ -256,6 +256,8 @@ def main(arguments=None):
     try:
         paths = [known()[name] for name in choice(known(), given.notebooks, "notebook")]
         settings = choice(SETTINGS, given.settings, "setting")
+        if given.jobs < 1:
+            raise notebooks.Trouble(f"--jobs must be at least 1, not {given.jobs}.")
     except notebooks.Trouble as trouble:
         print(trouble)
         return 2

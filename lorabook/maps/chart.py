@@ -81,6 +81,9 @@ class Chart:
     predicted: tuple[Callable[[Panel, float], float], ...] = ()
     false: tuple[Callable[[Panel, float], float], ...] = ()  # the nearest false borders
     anchored: bool = False  # a prediction up to a constant for each panel, which the map itself gives
+    unit: tuple[str, Callable[[float], float]] | None = (
+        None  # of distances along y at an x; a factor or a number if none
+    )
 
 
 @dataclass(frozen=True)
@@ -139,22 +142,24 @@ class Region:
 
     def distance(self, false: bool = False) -> float:
         """Largest distance of the measured borders from the predicted ones: a factor where y is logarithmic, else the
-        difference; infinite where one is predicted a cell or more inside the map and none is there."""
-        worst = 0.0
+        difference, in the chart's unit; infinite where one is predicted a cell or more inside the map and none is
+        there."""
+        worst, unit = 0.0, self.chart.unit
         places = [self._unit(y) for y in self.y]
         for panel in range(len(self.chart.panels)):
             lines = self.predicted(panel, false)
             for column, found in enumerate(self._all(panel)):
+                one = unit[1](self.x[column]) if unit else 1.0
                 measured = [self._unit(y) for y in found]
                 said = [
                     self._unit(line[column]) for line in lines if line[column] > (0 if self.chart.y.log else -math.inf)
                 ]
                 known = [p for p, v in zip(places, self.values[panel, column].tolist()) if not math.isnan(v)]
                 for y in measured:
-                    worst = max([worst, *([min(abs(y - p) for p in said)] if said else [math.inf])])
+                    worst = max([worst, *([min(abs(y - p) for p in said) / one] if said else [math.inf])])
                 for p in said:
                     if len(known) > 2 and known[1] <= p <= known[-2]:
-                        worst = max(worst, min((abs(y - p) for y in measured), default=math.inf))
+                        worst = max(worst, min((abs(y - p) for y in measured), default=math.inf) / one)
         return math.exp(worst) if self.chart.y.log else worst
 
     def compared(self) -> int:

@@ -104,5 +104,6 @@ CHARTS = (
         draws=(100, 150),
         predicted=(larger_pull_border,),
         false=(lambda panel, alpha: larger_pull_border(panel, math.sqrt(alpha)),),
+        unit=("1/ln(1/α)", lambda alpha: -1 / math.log(alpha)),  # a candidate grows e-fold in a time of 1 / g
     ),
 )

@@ -22,6 +22,7 @@ SCOPES = ("exact", "sampled", "proved")
 GRADES = ("slip", "constant or hypothesis missing", "overstated words", "false")
 LISTS = lorabook.DATA / "claims"
 HEAD = ("title", "version", "read", "claims")  # what every list has
+BESIDE = {"withdrawn": {"id", "date", "now", "why"}, "replies": {"id", "date", "by", "text"}}  # what it may have
 
 
 class ClaimError(ValueError):
@@ -132,6 +133,11 @@ def _read(source: str) -> dict:
             raise ValueError(f"it has no {', '.join(missing)}")
         if not isinstance(head["claims"], list) or not all(isinstance(raw, dict) for raw in head["claims"]):
             raise ValueError("its claims are no list of entries `name: value`")
+        for kind, keys in BESIDE.items():
+            for raw in head.get(kind, []):
+                if not isinstance(raw, dict) or set(raw) != keys:
+                    name = raw.get("id") if isinstance(raw, dict) else raw
+                    raise ValueError(f"an entry under {kind} has {', '.join(sorted(keys))} and no more; {name} has not")
     except yaml.MarkedYAMLError as error:
         # The second mark stands where the reader gave up on a key, the first where that began.
         mark = error.context_mark if "could not find expected ':'" in error.problem else error.problem_mark
