@@ -108,7 +108,7 @@ def spectrum(values, m=60, n=50, seed=0):
 
 
 def test_what_a_sketch_misses_is_read_off_the_distance_of_its_columns_from_each_other():
-    # orthogonal columns of squared lengths 1, 4, 9 are so far apart; each is a sketch of two columns that misses 6 x that
+    # orthogonal columns of squared lengths 1, 4, 9 are so far apart; a sketch of two misses six times that of the third
     assert orthonormal(torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=f64)), 6)[1] == pytest.approx(6 * 14 / 3 / 2)
 
 
