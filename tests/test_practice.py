@@ -12,6 +12,7 @@ from lorabook import descent
 from lorabook.practice import arms, plan, records, tables
 from lorabook.practice.arms import Arm
 from lorabook.real_fine_tune import compare
+from lorabook.real_fine_tune.task import right
 
 FOLDER = lorabook.DATA / "practice"
 
@@ -106,10 +107,15 @@ def test_more_comparisons_make_the_interval_wider_and_a_verdict_weaker():
 # The arms
 
 
-def test_losses_survive_their_packing_to_three_digits():
-    losses = torch.tensor([0.0123, 0.69, 4.2, 11.0], dtype=torch.float64)
-    # float16 keeps 11 bits
-    torch.testing.assert_close(arms.unpack(arms.pack(losses)), losses, rtol=2**-11, atol=0)
+def test_losses_survive_their_packing_and_so_do_the_judgements():
+    # the third lies below log 2 by less than float16 can tell
+    losses = torch.tensor([0.0123, 0.69, 0.69313, 0.6932, 4.2, 11.0], dtype=torch.float64)
+    back = arms.unpack(arms.pack(losses))
+    # float32 keeps 24 bits
+    torch.testing.assert_close(back, losses, rtol=2**-24, atol=0)
+    assert torch.equal(right(back), right(losses))
+    # counter-probe: the half of the bits gets one wrong
+    assert not torch.equal(right(losses.half()), right(losses))
 
 
 def test_an_unknown_method_is_refused(monkeypatch):

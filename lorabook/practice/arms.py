@@ -132,10 +132,10 @@ def judged(losses: Tensor) -> dict:
 
 
 def pack(losses: Tensor) -> str:
-    """Losses (N) as text, each to three digits (float16)."""
-    return base64.b64encode(losses.half().cpu().numpy().tobytes()).decode()
+    """Losses (N) as text, in float32: a shorter one rounds over log 2, and with it the judgement."""
+    return base64.b64encode(losses.float().cpu().numpy().tobytes()).decode()
 
 
 def unpack(text: str) -> Tensor:
     """(N) float64."""
-    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.float16).double()
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.float32).double()

@@ -1,7 +1,7 @@
 """The sweep's tables.
 
 Two methods are compared on the same test sentences and the same minibatches, seed by seed, by the rule of
-:mod:`lorabook.real_fine_tune.compare`; its level is shared by all planned comparisons (Bonferroni).
+:mod:`lorabook.real_fine_tune.compare`; its level is shared by all comparisons (Bonferroni).
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ def write(known: dict[Arm, dict], planned, folder: Path, made_of: dict) -> None:
 `pilot.csv`: the same for the pilot, on another draw of sentences; `falls` says whether the rate fell to 0.
 
 `comparisons.csv`: first minus second, in points of accuracy or in test loss, its standard
-`error` and the degrees of `freedom` of that; the share of sentences on which the two `disagree`.
+`error` and the degrees of `freedom` of that; the share of sentences on which the two `disagree`. The last three come
+from the losses of the single sentences, which are not kept: whoever wants them runs the arms again.
+The comparisons in `plan.LATER` were asked after the sweep had been looked at, the first because a reader saw the
+difference in `arms.csv`. They share the level of all.
 """,
         encoding="utf-8",
     )
