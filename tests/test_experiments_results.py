@@ -73,6 +73,10 @@ def test_accuracy_is_that_of_scikit_learn():
     assert error == pytest.approx(math.sqrt(value * (1 - value) / 408), rel=1e-12)
 
 
+def wider(made):
+    made["predictions"]["scores"] = [[*row, -1.0] for row in made["predictions"]["scores"]]
+
+
 def fewer(made):
     made["predictions"] = {key: column[:-1] for key, column in made["predictions"].items()}
     value, error = results.accuracy(made["predictions"])
@@ -96,6 +100,29 @@ def fewer(made):
         (lambda one: one["settings"].update(batch=64), "it was run under other settings: batch"),
         (lambda one: one.pop("predictions"), "it has no predictions"),
         (lambda one: one["run"].update(colour="red"), "it is malformed: "),
+        (lambda one: one.update(metric={}), "it is malformed: its metric needs numbers, error and value"),
+        (lambda one: one.update(metric=None), "it is malformed: its metric has to be a dict"),
+        (lambda one: one["metric"].update(value="0.84"), "it is malformed: its metric needs numbers, error and value"),
+        (lambda one: one.update(settings=[]), "it is malformed: its settings has to be a dict"),
+        (lambda one: one.update(settings=None), "it is malformed: its settings has to be a dict"),
+        (lambda one: one.update(predictions=[]), "it is malformed: its predictions has to be a dict"),
+        (lambda one: one["predictions"].update(labels=3), "it is malformed: its predictions have to be lists, labels "),
+        (lambda one: one["predictions"].update(texts=[]), "it is malformed: its predictions have to be lists, labels "),
+        (lambda one: one.update(curve="flat"), "it is malformed: its curve has to be a list"),
+        (lambda one: one.update(curve=[{"loss": "1"}]), "it is malformed: its curve has to be of numbers by name"),
+        (lambda one: one.update(seconds="60"), "it is malformed: its seconds has to be a dict"),
+        (lambda one: one.update(seconds={}), "it is malformed: its seconds needs numbers, train"),
+        (lambda one: one.update(device=["GPU"]), "it is malformed: its device has to be a str"),
+        (lambda one: one["run"].update(experiment="mnist"), "it is malformed: There is no experiment 'mnist'"),
+        (lambda one: one["run"].update(method="magic"), "it is malformed: There is no method 'magic'; there are "),
+        (lambda one: one["run"].update(task="nowhere"), "it is malformed: There is no task 'nowhere'; there are mnli"),
+        (lambda one: one["run"].update(rate="fast"), "it is malformed: rate must be positive and finite; got 'fast'"),
+        (lambda one: one["run"].update(rank=0.5), "it is malformed: rank must be a whole number >= 1; got 0.5"),
+        (lambda one: one["run"].update(rank=10**6), "it is malformed: rank 1000000 is above 768, the width of the net"),
+        (lambda one: one["run"].update(rank=None), "it is malformed: glue has no run of lora with rank None, decay "),
+        (lambda one: one["run"].update(seed=True), "it is malformed: seed must be a whole number >= 0; got True"),
+        (lambda one: one["run"].update(decay=0.1), "it is malformed: glue has no run of lora with rank 8, decay 0.1, "),
+        (wider, "its scores are not of the 2 labels of mrpc"),
     ],
 )
 def test_a_record_that_does_not_agree_is_refused_in_one_sentence(place, change, said):
