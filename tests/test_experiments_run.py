@@ -167,6 +167,8 @@ def test_further_methods_are_rehearsed_end_to_end(tmp_path, name):
 def rehearsed(point, found, values):
     """What the record of a rehearsal has to have."""
     assert found["rehearsed"] is True and found["run"]["method"] == point.method
+    points.check(point, settings.load(point.experiment))
+    results.formed(found, point)
     value, error = results.accuracy(found["predictions"])
     assert (found["metric"]["value"], found["metric"]["error"]) == (value, error)
     rows = made.SHORT["test"] if point.experiment == "llama" else made.ROWS["validation"]

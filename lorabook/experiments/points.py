@@ -88,7 +88,8 @@ def runs(experiment: Experiment, everything: bool = False, rehearse: bool = Fals
         given: ``task``, ``method``, ``rank``, ``seed``, ``rate``, ``decay``, ``start``; None where not given.
 
     Raises:
-        ExperimentError: an unknown value, a choice that is missing.
+        ExperimentError: an unknown value, a choice that is missing, one that no method has, too large a rank or seed.
+        ValueError: a seed, a rate or a rank that is none.
     """
     known = methods(experiment)
     tasks = _chosen("task", experiment["tasks"], given.pop("task", None), everything)

@@ -92,7 +92,7 @@ def verified(path: Path) -> dict:
         point = points.Point(**record["run"])
         experiment = settings.load(point.experiment)
         points.check(point, experiment)
-        _formed(record, point)
+        formed(record, point)
         value, error = accuracy(record["predictions"])
     except (KeyError, TypeError, ValueError) as wrong:
         raise refuse(f"it is malformed: {' '.join(str(wrong).split()).rstrip('.')}") from None
@@ -112,7 +112,7 @@ def verified(path: Path) -> dict:
     return record
 
 
-def _formed(record: dict, point: points.Point) -> None:
+def formed(record: dict, point: points.Point) -> None:
     """Raise ValueError where a part of a record is of another kind than what is read of it."""
     for key, kind in (KINDS | PERHAPS).items():
         if key in record and not isinstance(record[key], kind):
