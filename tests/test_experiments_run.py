@@ -15,6 +15,7 @@ import transformers
 from lorabook.__main__ import main
 from lorabook.experiments import (
     ExperimentError,
+    kept,
     made,
     methods,
     nuclear,
@@ -28,6 +29,7 @@ from lorabook.experiments import (
 )
 from lorabook.experiments.shelf import Shelf
 from lorabook.inputs import published
+from lorabook.sweep import SweepError, engine
 
 slow = pytest.mark.slow
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -165,6 +167,8 @@ def test_further_methods_are_rehearsed_end_to_end(tmp_path, name):
 def rehearsed(point, found, values):
     """What the record of a rehearsal has to have."""
     assert found["rehearsed"] is True and found["run"]["method"] == point.method
+    points.check(point, settings.load(point.experiment))
+    results.formed(found, point)
     value, error = results.accuracy(found["predictions"])
     assert (found["metric"]["value"], found["metric"]["error"]) == (value, error)
     rows = made.SHORT["test"] if point.experiment == "llama" else made.ROWS["validation"]
@@ -202,6 +206,41 @@ def test_a_record_stays_and_another_runs_checkpoints_are_refused(shelves, tmp_pa
     with pytest.raises(ExperimentError, match="holds checkpoints of another run: take another --out, or remove it"):
         run.record(*todo, tmp_path, shelves["glue"])
     assert (folder / "run.json").is_file() and not place.exists()  # nothing is lost
+
+
+@pytest.mark.parametrize("text", ['{"format": 1, "metr', "[]", ""])
+def test_a_record_that_is_cut_off_is_named(shelves, tmp_path, text):
+    number, values = one("glue", task="cola", method="pretrained")
+    place = tmp_path / f"{number.name(values)}.json"
+    place.write_text(text)
+    with pytest.raises(SweepError) as raised:
+        run.record(number, values, tmp_path, shelves["glue"])
+    assert str(raised.value) == (
+        f"{place} is no record of a sweep or a run: remove it, and the command that wrote it makes it again."
+    )
+    with pytest.raises(SweepError, match=f"{place.name} is no record"):
+        engine.failure(tmp_path, number.name(values))
+
+
+def test_a_head_that_is_cut_off_is_named(shelves, tmp_path):
+    number, values = one("sst2", method="probe")
+    head = tmp_path / f"{dataclasses.replace(number, rate=values['head_rate']).name(values)}.safetensors"
+    head.write_bytes(b"cut")
+    with pytest.raises(ExperimentError, match=f"{head.name} is no head of this network: remove it, and it is trained"):
+        run.record(number, values, tmp_path, shelves["sst2"])
+
+
+def test_what_a_run_rests_on_is_asked_for_before_it(monkeypatch):
+    find = kept.checks.importlib.import_module
+
+    def without(name):
+        if name == "accelerate":
+            raise ModuleNotFoundError(name=name)
+        return find(name)
+
+    monkeypatch.setattr(kept.checks.importlib, "import_module", without)
+    with pytest.raises(ImportError, match="This needs accelerate: run `pip install accelerate`, or install lorabook"):
+        run.may_run([], execute=False)
 
 
 def test_a_name_tells_the_run_and_changes_with_every_setting():
@@ -243,12 +282,32 @@ def test_everything_is_the_published_table():
         ("glue", {"task": "cola", "method": "dora"}, "There is no method 'dora'"),
         ("sst2", {"method": "lora"}, "There is no method 'lora'; there are probe, proximal, constants, factored"),
         ("sst2", {"method": "proximal", "decay": 0.3}, "decay 0.3 is not one of 0.0, 0.1, 0.05, 0.01, 0.005 or 0.001"),
+        ("sst2", {"method": "factored", "decay": 0.1}, "No decay can be chosen for factored."),
+        ("sst2", {"method": "constants", "decay": 0.1}, "No decay can be chosen for constants."),
+        ("sst2", {"method": "probe", "rate": 0.1}, "No rate can be chosen for probe."),
+        ("glue", {"task": "cola", "method": "lora", "decay": 0.1}, "No decay can be chosen for lora."),
+        ("glue", {"task": "cola", "method": "full", "rank": 8}, "No rank can be chosen for full."),
+        ("glue", {"task": "cola", "method": "full", "start": "zero"}, "No start can be chosen for full."),
+        ("cifar100", {"everything": True, "rank": 8}, "No rank can be chosen for probe or proximal."),
+        ("glue", {"task": "cola", "method": "lora", "rank": 100_000}, "rank 100000 is above 768, the width of the net"),
+        ("glue", {"task": "cola", "method": "lora", "seed": 10**20}, f"seed must be below 2^32; got {10**20}."),
     ],
 )
 def test_a_choice_that_is_none_is_one_sentence(name, given, said):
     with pytest.raises(ExperimentError) as raised:
         points.runs(settings.load(name), **given)
     assert str(raised.value).startswith(said)
+
+
+def test_a_choice_belongs_to_the_methods_that_have_it():
+    found = points.runs(settings.load("sst2"), everything=True, decay=0.05, start="zero", rate=0.1, seed=1)
+    told = {one.method: (one.decay, one.start, one.rate, one.seed) for one in found}
+    assert len(found) == 4 and told == {
+        "probe": (None, None, 0.005, 1),
+        "proximal": (0.05, None, 0.1, 1),
+        "constants": (0.01, None, 0.1, 1),
+        "factored": (None, "zero", 0.1, 1),
+    }
 
 
 # ---------------------------------------------------------------- the plan
@@ -276,6 +335,11 @@ def test_counts_of_the_networks_are_those_of_their_configurations():
         size = experiment.size
         assert (size["parameters"], size["matrices"]) == (model.num_parameters(), len(adapted))
         assert size["adapted"] == sum(map(sum, adapted))
+
+
+def test_a_probe_has_the_steps_of_its_head():
+    number, _ = one("sst2", method="probe")
+    assert plan.need(settings.load("sst2"), number, points.values(settings.load("sst2"))).steps == 10 * 527
 
 
 def test_counts_of_rows_are_the_published_sizes():
@@ -357,6 +421,12 @@ def test_the_command_rehearses_and_says_that_it_is_no_result(tmp_path, capsys):
 def test_what_the_command_cannot_do_is_one_sentence(words, said, capsys):
     assert main(["run", *words]) == 1
     assert capsys.readouterr().err.startswith(f"lorabook: {said}")
+
+
+def test_records_need_a_folder(tmp_path, capsys):
+    (tmp_path / "out").touch()
+    assert main(["run", "sst2", "--method", "probe", "--rehearse", "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == f"lorabook: {tmp_path / 'out'} is a file, and records need a folder.\n"
 
 
 def test_methods_of_the_tables_are_methods_of_the_runner():

@@ -80,6 +80,11 @@ def test_the_page_says_the_hours_of_the_plan(root):
     assert 0.2 < 1 - still.pop() / longest["H100"] < 0.3
 
 
+def setting(name, value):
+    """A change of a file that gives a setting a value."""
+    return lambda one: one["settings"].update({name: {"value": value, "chosen": "to see what is said"}})
+
+
 @pytest.mark.parametrize(
     "change, said",
     [
@@ -93,6 +98,22 @@ def test_the_page_says_the_hours_of_the_plan(root):
         (lambda one: one["settings"]["batch"].pop("value"), "batch: a value and one of said, code, chosen are needed"),
         (lambda one: one["settings"]["batch"].update(code="utils.py"), "code is named as owner/repository@commit file"),
         (lambda one: one["settings"]["rslora"].update(chosen=" "), "rslora: chosen needs words"),
+        (lambda one: one.update(claims=None), "title has to be a text, claims and published lists"),
+        (lambda one: one["claims"].append(3), "names what is not there: 3"),
+        (setting("batch", "many"), "batch: a positive whole number is needed; got 'many'"),
+        (setting("batch", -1), "batch: a positive whole number is needed; got -1"),
+        (setting("batch", True), "batch: a positive whole number is needed; got True"),
+        (setting("rates", [1e-3, "abc"]), "rates: a list of numbers from 0 on is needed; got [0.001, 'abc']"),
+        (setting("rates", []), "rates: a list of numbers from 0 on is needed; got []"),
+        (setting("gamma", float("nan")), "gamma: a number from 0 on is needed; got nan"),
+        (setting("ranks", [8, 0]), "ranks: a list of positive whole numbers, or null, is needed; got [8, 0]"),
+        (setting("tasks", "mrpc"), "tasks: a list of texts is needed; got 'mrpc'"),
+        (setting("rslora", "no"), "rslora: yes or no is needed; got 'no'"),
+        (setting("precision", "float8"), "precision: float32 or bfloat16 is needed; got 'float8'"),
+        (setting("batchs", 32), "batchs: a text for a reader, one for each task, or null is needed; got 32"),
+        (lambda one: one.pop("size"), "settings, size, and nothing else"),
+        (lambda one: one["size"].update(width="wide"), "size needs positive whole numbers: rows by task, adapted, "),
+        (lambda one: one["size"]["rows"].pop("mrpc"), "size needs positive whole numbers: rows by task, adapted, "),
     ],
 )
 def test_a_fault_of_a_file_is_one_sentence(change, said):
@@ -107,6 +128,8 @@ def test_a_fault_of_a_file_is_one_sentence(change, said):
 def test_what_is_no_yaml_and_what_is_not_there_are_one_sentence():
     with pytest.raises(ExperimentError, match="glue.yml cannot be read: .*[.]$"):
         settings.parse("glue", "title: [")
+    with pytest.raises(ExperimentError, match="glue.yml cannot be read: line 1 sets a name twice[.]$"):
+        settings.parse("glue", GLUE + "title: another")
     with pytest.raises(ExperimentError, match="There is no experiment 'mnist'; there are cifar10, cifar100, glue, "):
         settings.load("mnist")
     with pytest.raises(ExperimentError, match="glue has no setting colour"):

@@ -61,6 +61,7 @@ def add(commands) -> None:
 def run(options) -> str | int:
     """The plan, or where the records are."""
     from lorabook.experiments import ExperimentError, distant, plan, points, run, settings, shelf, together
+    from lorabook.sweep import engine
 
     experiment = settings.load(options.experiment)
     given = {name: getattr(options, name) for name in ("task", "method", "rank", "seed", "rate", "decay", "start")}
@@ -75,11 +76,11 @@ def run(options) -> str | int:
         raise ExperimentError("Runs go to a scheduler from one process; several share a run here.")
     shelf.quiet()
     out = Path(options.out)
+    engine.ready(out)
     with _place(options, experiment) as here:
         if options.scheduler:
             return _distant(options, runs, values, out, here)
         distant.prepared(runs, values, out, here)
-        out.mkdir(parents=True, exist_ok=True)
         say = lambda line: print(line, file=sys.stderr, flush=True)
         for one in runs:
             run.record(one, values, out, here, say, options.execute_generated_code)

@@ -6,7 +6,6 @@ Exit code 0: all is done.  1: a point failed, or the sweep could not begin or go
 from __future__ import annotations
 
 import functools
-import json
 import math
 import sys
 import time
@@ -118,7 +117,7 @@ def _stands(named, out: str) -> str:
 def _cost(named, out: str, total: int) -> str:
     """How many points there are, and how long they take, by the first that has a record."""
     paths = (engine.place(Path(out), name) for name, _, _ in named())
-    first = json.loads(next(path for path in paths if path.is_file()).read_text(encoding="utf-8"))
+    first = engine.read(next(path for path in paths if path.is_file()))
     if "failure" in first:
         return f"These are {total:,} points, and the first failed: {first['failure']}."
     one = first["seconds"]

@@ -16,7 +16,7 @@ from lorabook.device import default_device, describe
 from lorabook.experiments import ExperimentError, together
 from lorabook.experiments.results import accuracy
 
-PACKAGES = ("lorabook", "torch", "transformers", "peft", "accelerate", "numpy")
+PACKAGES = ("lorabook", "numpy", "torch", "accelerate", "transformers", "peft")  # each after what it needs
 CURVE = ("epoch", "step", "loss", "learning_rate", "eval_loss", "eval_accuracy", "rank", "first_value_rank", "norm")
 HEARD = {"loss", "eval_loss", "rank"}  # an entry of the Trainer's history with none of these says nothing of the run
 
@@ -67,7 +67,9 @@ def circumstances() -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that a run rests on."""
+    """Of the packages that a run rests on; ImportError where one is missing."""
+    for name in PACKAGES[1:]:
+        checks.package(name, "experiments")
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 

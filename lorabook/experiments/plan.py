@@ -81,7 +81,7 @@ def need(experiment: Experiment, run: Point, values: dict[str, Any]) -> Need:
     if run.method in STILL:
         trained, steps = weights * (run.method != "pretrained"), 0
     if run.method == "probe":
-        steps = 0
+        steps = math.ceil(rows / values["batch"]) * values["head_epochs"]
     kept = (
         length
         * values.get("micro_batch", values["batch"])
@@ -89,7 +89,7 @@ def need(experiment: Experiment, run: Point, values: dict[str, Any]) -> Need:
         * (34 + 5 * size["heads"] * length / size["width"])
     )
     memory = weights * wide + trained * 12 + size["layers"] * kept * wide / 2
-    tokens = rows * values["epochs"] * length if steps else 0
+    tokens = 0 if run.method in (*STILL, "probe") else rows * values["epochs"] * length
     work = weights * tokens * (6 if run.method == "full" else 4)
     probed = weights * rows * length * 2 * values.get("head_epochs", 0)
     svd = steps * size["matrices"] * 22 * size["width"] ** 3 if run.decay else 0.0

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from lorabook import checks
 from lorabook.experiments import ExperimentError
 from lorabook.experiments.settings import Experiment
 
@@ -26,11 +27,12 @@ ASKS = {"p_lora": "ridge", "lora_one_plain": "ridge", "lora_plus": "lora_plus_ra
 ASKS |= dict.fromkeys(STEPPED, "step_sizes")
 DECAYED = ("proximal", "constants")  # with a nuclear norm
 RANKED = (*ADAPTED, "one_step_low_rank", "factored")
+SEEDS = 2**32  # numpy draws from a smaller seed alone
 
 
 @dataclass(frozen=True)
 class Point:
-    """One training, or one measurement without a training."""
+    """One training, or one measurement without a training; ValueError for a seed, a rate or a rank that is none."""
 
     experiment: str
     task: str
@@ -40,6 +42,13 @@ class Point:
     rank: int | None = None
     decay: float | None = None
     start: str | None = None
+
+    def __post_init__(self) -> None:
+        if checks.count(self.seed, "seed", 0) >= SEEDS:
+            raise ExperimentError(f"seed must be below 2^32; got {self.seed}.")
+        checks.positive(self.rate, "rate")
+        if self.rank is not None:
+            checks.count(self.rank, "rank", 1)
 
     def name(self, values: dict[str, Any]) -> str:
         """A name for files: what it is, and a hash of it with the settings it is run under."""
@@ -79,41 +88,51 @@ def runs(experiment: Experiment, everything: bool = False, rehearse: bool = Fals
         given: ``task``, ``method``, ``rank``, ``seed``, ``rate``, ``decay``, ``start``; None where not given.
 
     Raises:
-        ExperimentError: an unknown value, a choice that is missing.
+        ExperimentError: an unknown value, a choice that is missing, one that no method has, too large a rank or seed.
+        ValueError: a seed, a rate or a rank that is none.
     """
     known = methods(experiment)
-    tasks = _chosen("task", experiment["tasks"], given.get("task"), everything)
+    tasks = _chosen("task", experiment["tasks"], given.pop("task", None), everything)
+    chosen = _chosen("method", known, given.pop("method", None), everything, experiment["methods"])
+    given = {name: one for name, one in given.items() if one is not None}
     found = []
-    for method in _chosen("method", known, given.get("method"), everything, experiment["methods"]):
-        axes = {
-            "seed": (experiment["seeds"], method not in STILL),
-            "rank": (experiment["ranks"], method in RANKED),
-            "decay": (decays(experiment, method), method in DECAYED),
-            "start": (starts(experiment), method == "factored"),
-        }
-        lists = []
-        for name, (usual, counts) in axes.items():
-            asked = given.get(name)
-            if not counts and name != "seed":
-                lists.append([None])
-            elif asked is not None:
-                if name in ("decay", "start") and asked not in usual:
-                    raise ExperimentError(f"{name} {asked!r} is not one of {_or(usual)}.")
-                lists.append([asked])
-            else:
-                whole = everything and counts and not (rehearse and name in ("seed", "rank"))
-                lists.append(list(usual) if whole else list(usual)[:1])
-        for task, one in itertools.product(tasks, itertools.product(*lists)):
-            rate = given.get("rate") or _rate(experiment, task, method)
-            found.append(Point(experiment.name, task, method, rate=rate, **dict(zip(axes, one))))
+    for method, task in itertools.product(chosen, tasks):
+        lists = {}
+        for name, usual in _choices(experiment, task, method).items():
+            whole = everything and not (name == "seed" and method in STILL or rehearse and name in ("seed", "rank"))
+            lists[name] = [given[name]] if name in given else usual if whole else usual[:1]
+            if name in ("decay", "start") and lists[name][0] not in usual:
+                raise ExperimentError(f"{name} {given[name]!r} is not one of {_or(usual)}.")
+        fixed = {"rate": _rate(experiment, task, method)}
+        fixed |= {"decay": experiment["factored_decay"]} if method == "constants" else {}
+        for one in itertools.product(*lists.values()):
+            found.append(Point(experiment.name, task, method, **fixed | dict(zip(lists, one))))
+    for name in given:
+        if not any(name in _choices(experiment, tasks[0], method) for method in chosen):
+            raise ExperimentError(f"No {name} can be chosen for {_or(chosen)}.")
+    if given.get("rank", 0) > experiment.size["width"]:
+        raise ExperimentError(f"rank {given['rank']} is above {experiment.size['width']}, the width of the network.")
     return found
 
 
-def decays(experiment: Experiment, method: str) -> list[float]:
-    """The decays of a nuclear norm; the constants are measured about the end of one of them."""
-    if method == "constants":
-        return [experiment["factored_decay"]]
-    return experiment["decays"] if method == "proximal" else []
+def check(point: Point, experiment: Experiment) -> None:
+    """Raise ExperimentError where an experiment has no such run, at any rate, rank and seed."""
+    given = {name: getattr(point, name) for name in ("task", "method", "rank", "seed")}
+    if all(replace(one, rate=point.rate) != point for one in runs(experiment, everything=True, **given)):
+        kind = ", ".join(f"{name} {getattr(point, name)!r}" for name in ("rank", "decay", "start"))
+        raise ExperimentError(f"{experiment.name} has no run of {point.method} with {kind}.")
+
+
+def _choices(experiment: Experiment, task: str, method: str) -> dict[str, list]:
+    """What can be chosen for a method, with the experiment's own values, the usual one first."""
+    usual = {
+        "seed": (experiment["seeds"], True),
+        "rank": (experiment["ranks"], method in RANKED),
+        "decay": (experiment["decays"] if method == "proximal" else [], method == "proximal"),
+        "start": (list(starts(experiment)), method == "factored"),
+        "rate": ([_rate(experiment, task, method)], method not in (*STILL, "probe")),
+    }
+    return {name: own for name, (own, counts) in usual.items() if counts}
 
 
 def starts(experiment: Experiment) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lorabook
-from lorabook.experiments import ExperimentError, points, problems, settings
+from lorabook.experiments import ExperimentError, images, points, problems, settings, tasks
 from lorabook.inputs import published
 from lorabook.page import figures
 
@@ -23,7 +23,11 @@ CIFAR = [  # every class has as many pictures as any other
     {"dataset": "CIFAR10", "examples": 10_000.0, "larger_class": 1_000.0},
     {"dataset": "CIFAR100", "examples": 10_000.0, "larger_class": 100.0},
 ]
-KEYS = ("format", "run", "settings", "rehearsed", "data", "predictions", "metric", "seconds", "notes", "curve")
+KINDS = {"format": int, "run": dict, "settings": dict, "rehearsed": bool, "data": dict, "predictions": dict}
+KINDS |= {"metric": dict, "seconds": dict, "notes": dict, "curve": list}
+PERHAPS = {"device": str, "contributed_by": str}
+COLUMNS = {"gsm8k": {"answers", "texts"}, "humaneval": {"tasks", "texts", "passed"}}  # of predictions
+NUCLEAR = (*points.DECAYED, "factored")
 
 
 def accuracy(predictions: dict) -> tuple[float, float]:
@@ -70,11 +74,11 @@ def verified(path: Path) -> dict:
 
     Raises:
         ExperimentError: it cannot be read, is a rehearsal's or of another format, its numbers do not follow from its
-            predictions, its labels are not the data set's, its settings or its name not the experiment's.
+            predictions, its labels are not the data set's, its run, its settings or its name not the experiment's.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        missing = [key for key in KEYS if key not in record]
+        missing = [key for key in KINDS if key not in record]
     except (OSError, ValueError, TypeError) as error:
         raise ExperimentError(f"{path.name} cannot be read: {' '.join(str(error).split())}.") from None
     refuse = lambda why: ExperimentError(f"{path.name}: {why}.")
@@ -85,10 +89,13 @@ def verified(path: Path) -> dict:
     if record["rehearsed"] is not False:
         raise refuse("it is a rehearsal, whose numbers are no results")
     try:
-        value, error = accuracy(record["predictions"])
         point = points.Point(**record["run"])
+        experiment = settings.load(point.experiment)
+        points.check(point, experiment)
+        formed(record, point)
+        value, error = accuracy(record["predictions"])
     except (KeyError, TypeError, ValueError) as wrong:
-        raise refuse(f"it is malformed: {' '.join(str(wrong).split())}") from None
+        raise refuse(f"it is malformed: {' '.join(str(wrong).split()).rstrip('.')}") from None
     for name, told, found in (
         ("accuracy", record["metric"]["value"], value),
         ("error", record["metric"]["error"], error),
@@ -96,13 +103,38 @@ def verified(path: Path) -> dict:
         if not math.isclose(told, found, rel_tol=1e-12, abs_tol=1e-15):
             raise refuse(f"its {name} is {told:.6g}, and from its predictions follows {found:.6g}")
     _counted(record["predictions"], point.task, refuse)
-    wanted = points.values(settings.load(point.experiment))
+    wanted = points.values(experiment)
     other = sorted(name for name in wanted | record["settings"] if wanted.get(name) != record["settings"].get(name))
     if other:
         raise refuse(f"it was run under other settings: {', '.join(other)}")
     if path.stem != point.name(wanted):
         raise refuse(f"the name of this run is {point.name(wanted)}.json")
     return record
+
+
+def formed(record: dict, point: points.Point) -> None:
+    """Raise ValueError where a part of a record is of another kind than what is read of it."""
+    for key, kind in (KINDS | PERHAPS).items():
+        if key in record and not isinstance(record[key], kind):
+            raise ValueError(f"its {key} has to be a {kind.__name__}")
+    columns = COLUMNS.get(point.task, {"labels", "scores"})
+    if set(record["predictions"]) != columns or not all(
+        isinstance(one, list) for one in record["predictions"].values()
+    ):
+        raise ValueError(f"its predictions have to be lists, {' and '.join(sorted(columns))}")
+    part = "start" if point.method in points.STEPPED else "train"
+    for key, names in (("seconds", {part}), ("metric", {"value", "error"})):
+        if not _numbers({name: record[key].get(name) for name in names}):
+            raise ValueError(f"its {key} needs numbers, {' and '.join(sorted(names))}")
+    if not all(isinstance(entry, dict) and _numbers(entry) for entry in record["curve"]):
+        raise ValueError("its curve has to be of numbers by name")
+    for names in ({"rank", "first_value_rank", "norm"}, {"loss"}) if point.method in NUCLEAR else ():
+        if not any(names <= set(entry) for entry in record["curve"]):
+            raise ValueError(f"its curve has no {', '.join(sorted(names))}")
+
+
+def _numbers(named: dict) -> bool:
+    return all(isinstance(one, (int, float)) for one in named.values())
 
 
 def _counted(predictions: dict, task: str, refuse: Any) -> None:
@@ -113,6 +145,9 @@ def _counted(predictions: dict, task: str, refuse: Any) -> None:
                 raise refuse(f"it has {len(predictions['texts'])} problems; {row['dataset']} has {row['examples']:.0f}")
             return
     labels = predictions["labels"]
+    kinds = images.SETS[task][1] if task in images.SETS else len(tasks.TASKS[task].words)
+    if any(len(row) != kinds for row in predictions["scores"]):
+        raise refuse(f"its scores are not of the {kinds} labels of {task}")
     for row in [*published.read("glue_validation"), *CIFAR]:
         if row["dataset"].lower().replace("-", "") == task:
             larger = max(labels.count(label) for label in set(labels))

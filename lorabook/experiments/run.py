@@ -33,7 +33,7 @@ from lorabook.experiments import (
 from lorabook.experiments.points import DECAYED, Point
 from lorabook.experiments.results import FORMAT
 from lorabook.experiments.shelf import Shelf
-from lorabook.sweep.engine import failure, write
+from lorabook.sweep import engine
 
 Say = Callable[[str], None]
 
@@ -62,31 +62,33 @@ def record(
     """
     name = run.name(values)
     place, folder = out / f"{name}.json", out / name
-    if failure(out, name) == "":
+    if engine.failure(out, name) == "":
         return place
     may_run([run], execute)
     claim = {"run": asdict(run), "settings": json.loads(json.dumps(values)), "rehearsed": shelf.folder is not None}
     together.wait()
     folder.mkdir(parents=True, exist_ok=True)
     told = folder / "run.json"
-    if told.is_file() and json.loads(told.read_text(encoding="utf-8")) != claim:
+    if told.is_file() and engine.read(told) != claim:
         raise ExperimentError(f"{folder} holds checkpoints of another run: take another --out, or remove it.")
     together.wait()
     if together.first():
-        write(told, json.dumps(claim, indent=1))
+        engine.write(told, json.dumps(claim, indent=1))
         say(name)
     found = KINDS.get(run.experiment, _classified)(run, values, folder, shelf)
     made = {"format": FORMAT, **claim, **found, **kept.circumstances()}
     together.wait()
     if together.first():
-        write(place, json.dumps(made, indent=1) + "\n")
+        engine.write(place, json.dumps(made, indent=1) + "\n")
         shutil.rmtree(folder)
     together.wait()
     return place
 
 
 def may_run(runs: list[Point], execute: bool) -> None:
-    """Raise ExperimentError where runs would have generated code executed that may not, or cannot be shut in."""
+    """Raise ExperimentError where runs would have generated code executed that may not, or cannot be shut in; and
+    ImportError where a package of the extra ``experiments`` is missing."""
+    kept.versions()
     if any(run.task == "humaneval" for run in runs):
         if not execute:
             raise ExperimentError(
@@ -200,6 +202,7 @@ def _pictures(run: Point, values: dict[str, Any], shelf: Shelf) -> tuple:
 
 def _probe(run: Point, values: dict, folder: Path, model: Any, sets: dict, collate: Any) -> None:
     """Train the head alone, and freeze it.  It lies beside the records, and is the same for every run of its seed."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
     name = Point(run.experiment, run.task, "probe", run.seed, values["head_rate"]).name(values)
@@ -209,7 +212,10 @@ def _probe(run: Point, values: dict, folder: Path, model: Any, sets: dict, colla
     for one in head.parameters():
         one.requires_grad_(True)
     if place.is_file():
-        head.load_state_dict(load_file(place))
+        try:
+            head.load_state_dict(load_file(place))
+        except (SafetensorError, RuntimeError):
+            raise ExperimentError(f"{place} is no head of this network: remove it, and it is trained again.") from None
     else:
         own = values | {"epochs": values["head_epochs"], "schedule": "constant", "warmup_steps": 0}
         optimizer = torch.optim.AdamW(head.parameters(), lr=values["head_rate"], weight_decay=0.0)

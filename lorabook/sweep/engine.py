@@ -95,6 +95,28 @@ def write(path: Path, text: str | bytes) -> None:
         raise SweepError(f"{path} cannot be written: {why}.") from None
 
 
+def read(path: Path) -> dict:
+    """A record; SweepError where the file holds none, or a part of one."""
+    with contextlib.suppress(OSError, ValueError):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record, dict):
+            return record
+    raise SweepError(
+        f"{path} is no record of a sweep or a run: remove it, and the command that wrote it makes it again."
+    )
+
+
+def ready(folder: Path) -> None:
+    """Make a folder for records; SweepError where there can be none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except FileExistsError:
+        raise SweepError(f"{folder} is a file, and records need a folder.") from None
+    except OSError as error:
+        raise SweepError(f"{folder} cannot be written: {error.strerror}.") from None
+
+
 def place(folder: Path, name: str) -> Path:
     """Where the record of a point lies."""
     return folder / f"{name}.json"
@@ -124,13 +146,7 @@ def sweep(
         SchedulerError: no scheduler answers, or no longer.
         SweepError: a worker computes with other code, or the disk takes no record.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except FileExistsError:
-        raise SweepError(f"{folder} is a file, and records need a folder.") from None
-    except OSError as error:
-        raise SweepError(f"{folder} cannot be written: {error.strerror}.") from None
+    ready(folder)
     tally = Tally(0)
     for name, _, _ in points():
         tally.total += 1
@@ -218,4 +234,4 @@ def _open(known: str | None, retries: int) -> bool:
 def failure(folder: Path, name: str) -> str | None:
     """The sentence of a failed record, "" of a good one, None where there is none."""
     path = place(folder, name)
-    return json.loads(path.read_text(encoding="utf-8")).get("failure", "") if path.is_file() else None
+    return read(path).get("failure", "") if path.is_file() else None

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -58,6 +59,11 @@ _Loader.add_implicit_resolver(
 )
 
 
+def load(text: str) -> Any:
+    """What a text in YAML says; TypeError or YAMLError where it is none, or a name is set twice."""
+    return yaml.load(text, _Loader)
+
+
 def read(path: str | Path, defaults: dict) -> Grid:
     """The grid of a file, for a notebook with these ``defaults``.
 
@@ -65,7 +71,7 @@ def read(path: str | Path, defaults: dict) -> Grid:
         SweepError: the file cannot be read, a name is unknown or set twice, or an axis is empty or repeats itself.
     """
     try:
-        said = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+        said = load(Path(path).read_text(encoding="utf-8"))
         return parse(said, defaults)
     except OSError as error:
         raise SweepError(f"{path} cannot be read: {error.strerror}.") from None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lorabook.sweep import SweepError
-from lorabook.sweep.engine import write
+from lorabook.sweep.engine import read, write
 
 NUMBERS = ("value", "probe", "repair", "constant")
 FUNCTIONS = {"sqrt", "log", "exp", "abs", "minimum", "maximum"}
@@ -38,11 +38,11 @@ def chosen(folder: str | Path) -> list[Path]:
         raise SweepError(f"{folder} holds no record: it is the folder that `lorabook sweep --out` wrote.")
     found: dict[tuple, tuple[str, Path, list]] = {}
     for path in paths:
+        one = read(path)
         try:
-            one = json.loads(path.read_text(encoding="utf-8"))
             name = one["notebook"], json.dumps(one["parameters"])
             made = one["ended"], path, [_order(value) for value in one["parameters"].values()]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (KeyError, TypeError, AttributeError):
             raise SweepError(f"{path} is no record of a sweep.") from None
         found[name] = max(found.get(name, made), made)
     ordered = sorted(found.items(), key=lambda item: (item[0][0], item[1][2]))
@@ -51,16 +51,12 @@ def chosen(folder: str | Path) -> list[Path]:
 
 def records(folder: str | Path) -> list[dict]:
     """The records themselves."""
-    return [_read(path) for path in chosen(folder)]
+    return [read(path) for path in chosen(folder)]
 
 
 def _order(value) -> tuple:
     """Numbers by size, then everything else by its letters."""
     return (0, value, "") if isinstance(value, (int, float)) else (1, 0, str(value))
-
-
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def flat(record: dict) -> dict:
@@ -79,7 +75,7 @@ def flat(record: dict) -> dict:
 def table(folder: str | Path, out: str | Path = "") -> str:
     """All records, a row for each: as the text of a CSV file, or written to ``out`` (.csv or .parquet)."""
     paths = chosen(folder)
-    rows = lambda: (flat(_read(path)) for path in paths)  # read anew each time: there may be very many
+    rows = lambda: (flat(read(path)) for path in paths)  # read anew each time: there may be very many
     names = sorted({name: None for row in rows() for name in row}, key=lambda name: name.startswith("record."))
     if Path(out).suffix == ".parquet":
         from lorabook import checks
