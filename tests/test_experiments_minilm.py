@@ -141,6 +141,16 @@ def test_the_card_names_every_table_and_claim():
 
 
 @slow
+@pytest.mark.parametrize("start", STARTS)
+def test_the_first_steps_from_every_start_made_again_agree_with_their_rows(start, monkeypatch):
+    monkeypatch.setattr(minilm_settled, "STEPS", {"soon": minilm_settled.STEPS["soon"]})
+    (wanted,) = (row for row in minilm_tables.read("settled") if (row["start"], row["when"]) == (start, "soon"))
+    (found,) = minilm_settled.course(minilm_settled.problem("cpu"), start)
+    numbers = ("steps", "objective", "rank", "norm", "slope", "excess")
+    assert [found[key] for key in numbers] == pytest.approx([wanted[key] for key in numbers], rel=1e-5)  # six digits
+
+
+@slow
 def test_one_run_made_again_agrees_with_its_row(tmp_path):
     (arm,) = (one for one in minilm.arms() if one.start == "zero")
     values = minilm_settings.values()
