@@ -231,6 +231,16 @@ def test_the_constant_of_the_printed_start_is_in_the_range_that_its_claim_names(
     assert 5e-7 < min(starts) and max(starts) < 4e-4
 
 
+def test_every_border_of_selection_lies_above_its_line_and_for_minima_by_nearly_an_e_fold():
+    kept = tables.read(one := maps.ATLAS["larger-pull"])
+    beyond = [
+        [(y - line) / one.unit[1](x) for c, (x, line) in enumerate(zip(kept.x, said)) for y in kept.borders(panel, c)]
+        for panel, said in enumerate(kept.predicted(panel)[0] for panel in range(len(one.panels)))
+    ]
+    assert [len(each) for each in beyond] == [9, 9, 9] and min(map(min, beyond)) > 0
+    assert one.panels[2].kind == "minima" and min(beyond[2]) > 0.8 and max(map(max, beyond)) < 1
+
+
 def test_the_kept_maps_agree_with_their_claims():
     for name in KEPT:
         kept, claim = tables.read(maps.ATLAS[name]), lists.find(f"maps.{name}")
