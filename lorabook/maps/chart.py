@@ -81,9 +81,7 @@ class Chart:
     predicted: tuple[Callable[[Panel, float], float], ...] = ()
     false: tuple[Callable[[Panel, float], float], ...] = ()  # the nearest false borders
     anchored: bool = False  # a prediction up to a constant for each panel, which the map itself gives
-    unit: tuple[str, Callable[[float], float]] | None = (
-        None  # of distances along y at an x; a factor or a number if none
-    )
+    unit: tuple[str, Callable[[float], float]] | None = None  # of a distance along y, and its size at an x
 
 
 @dataclass(frozen=True)
